@@ -1,0 +1,5 @@
+"""python -m cloudfs is cloudfs."""
+
+from cloudfs.cli import main
+
+main()

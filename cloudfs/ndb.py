@@ -1,0 +1,104 @@
+"""Records as text: `attr=value` pairs, one record a line, quoted as in Plan 9.
+
+A word that holds blanks, a quote or nothing at all stands in single quotes, in which
+a quote is doubled: `why='it''s late'` (rc(1), ndb(6)).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from cloudfs.errors import CloudError
+
+MAX_LINE = 64 << 10  # bytes of one line written to a ctl file
+_PLAIN = frozenset(
+    'abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-+./:,@%^<>!?*()[]{}|&;~$=\\#"'
+)
+
+
+def quote(word: str) -> str:
+    """The word as it stands in a line; the inverse of `words`."""
+    if word and _PLAIN.issuperset(word):
+        return word
+    if word and word.isprintable() and not set(word) & {" ", "'"}:
+        return word
+    return "'" + word.replace("'", "''") + "'"
+
+
+def words(line: str) -> list[str]:
+    """The words of one line; raises CloudError("bad") where a quote is not closed."""
+    found: list[str] = []
+    word: list[str] | None = None  # the word begun, as pieces
+    index, end = 0, len(line)
+    while index < end:
+        char = line[index]
+        if char == "'":
+            close = line.find("'", index + 1)
+            if close < 0:
+                raise CloudError("bad", f"no closing quote in: {line.strip()[:80]}", "add a '")
+            piece = line[index + 1 : close]
+            doubled = close + 1 < end and line[close + 1] == "'"
+            word = word or []
+            word.append(piece + "'" if doubled else piece)
+            # After a doubled quote the quoted text goes on: its second quote opens it again.
+            index = close + 1
+            continue
+        if char in " \t\r\n":
+            if word is not None:
+                found.append("".join(word))
+                word = None
+        else:
+            word = word or []
+            word.append(char)
+        index += 1
+    if word is not None:
+        found.append("".join(word))
+    return found
+
+
+def text_line(data: bytes) -> str:
+    """One line as written by a caller, decoded; refuses NUL, other encodings, over-long."""
+    if len(data) > MAX_LINE:
+        raise CloudError("toobig", f"a line has at most {MAX_LINE} bytes, this one {len(data)}")
+    if b"\0" in data:
+        raise CloudError("bad", "the line holds a NUL byte")
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        raise CloudError("bad", f"the line is not UTF-8 at byte {error.start}") from None
+
+
+def show(value: object) -> str:
+    """A value as text: None is empty, floats without exponent and useless zeros."""
+    if value is None:
+        return ""
+    if isinstance(value, float):
+        return f"{value:.6f}".rstrip("0").rstrip(".") or "0"
+    return str(value)
+
+
+def record(pairs: Mapping[str, object] | Iterable[tuple[str, object]]) -> str:
+    """One record without its newline.  An empty value is written as `attr=`."""
+    items = pairs.items() if isinstance(pairs, Mapping) else pairs
+    out = []
+    for name, value in items:
+        text = " ".join(show(value).split("\n"))
+        out.append(f"{name}={quote(text) if text else ''}")
+    return " ".join(out)
+
+
+def parse(line: str) -> dict[str, str]:
+    """The pairs of one record; a word without "=" is an attribute with no value."""
+    pairs = {}
+    for word in words(line):
+        name, _, value = word.partition("=")
+        pairs[name] = value
+    return pairs
+
+
+def pair(word: str, what: str) -> tuple[str, str]:
+    """Split a word of the form K=V; raises CloudError("bad") naming what was wanted."""
+    name, equals, value = word.partition("=")
+    if not equals or not name:
+        raise CloudError("bad", f"{word!r} is no {what}", f"write it as {what}")
+    return name, value
