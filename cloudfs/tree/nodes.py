@@ -1,0 +1,222 @@
+"""/cloud/nodes: every machine of the cloud, which is this one."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from cloudfs import ndb
+from cloudfs.errors import CloudError
+from cloudfs.kernel import query
+from cloudfs.kernel.bell import Log as KernelLog
+from cloudfs.kernel.machine import Machine
+from cloudfs.kernel.verb import Verb, find, help_of, table
+from cloudfs.tree import numbers
+from cloudfs.tree.api import Cues, Handle, Node
+from cloudfs.tree.files import Ctl, Log, Row, Value
+from cloudfs.tree.handles import Following, Text
+from cloudfs.tree.proc import Proc
+from cloudfs.tree.space import Attach
+from cloudfs.tree.table import TableDir
+
+DOC = """\
+Every machine of the cloud, each a directory with what it is and how busy it is.
+"""
+
+NODE_DOC = """\
+One machine.  Values are in seconds, bytes, bytes a second and fractions of 1.
+Verbs of ctl, for the node's owner:
+"""
+
+
+class Feed(Protocol):
+    """Lines for one reader, from when it began."""
+
+    def take(self) -> list[str]: ...
+
+    async def wait(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class Tape(Protocol):
+    """The messages that pass, as text (wire/trace.py)."""
+
+    def subscribe(self) -> Feed: ...
+
+
+def nodes(machine: Machine, proc: Proc, tape: Tape) -> Node:
+    """/cloud/nodes, with this node's directory."""
+    owner = machine.owner
+    inside = proc.directory("proc", numbers.NODE_PROC, (), "The objects that run on this node.")
+    self = TableDir(
+        machine.name,
+        (*TABLE, Trace(tape)),
+        machine,
+        numbers.SELF,
+        owner,
+        lambda: machine.changed,
+        [inside],
+        NODE_DOC + help_of(VERBS.values()),
+    )
+    return TableDir(
+        "nodes", (), machine, numbers.NODES, owner, lambda: machine.changed, [self], DOC
+    )
+
+
+class Trace(Row):
+    """The 9P messages of this node; only its owner may look."""
+
+    def __init__(self, tape: Tape) -> None:
+        super().__init__("trace", 0o400, "Under .follow the 9P messages as they pass; else empty.")
+        self.tape = tape
+
+    def open(self, subject: Machine, mode: int, at: Attach, cues: Cues) -> Handle:
+        if not cues.follow:
+            return Text("")
+        feed = self.tape.subscribe()
+
+        async def more() -> bytes:
+            await feed.wait()
+            return "".join(f"{line}\n" for line in feed.take()).encode()
+
+        return Following(more, feed.close)
+
+
+def _label(machine: Machine, args: list[str], at: Attach) -> None:
+    """Give the node labels; an empty value takes one away."""
+    pairs = dict(ndb.pair(arg, "NAME=VALUE") for arg in args)
+    for word in (*pairs, *pairs.values()):
+        if len(word) > 64 or "/" in word or not word.isprintable():
+            raise CloudError("bad", f"label: {word[:70]!r} cannot be used", "use 1 to 64 letters")
+    machine.set_labels(pairs)
+
+
+def _price(machine: Machine, args: list[str], at: Attach) -> None:
+    """What a core-hour on this node costs."""
+    price = query.number(args[0])
+    if price is None:
+        raise CloudError("bad", f"price: {args[0][:40]!r} is no number", "write: price 0.05")
+    machine.set_price(price)
+
+
+VERBS = table(
+    Verb("label K=V...", 1, None, _label),
+    Verb("price N", 1, 1, _price),
+)
+
+
+def _ctl(machine: Machine, at: Attach) -> str:
+    """Read: the node's name and the verbs it takes.  Write: a verb a line."""
+    return f"{machine.name}\n" + "".join(f"{verb.usage}\n" for verb in VERBS.values())
+
+
+def _act(machine: Machine, line: str, at: Attach) -> None:
+    found = find(VERBS, line)
+    if found:
+        found[0].run(machine, found[1], at)
+
+
+def _status(machine: Machine, at: Attach) -> str:
+    """One record: name, state, cluster, since when it serves, its load and free memory."""
+    has = machine.attributes()
+    pairs = {
+        "name": machine.name,
+        "state": "alive",
+        "cluster": machine.cluster,
+        "started": round(machine.started, 3),
+        "cpus": has["cpus"],
+        "load": has["load"],
+        "free": has["mem.free"],
+    }
+    return ndb.record(pairs) + "\n"
+
+
+def _addr(machine: Machine, at: Attach) -> str:
+    """Where it serves 9P, an address a line."""
+    return "".join(f"{address}\n" for address in machine.addresses)
+
+
+def _cluster(machine: Machine, at: Attach) -> str:
+    """The cluster it is in."""
+    return f"{machine.cluster}\n"
+
+
+def _arch(machine: Machine, at: Attach) -> str:
+    """The kind of processor, as uname -m has it."""
+    return f"{machine.metrics.arch}\n"
+
+
+def _os(machine: Machine, at: Attach) -> str:
+    """The operating system: name and kernel."""
+    return ndb.record(machine.metrics.os) + "\n"
+
+
+def _cpus(machine: Machine, at: Attach) -> str:
+    """How many processors it has."""
+    return f"{machine.metrics.cpus}\n"
+
+
+def _load(machine: Machine, at: Attach) -> str:
+    """Processes that run or want to, on average over 1, 5 and 15 minutes."""
+    one, five, fifteen = machine.metrics.load()
+    return ndb.record({"1min": one, "5min": five, "15min": fifteen}) + "\n"
+
+
+def _cpu(machine: Machine, at: Attach) -> str:
+    """How the processors spent the last seconds, in fractions of 1."""
+    return ndb.record(machine.metrics.cpu()) + "\n"
+
+
+def _mem(machine: Machine, at: Attach) -> str:
+    """Memory and swap, in bytes."""
+    return ndb.record(machine.metrics.mem()) + "\n"
+
+
+def _disk(machine: Machine, at: Attach) -> str:
+    """A line for each disk: where it is mounted, then its bytes."""
+    return "".join(f"{ndb.quote(d.pop('path'))} {ndb.record(d)}\n" for d in machine.metrics.disk())
+
+
+def _net(machine: Machine, at: Attach) -> str:
+    """A line for each interface: its name, then what it received and sent."""
+    return "".join(f"{ndb.quote(n.pop('name'))} {ndb.record(n)}\n" for n in machine.metrics.net())
+
+
+def _uptime(machine: Machine, at: Attach) -> str:
+    """Seconds since the machine started."""
+    return f"{ndb.show(machine.metrics.uptime())}\n"
+
+
+def _read_price(machine: Machine, at: Attach) -> str:
+    """What a core-hour costs; write a number to change it."""
+    return f"{ndb.show(machine.price)}\n"
+
+
+def _read_labels(machine: Machine, at: Attach) -> str:
+    """The node's labels, a NAME=VALUE a line; write such lines to change them."""
+    return "".join(f"{ndb.quote(f'{name}={text}')}\n" for name, text in machine.labels.items())
+
+
+def _events(machine: Machine) -> KernelLog:
+    """What happened on this node.  Under .follow a read waits for more."""
+    return machine.events
+
+
+TABLE = (
+    Ctl("ctl", 0o644, _ctl, _act),
+    Value("status", 0o444, _status),
+    Value("addr", 0o444, _addr),
+    Value("cluster", 0o444, _cluster),
+    Value("arch", 0o444, _arch),
+    Value("os", 0o444, _os),
+    Value("cpus", 0o444, _cpus),
+    Value("load", 0o444, _load),
+    Value("cpu", 0o444, _cpu),
+    Value("mem", 0o444, _mem),
+    Value("disk", 0o444, _disk),
+    Value("net", 0o444, _net),
+    Value("uptime", 0o444, _uptime),
+    Value("price", 0o644, _read_price, lambda m, line, at: _price(m, [line.strip()], at)),
+    Value("labels", 0o644, _read_labels, lambda m, line, at: _label(m, ndb.words(line), at)),
+    Log("events", 0o444, _events),
+)

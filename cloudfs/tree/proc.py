@@ -1,0 +1,290 @@
+"""/cloud/proc: every object, each a directory that is the table OBJECT below."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+from cloudfs import ndb
+from cloudfs.kernel import lifecycle, verbs
+from cloudfs.kernel.bell import Log as KernelLog
+from cloudfs.kernel.object import Object
+from cloudfs.kernel.objects import Objects
+from cloudfs.kernel.verb import help_of
+from cloudfs.node.api import Usage
+from cloudfs.tree import numbers
+from cloudfs.tree.api import Node, Wait
+from cloudfs.tree.files import Blocking, Clone, Ctl, Log, Pipe, Row, Stream, Value
+from cloudfs.tree.space import Attach
+from cloudfs.tree.table import LiveDir, TableDir
+
+DOC = """\
+Every object, each a directory of its own.
+
+  id=$(cat /cloud/proc/clone)
+  echo exec sleep 60 > /cloud/proc/$id/ctl
+  cat /cloud/proc/$id/status
+  echo kill > /cloud/proc/$id/ctl
+
+States:
+""" + "".join(f"  {state:9} {doc}\n" for state, doc in lifecycle.STATES.items())
+DOC += "\nWhat takes an object from one state to the next:\n"
+DOC += "".join(
+    f"  {state:9} {event:13} {into}\n" for (state, event), into in lifecycle.TRANSITIONS.items()
+)
+
+OBJECT_DOC = "One object.  Verbs of ctl:\n" + help_of(verbs.OBJECT.values())
+
+
+def signal_name(number: int | None) -> str:
+    """KILL for 9; "" for none."""
+    try:
+        return signal.Signals(number).name[3:] if number else ""
+    except ValueError:
+        return str(number)
+
+
+def ended_how(made: Object) -> str:
+    """The exit code, or the name of the signal, or ""."""
+    if made.exit is None:
+        return ""
+    return signal_name(made.exit.signal) or ndb.show(made.exit.code)
+
+
+class Proc:
+    """The functions behind the table, with the services they need."""
+
+    def __init__(self, objects: Objects, price: Callable[[], float]) -> None:
+        self.objects = objects
+        self.price = price
+        self.rows = self._table()
+        self._dirs: dict[str, TableDir] = {}
+
+    # --- nodes
+
+    def dir_of(self, made: Object) -> TableDir:
+        """The directory of an object; the same Node as long as the object is there."""
+        found = self._dirs.get(made.id)
+        if found is None or found.subject is not made:
+            if len(self._dirs) > 2 * len(self.objects.all) + 64:
+                self._dirs = {i: d for i, d in self._dirs.items() if i in self.objects.all}
+            found = self._dirs[made.id] = TableDir(
+                made.id,
+                self.rows,
+                made,
+                numbers.of_object(made.number),
+                made.user,
+                lambda: made.changed,
+                doc=OBJECT_DOC,
+            )
+        return found
+
+    def directory(self, name: str, number: int, rows: tuple[Row, ...], doc: str) -> LiveDir:
+        """A directory of all objects, with rows of its own."""
+        objects = self.objects
+        return LiveDir(
+            name,
+            rows,
+            objects,
+            number,
+            objects.owner,
+            lambda: objects.changed,
+            find=lambda id, at: self.dir_of(objects.get(id, at.who)),
+            every=lambda: {id: self.dir_of(made) for id, made in objects.all.items()},
+            version=lambda: objects.version,
+            doc=doc,
+        )
+
+    def proc(self) -> Node:
+        """/cloud/proc itself."""
+        rows = (Clone("clone", 0o444, self._clone),)
+        return self.directory("proc", numbers.PROC, rows, DOC)
+
+    def _clone(self, objects: Objects, at: Attach) -> str:
+        """A new object's id, the reader's.  It goes when its session ends or after a
+        minute, unless exec comes."""
+        return objects.promise(at.who, at.space, at.space.lines())
+
+    # --- the table of one object
+
+    def _table(self) -> tuple[Row, ...]:
+        objects = self.objects
+        over = objects.until_end
+        return (
+            Ctl("ctl", 0o660, self._ctl, self._act),
+            Value("status", 0o444, self._status),
+            Value("args", 0o444, _args),
+            Value("env", 0o440, _env),
+            Value("cwd", 0o444, _cwd),
+            Value("exe", 0o444, _exe),
+            Blocking("wait", 0o444, _wait, over),
+            Log("note", 0o660, _notes, over, self._post),
+            Pipe("stdin", 0o220, _stdin),
+            Stream("stdout", 0o440, _stdout, objects.dropped, objects.grown),
+            Stream("stderr", 0o440, _stderr, objects.dropped, objects.grown),
+            Value("limits", 0o444, _limits),
+            Value("usage", 0o444, _usage),
+            Value("cost", 0o444, self._cost),
+            Value("node", 0o444, self._node),
+            Value("app", 0o444, _app),
+            Value("labels", 0o444, _labels),
+            Value("pids", 0o444, _pids),
+            Value("ns", 0o444, _ns),
+            Log("events", 0o444, _events, over),
+        )
+
+    def _ctl(self, made: Object, at: Attach) -> str:
+        """Read: the id and the verbs it takes.  Write: a verb and its arguments a line."""
+        return f"{made.id}\n" + "".join(f"{verb.usage}\n" for verb in verbs.OBJECT.values())
+
+    def _act(self, made: Object, line: str, at: Attach) -> Wait[None] | None:
+        return verbs.act(self.objects, made, line, at.who)
+
+    def _post(self, made: Object, line: str, at: Attach) -> None:
+        verbs.post(self.objects, made, line.strip(), at.who)
+
+    def _status(self, made: Object, at: Attach) -> str:
+        """One record: what it is and does.  started in seconds since 1970, cpu in
+        seconds, mem in bytes, exit a code or a signal's name."""
+        used = made.usage()
+        if made.told[0] is not used or made.told[1] != made.changed:
+            made.told = used, made.changed, self._status_text(made, used)
+        return made.told[2]
+
+    def _status_text(self, made: Object, used: Usage) -> str:
+        pairs = {
+            "id": made.id,
+            "state": made.state,
+            "node": self.objects.node,
+            "user": made.user,
+            "app": made.app,
+            "runtime": made.runtime,
+            "pid": made.running.pid if made.running else "",
+            "started": round(made.started, 3) if made.started else "",
+            "cpu": round(used.user + used.sys, 3),
+            "mem": used.mem,
+            "exit": ended_how(made),
+            "why": made.why,
+        }
+        return ndb.record(pairs) + "\n"
+
+    def _cost(self, made: Object, at: Attach) -> str:
+        """What it has cost so far and costs an hour at this node's price of a core-hour."""
+        used = made.usage()
+        total = (used.user + used.sys) / 3600 * self.price()
+        cores = made.limits.cpu or 1.0
+        hour = cores * self.price() if made.state == "running" else 0.0
+        return ndb.record({"total": total, "hour": hour}) + "\n"
+
+    def _node(self, made: Object, at: Attach) -> str:
+        """The node it runs on."""
+        return f"{self.objects.node}\n"
+
+
+def _args(made: Object, at: Attach) -> str:
+    """The program and its arguments, quoted, on one line."""
+    return " ".join(map(ndb.quote, made.argv)) + "\n" if made.argv else ""
+
+
+def _env(made: Object, at: Attach) -> str:
+    """What was added to its environment, a NAME=VALUE a line."""
+    return "".join(f"{ndb.quote(f'{name}={value}')}\n" for name, value in made.env.items())
+
+
+def _cwd(made: Object, at: Attach) -> str:
+    """Its working directory."""
+    return f"{made.link('cwd') or made.dir}\n"
+
+
+def _exe(made: Object, at: Attach) -> str:
+    """The file of the program that runs."""
+    return f"{made.link('exe')}\n"
+
+
+def _wait(made: Object, at: Attach) -> str:
+    """How it ended; empty while it runs.  Under .follow a read waits for the end."""
+    end = made.exit
+    if end is None or made.state != "exited":
+        return "" if made.state != "lost" else ndb.record({"why": made.why}) + "\n"
+    pairs = {
+        "pid": end.pid,
+        "code": end.code,
+        "signal": signal_name(end.signal),
+        "user": end.user,
+        "sys": end.sys,
+        "real": end.real,
+        "why": end.why,
+    }
+    return ndb.record(pairs) + "\n"
+
+
+def _notes(made: Object) -> KernelLog:
+    """The notes posted to it; write one to post it.  Under .follow a read waits."""
+    return made.notes
+
+
+def _events(made: Object) -> KernelLog:
+    """What happened to it.  Under .follow a read waits for more."""
+    return made.events
+
+
+def _stdin(made: Object, data: bytes) -> int | Wait[int]:
+    """Its standard input, open until `close stdin` is written to ctl."""
+    return made.need_running().write_stdin(data)
+
+
+def _stdout(made: Object) -> Path:
+    """What it wrote so far, at any offset.  Under .follow a read waits for more."""
+    return made.home / "stdout"
+
+
+def _stderr(made: Object) -> Path:
+    """What it wrote to standard error so far, as stdout."""
+    return made.home / "stderr"
+
+
+def _limits(made: Object, at: Attach) -> str:
+    """Its limits: cpu in cores, mem in bytes, pids, time in seconds; empty is none."""
+    has = made.limits
+    pairs = {"cpu": has.cpu, "mem": has.mem, "pids": has.pids, "time": has.time}
+    return ndb.record(pairs) + "\n"
+
+
+def _usage(made: Object, at: Attach) -> str:
+    """What it has used: cpu in seconds, memory in bytes and byte-seconds, I/O in bytes."""
+    used = made.usage()
+    pairs = {
+        "user": used.user,
+        "sys": used.sys,
+        "mem": used.mem,
+        "peak": used.mem_peak,
+        "memseconds": used.mem_seconds,
+        "read": used.read,
+        "written": used.written,
+        "pids": used.pids,
+    }
+    return ndb.record(pairs) + "\n"
+
+
+def _app(made: Object, at: Attach) -> str:
+    """The application it belongs to."""
+    return f"{made.app}\n"
+
+
+def _labels(made: Object, at: Attach) -> str:
+    """Its labels, a NAME=VALUE a line."""
+    return "".join(f"{ndb.quote(f'{name}={value}')}\n" for name, value in made.labels.items())
+
+
+def _pids(made: Object, at: Attach) -> str:
+    """Its processes: pid, parent, command line."""
+    if made.running is None:
+        return ""
+    rows = made.running.pids()
+    return "".join(f"{pid:8} {parent:8} {command}\n" for pid, parent, command in rows)
+
+
+def _ns(made: Object, at: Attach) -> str:
+    """The lines that rebuild its name space."""
+    return "".join(f"{line}\n" for line in made.binds)
