@@ -1,0 +1,132 @@
+"""Where clients knock: unix sockets and loopback TCP, and who it is that knocks."""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import os
+import socket as sockets
+import stat
+import struct
+from dataclasses import dataclass
+
+from cloudfs.errors import CloudError, from_errno
+from cloudfs.tree.api import NOBODY, Who
+from cloudfs.tree.idmap import who_of
+from cloudfs.wire.address import Address, parse
+
+BACKLOG = 512
+MAX_PATH = 107  # bytes of a unix socket's path (unix(7))
+_CREDENTIALS = struct.Struct("3i")  # pid, uid, gid
+
+
+@dataclass(slots=True)
+class Listener:
+    """A socket that clients connect to.  file: device and inode of a unix socket's file."""
+
+    socket: sockets.socket
+    address: Address
+    file: tuple[int, int] | None = None
+
+    def who(self, client: sockets.socket) -> Who:
+        """The caller at the other end: what the kernel vouches for on a unix socket, nobody
+        over TCP."""
+        if self.socket.family != sockets.AF_UNIX:
+            return NOBODY
+        raw = client.getsockopt(sockets.SOL_SOCKET, sockets.SO_PEERCRED, _CREDENTIALS.size)
+        _, uid, _ = _CREDENTIALS.unpack(raw)
+        return who_of(uid, {0, os.geteuid()})
+
+    def close(self) -> None:
+        """Stop listening; a unix socket's file goes if it is still ours."""
+        self.socket.close()
+        if self.file is not None and _file(self.address.path) == self.file:
+            with contextlib.suppress(OSError):
+                os.unlink(self.address.path)
+
+
+def listen(text: str) -> Listener:
+    """Listen at `unix:PATH`, a path, `tcp:HOST:PORT` or `HOST:PORT` (port 0: any free one).
+
+    Raises CloudError: `busy` if somebody listens there, `refused` for a host that is not
+    this machine's loopback, or what the system said.
+    """
+    address = parse(text)
+    return _unix(address) if address.path else _tcp(address)
+
+
+def _tcp(address: Address) -> Listener:
+    host = "127.0.0.1" if address.host == "localhost" else address.host
+    try:
+        loopback = ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        loopback = False
+    if not loopback:
+        raise CloudError(
+            "refused",
+            f"{address}: plain TCP is for this machine only, since it proves nobody's identity",
+            f"listen at tcp:127.0.0.1:{address.port} or at a unix socket",
+        )
+    family = sockets.AF_INET6 if ":" in host else sockets.AF_INET
+    sock = sockets.socket(family, sockets.SOCK_STREAM)
+    try:
+        sock.setsockopt(sockets.SOL_SOCKET, sockets.SO_REUSEADDR, 1)
+        sock.bind((host, address.port))
+        _ready(sock)
+    except OSError as error:
+        sock.close()
+        raise from_errno(error.errno or 0, f"{address}: {error.strerror}") from None
+    return Listener(sock, Address(host=host, port=sock.getsockname()[1]))
+
+
+def _unix(address: Address) -> Listener:
+    path = address.path
+    if len(os.fsencode(path)) > MAX_PATH:
+        raise CloudError("toolong", f"{path}: a socket's path has at most {MAX_PATH} bytes")
+    _clear(path)
+    sock = sockets.socket(sockets.AF_UNIX, sockets.SOCK_STREAM)
+    try:
+        sock.bind(path)
+        # Everybody may connect: the tree checks who may do what.
+        os.chmod(path, 0o666)  # noqa: S103
+        _ready(sock)
+    except OSError as error:
+        sock.close()
+        raise from_errno(error.errno or 0, f"{path}: {error.strerror}") from None
+    return Listener(sock, address, _file(path))
+
+
+def _ready(sock: sockets.socket) -> None:
+    sock.listen(BACKLOG)
+    sock.setblocking(False)
+
+
+def _file(path: str) -> tuple[int, int] | None:
+    try:
+        found = os.lstat(path)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _clear(path: str) -> None:
+    """Remove the socket that a dead daemon left; raise if there is anything else."""
+    try:
+        mode = os.lstat(path).st_mode
+    except OSError:
+        return  # bind will say what else is wrong
+    if not stat.S_ISSOCK(mode):
+        raise CloudError("exists", f"{path} is there and is no socket", "choose another path")
+    with sockets.socket(sockets.AF_UNIX, sockets.SOCK_STREAM) as probe:
+        probe.settimeout(1.0)
+        try:
+            probe.connect(path)
+        except ConnectionRefusedError:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(path)
+            return
+        except FileNotFoundError:
+            return
+        except OSError as error:  # also a full backlog: somebody is there and is slow
+            raise CloudError("busy", f"{path}: {error.strerror or 'no answer'}") from None
+    raise CloudError("busy", f"a server listens at {path} already", "stop it: cloudfs down")

@@ -1,0 +1,367 @@
+"""The server: one task drains all connections through one epoll of their own.
+
+A connection has no task, so an idle one costs its session and nothing else.  The loop
+below receives from every socket that is ready, answers all whole frames in line and
+sends the replies of one batch together.  Tasks are made only for requests that block.
+"""
+
+from __future__ import annotations
+
+import logging
+import select
+import socket
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
+from functools import partial
+from os import sched_yield
+from time import perf_counter
+from typing import Any
+
+import trio
+
+from cloudfs.errors import CloudError
+from cloudfs.tree.api import Who
+from cloudfs.tree.space import Space
+from cloudfs.wire.codec import BadMessage
+from cloudfs.wire.connection import Connection
+from cloudfs.wire.fids import Job
+from cloudfs.wire.listen import Listener
+from cloudfs.wire.locks import Locks
+from cloudfs.wire.session import Session
+from cloudfs.wire.trace import Trace
+
+MAX_CONNECTIONS = 4096
+MAX_OF_ONE = 2048  # connections of one user
+FRAME_TIME = 30.0  # seconds for a frame to become whole
+STUCK_TIME = 30.0  # seconds that a client may take none of what is sent to it
+CLOSE_TIME = 10.0  # seconds that closing a fid may take when nobody waits for it
+TURN = 1e-3  # seconds that the loop goes on before other tasks get their turn
+AT_ONCE = 8  # tasks started or cancelled in one turn
+NAP = 1e-3  # seconds that the loop itself waits for a next request
+MAX_VAIN = 10  # naps in vain after which it sleeps once in 1,024 chances
+EVENTS = 64  # connections looked at between two looks at the clock
+
+log = logging.getLogger(__name__)
+
+
+class Server:
+    """Serves the name spaces that `make_space` makes.
+
+    closed is told each Space that is no longer used.  frame_time and stuck_time, in
+    seconds, say how long clients may be slow.
+    """
+
+    def __init__(
+        self,
+        make_space: Callable[[Who], Space],
+        *,
+        trace: Trace | None = None,
+        closed: Callable[[Space], None] | None = None,
+        frame_time: float = FRAME_TIME,
+        stuck_time: float = STUCK_TIME,
+        max_connections: int = MAX_CONNECTIONS,
+        max_of_one: int = MAX_OF_ONE,
+    ) -> None:
+        self.make_space = make_space
+        self.trace = trace
+        self.closed = closed
+        self.frame_time = frame_time
+        self.stuck_time = stuck_time
+        self.max_connections = max_connections
+        self.max_of_one = max_of_one
+        self.connections: dict[int, Connection] = {}  # by file descriptor
+        self._of: Counter[str] = Counter()  # connections of each user
+        self._count = 0
+        self._locks = Locks()
+        self._scopes: dict[Job, trio.CancelScope] = {}
+        self._again: list[Connection] = []  # those with whole frames left
+        self._todo: deque[Callable[[], None]] = deque()  # tasks to start or to cancel
+        self._vain = 0  # naps in vain, one after the other
+        self._pass = 0  # chances of a nap to let pass
+        self._awake = False  # whether it is the loop that runs
+        self._epoll: Any = None
+        self._nursery: trio.Nursery | None = None
+
+    async def serve(
+        self,
+        listeners: Sequence[Listener],
+        *,
+        task_status: Any = trio.TASK_STATUS_IGNORED,
+    ) -> None:
+        """Serve until cancelled; then all connections and listeners are closed."""
+        self._epoll = select.epoll()
+        try:
+            async with trio.open_nursery() as self._nursery:
+                for listener in listeners:
+                    self._nursery.start_soon(self._accept, listener)
+                self._nursery.start_soon(self._watch)
+                task_status.started()
+                try:
+                    await self._loop()
+                finally:
+                    for connection in list(self.connections.values()):
+                        self.drop(connection, "the server stops")
+                    while self._todo:
+                        self._todo.popleft()()
+        finally:
+            for listener in listeners:
+                listener.close()
+            self._epoll.close()
+
+    def adopt(self, sock: socket.socket, who: Who) -> Connection | None:
+        """While `serve` runs, serve a connected socket on behalf of who; None if there are
+        too many."""
+        key = who.user
+        if len(self.connections) >= self.max_connections or self._of[key] >= self.max_of_one:
+            log.warning("a connection of %s refused: there are too many", key)
+            sock.close()
+            return None
+        self._count += 1
+        name = str(self._count)
+        session = Session(
+            who,
+            self.make_space,
+            closed=self.closed,
+            trace=self.trace,
+            locks=self._locks,
+            name=name,
+        )
+        connection = Connection(sock, who, session, name)
+        self.connections[sock.fileno()] = connection
+        self._of[key] += 1
+        self._epoll.register(sock.fileno(), select.EPOLLIN)
+        return connection
+
+    def drop(self, connection: Connection, why: str) -> None:
+        """Close a connection and all that it holds."""
+        if connection.state == "closed":
+            return
+        log.debug("connection %s of %s closed: %s", connection.name, connection.who.user, why)
+        sock = connection.socket
+        self._epoll.unregister(sock.fileno())
+        connection.state = "closed"
+        del self.connections[sock.fileno()]
+        self._of[connection.who.user] -= 1
+        if not self._of[connection.who.user]:
+            del self._of[connection.who.user]
+        sock.close()
+        connection.session.close()
+        self._tend(connection)
+
+    # --- the loop --------------------------------------------------------------------------
+
+    async def _loop(self) -> None:
+        poll = self._epoll.poll
+        number = self._epoll.fileno()
+        while True:
+            self._awake = False
+            for _ in range(min(len(self._todo), AT_ONCE)):
+                self._todo.popleft()()
+            if self._again or self._todo:
+                await trio.lowlevel.checkpoint()
+            else:
+                await trio.lowlevel.wait_readable(number)
+            self._awake = True
+            until = perf_counter() + TURN
+            while perf_counter() < until:
+                events = poll(0, EVENTS)
+                if self._again:
+                    self._go_on()
+                elif not events:
+                    events = self._nap()
+                    if not events:
+                        break
+                for ready, _ in events:
+                    connection = self.connections.get(ready)
+                    if connection is not None:
+                        self._ready(connection)
+
+    def _nap(self) -> list[tuple[int, int]]:
+        """What is ready after a short sleep, for a client that asks step by step comes back
+        at once: to wait for it here costs a third of what it costs by way of trio.
+
+        While this sleeps trio's other tasks do not run.  So it sleeps only after a
+        request, no longer than NAP, and after each time in vain it lets twice as many
+        chances pass.
+        """
+        if self._todo or self._pass > 0:
+            self._pass -= 1
+            return []
+        # A client on the same core may need no more than a turn of it (64 KiB reads: +14 %).
+        sched_yield()
+        poll = self._epoll.poll
+        events: list[tuple[int, int]] = poll(0, EVENTS) or poll(NAP, EVENTS)
+        self._vain = 0 if events else min(self._vain + 1, MAX_VAIN)
+        self._pass = (1 << self._vain) - 1
+        return events
+
+    def _go_on(self) -> None:
+        """Answer those who had asked more than a turn's worth."""
+        again, self._again = self._again, []
+        for connection in again:
+            if connection.state == "open":
+                self._answer(connection)
+
+    def _ready(self, connection: Connection) -> None:
+        if connection.state == "stuck":
+            self._push(connection)
+        elif not connection.more:
+            self._receive(connection)
+
+    def _receive(self, connection: Connection) -> None:
+        try:
+            data = connection.receive()
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError as error:
+            self.drop(connection, error.strerror or "lost")
+            return
+        if not data:
+            self.drop(connection, "the client left")
+            return
+        connection.session.feed(data)
+        self._answer(connection)
+
+    def _answer(self, connection: Connection) -> None:
+        """Answer what a connection's session holds, a turn's worth of it."""
+        session = connection.session
+        try:
+            more = connection.more = session.step()
+        except BadMessage as error:
+            log.info("connection %s of %s: %s", connection.name, connection.who.user, error)
+            self._tend(connection)
+            self.drop(connection, error.why)
+            return
+        if session.started or session.stopped:
+            self._jobs(connection)
+        if session.out:
+            self._send(connection)
+        if more and connection.state == "open":
+            self._again.append(connection)
+
+    def _tend(self, connection: Connection) -> None:
+        """Do what a session decided: start jobs, stop jobs, send."""
+        session = connection.session
+        if session.started or session.stopped:
+            self._jobs(connection)
+        if session.out:
+            self._send(connection)
+
+    # --- jobs ---------------------------------------------------------------------------------
+
+    def _jobs(self, connection: Connection) -> None:
+        assert self._nursery is not None
+        session = connection.session
+        started, session.started = session.started, []
+        stopped, session.stopped = session.stopped, []
+        for job in started:
+            scope = self._scopes[job] = trio.CancelScope()
+            if job.tag is None:
+                scope.deadline = trio.current_time() + CLOSE_TIME
+            self._soon(partial(self._nursery.start_soon, self._job, connection, job, scope))
+        for job in stopped:
+            if job in self._scopes:
+                self._soon(self._scopes[job].cancel)
+
+    def _soon(self, act: Callable[[], None]) -> None:
+        """Start or cancel a task: in the loop a few at a time, since trio lets all of them
+        run before it comes back to the loop."""
+        if self._awake:
+            self._todo.append(act)
+        else:
+            act()
+
+    async def _job(self, connection: Connection, job: Job, scope: trio.CancelScope) -> None:
+        result: Any = None
+        error: Exception | None = CloudError("interrupted")
+        try:
+            with scope:
+                try:
+                    if job.state == "waiting":
+                        result = await job.run()
+                        error = None
+                except Exception as reason:
+                    error = _only(reason)
+        finally:
+            del self._scopes[job]
+            connection.session.done(job, result, error)
+            self._tend(connection)
+
+    # --- sending ------------------------------------------------------------------------------
+
+    def _send(self, connection: Connection) -> None:
+        """Send what the session has to say.  From a client that does not take all of it
+        nothing is received until it has."""
+        if connection.state == "closed":
+            connection.session.take()
+            return
+        try:
+            went = connection.send()
+        except OSError as error:
+            self.drop(connection, error.strerror or str(error))
+            return
+        if not went and connection.state == "open":
+            connection.state = "stuck"
+            connection.since = trio.current_time()
+            self._epoll.modify(connection.socket.fileno(), select.EPOLLOUT)
+
+    def _push(self, connection: Connection) -> None:
+        """Send what a client left, now that it takes some."""
+        try:
+            went = connection.push()
+        except OSError as error:
+            self.drop(connection, error.strerror or str(error))
+            return
+        connection.since = trio.current_time()
+        if went:
+            connection.state = "open"
+            self._epoll.modify(connection.socket.fileno(), select.EPOLLIN)
+            self._answer(connection)
+
+    # --- beginnings and ends ------------------------------------------------------------------
+
+    async def _accept(self, listener: Listener) -> None:
+        sock = listener.socket
+        while True:
+            await trio.lowlevel.wait_readable(sock.fileno())
+            try:
+                client, _ = sock.accept()
+            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+                continue
+            except OSError as error:  # no file descriptors left: others must end first
+                log.error("no new connections at %s: %s", listener.address, error.strerror)
+                await trio.sleep(0.1)
+                continue
+            if client.family != socket.AF_UNIX:
+                client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            try:
+                who = listener.who(client)
+            except OSError:
+                client.close()
+                continue
+            self.adopt(client, who)
+
+    async def _watch(self) -> None:
+        """Cut off the clients that begin a frame and do not end it, or take no replies."""
+        began: dict[Connection, tuple[int, float]] = {}
+        while True:
+            await trio.sleep(min(self.frame_time, self.stuck_time) / 6)
+            now = trio.current_time()
+            before, began = began, {}
+            for connection in list(self.connections.values()):
+                if connection.state == "stuck":
+                    if now - connection.since >= self.stuck_time:
+                        self.drop(connection, "it does not read its replies")
+                elif connection.session.partial and not connection.more:
+                    answered = connection.session.answered
+                    count, since = before.get(connection, (answered, now))
+                    began[connection] = answered, since if count == answered else now
+                    if now - began[connection][1] >= self.frame_time:
+                        self.drop(connection, "a frame did not become whole")
+
+
+def _only(error: Exception) -> Exception:
+    """The one reason in the groups that nurseries wrap around it."""
+    while isinstance(error, ExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error
