@@ -1,0 +1,159 @@
+"""What the kernel asks of the operating system: start a program as an object, watch,
+signal, freeze and kill it, and find it again after the daemon was gone.
+
+`node/host.py` does it for real; `node/twin.py` is the same in memory for fast tests.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from cloudfs.wait import Wait
+
+# Where a program is looked for that is given without a path.
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+@dataclass(slots=True)
+class Limits:
+    """Limits of one object; None is no limit.  cpu in cores, mem in bytes, pids in
+    processes and threads, time in seconds of real time since the start."""
+
+    cpu: float | None = None
+    mem: int | None = None
+    pids: int | None = None
+    time: float | None = None
+
+
+@dataclass(slots=True)
+class Launch:
+    """All that is needed to start an object.  `dir` is its own state directory, which
+    holds stdout, stderr, exit and what else the host keeps there."""
+
+    id: str
+    dir: Path
+    argv: Sequence[str]
+    env: Mapping[str, str]
+    cwd: str
+    runtime: str  # "process" or "sandbox"
+    limits: Limits = field(default_factory=Limits)
+    nice: int = 0
+    stdio_limit: int = 1 << 28  # bytes kept of each of stdout and stderr
+    net: str = "host"  # sandbox: "host" or "none"
+    cloud: str = ""  # sandbox: a directory to show at /cloud, or ""
+
+
+@dataclass(slots=True)
+class Usage:
+    """What an object has used so far: cpu in seconds, memory in bytes and byte-seconds,
+    I/O in bytes.  None where this node cannot tell."""
+
+    user: float = 0.0
+    sys: float = 0.0
+    mem: int = 0
+    mem_peak: int = 0
+    mem_seconds: float = 0.0
+    read: int | None = None
+    written: int | None = None
+    pids: int = 0
+
+
+@dataclass(slots=True)
+class Exit:
+    """How an object ended.  code or signal is None; real in seconds; why is a sentence
+    where the end was not the program's own ("time limit", "killed", "out of memory")."""
+
+    pid: int
+    code: int | None
+    signal: int | None
+    user: float
+    sys: float
+    real: float
+    ended: float  # seconds since 1970
+    why: str = ""
+
+
+class Running(Protocol):
+    """One object's processes, whether this daemon or an earlier one started them."""
+
+    @property
+    def pid(self) -> int:
+        """The first process of the program itself."""
+
+    @property
+    def started(self) -> float:
+        """When, in seconds since 1970."""
+
+    async def ended(self) -> Exit:
+        """Wait for the end of the whole process tree.  Any number of callers."""
+
+    def signal(self, number: int) -> None:
+        """Send a signal to the program (its first process)."""
+
+    def kill(self, why: str) -> None:
+        """Kill every process of the tree, double-forked ones too; `ended` then returns."""
+
+    def freeze(self) -> None:
+        """Stop every process of the tree."""
+
+    def thaw(self) -> None:
+        """Let them go on."""
+
+    def set_limits(self, limits: Limits) -> None:
+        """Change limits while it runs.  Raises CloudError where that cannot be done."""
+
+    def set_nice(self, nice: int) -> None: ...
+
+    def write_stdin(self, data: bytes) -> int | Wait[int]:
+        """Bytes taken; a Wait while the pipe is full; CloudError("pipe") when closed."""
+
+    def close_stdin(self) -> None: ...
+
+    def usage(self) -> Usage: ...
+
+    def pids(self) -> list[tuple[int, int, str]]:
+        """(pid, parent pid, command line) of every process of the tree."""
+
+
+class Host(Protocol):
+    """The machine."""
+
+    def check(self, launch: Launch) -> None:
+        """Raise CloudError, with what to do, if launch cannot work here: unknown
+        program, no such directory, a runtime or limit this node cannot give.  `start`
+        does this first.  It may block, so it is not for the daemon's own thread."""
+
+    async def start(self, launch: Launch) -> Running:
+        """Start it; returns once the program runs.  Raises CloudError if it does not,
+        with nothing left behind."""
+
+    def adopt(self, id: str, dir: Path) -> Running | Exit | None:
+        """What became of an object that an earlier daemon started: still running, ended
+        (its exit record), or None if it never ran."""
+
+    def discard(self, id: str, dir: Path) -> None:
+        """Remove what an ended object has left on the machine: cgroup, sandbox, files."""
+
+    async def show(self, running: Running, directory: str) -> None:
+        """Show a directory at /cloud of a running sandbox, in place of what was there."""
+
+    def dropped(self, dir: Path, stream: str) -> int:
+        """Bytes at the beginning of the file "stdout" or "stderr" that are not kept."""
+
+    async def grown(self, path: Path, size: int) -> None:
+        """Wait until the file may be longer than size.  Wakes too often rather than never."""
+
+    def default_runtime(self) -> str:
+        """ "sandbox" where it can be used, else "process"."""
+
+    def sandbox_uid(self, id: str) -> int | None:
+        """The uid on this machine that the program of a sandboxed object runs as."""
+
+    def sandbox_of(self, uid: int) -> str | None:
+        """The id of the sandboxed object in whose range of uids this one is."""
+
+    def limits_word(self) -> str:
+        """ "" if limits can be set here, else why not and what to do."""

@@ -1,0 +1,328 @@
+"""The machine, for real: starts objects under keepers and finds them again (`Host`)."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import sys
+import threading
+import time
+from functools import partial
+from pathlib import Path
+
+import trio
+
+from cloudfs.errors import CloudError, from_errno
+from cloudfs.node import cgroup, keeper
+from cloudfs.node.api import PATH, Exit, Launch, Limits, Running
+from cloudfs.node.groups import Group, Groups
+from cloudfs.node.near import near
+from cloudfs.node.running import Kept, conclude
+from cloudfs.node.sandbox import OWN, Sandbox
+from cloudfs.node.uids import USER, Ranges
+from cloudfs.node.watch import Watch
+
+SHOW_TIME = 10.0  # seconds for a sandbox's /cloud to change
+ADOPT_PATIENCE = 2.0  # seconds for a keeper that was just launched to get its program going
+START_PATIENCE = 60.0  # seconds for a program to start, a sandbox included
+KEPT_FILES = ("keeper", "exit", "stdout", "stderr")
+
+# What a keeper could not do, as the first half of a reason.
+STAGES = {
+    "order": "the order to the keeper is not complete",
+    "pipe": "no pipe can be made",
+    "fork": "no process can be made",
+    "keeper": "the object's directory cannot be written",
+    "cgroup": "its control group cannot be joined",
+    "nice": "the nice value cannot be set",
+    "stdio": "its stdio cannot be set up",
+    "cwd": "its directory {cwd} cannot be entered",
+    "exec": "{program} cannot be run",
+}
+
+
+class RealHost:
+    """This machine as the node `node`, with the keeper's binary under `state`.
+
+    Raises CloudError("unsupported") where no keeper can be built.
+    """
+
+    def __init__(self, state: Path, node: str) -> None:
+        self.state = state
+        self.node = node
+        self.groups = Groups(node)
+        self.sandbox = Sandbox(state / "sandbox")
+        self._ranges = Ranges(state / "sandbox" / "uids")
+        self._one_at_a_time = threading.Lock()  # starts run in threads
+        self._keeper = keeper.build(state)
+        self._watch = Watch()
+
+    # --- before the start -------------------------------------------------------------
+
+    def check(self, launch: Launch) -> None:
+        """Raise CloudError if launch cannot work here."""
+        self._program(launch)
+
+    def _program(self, launch: Launch) -> str:
+        """What the keeper is to execute, once all that can be known before is checked."""
+        self._check_limits(launch.limits)
+        match launch.runtime:
+            case "sandbox":
+                self.sandbox.check(launch)
+                return self.sandbox.runc
+            case "process":
+                return check_process(launch)
+            case other:
+                raise CloudError("unsupported", f"there is no runtime {other} on this node")
+
+    def _check_limits(self, limits: Limits) -> None:
+        for name in ("cpu", "mem", "pids", "time"):
+            value = getattr(limits, name)
+            if value is not None and not 0 < value < float("inf"):
+                raise CloudError("bad", f"limit {name}={value:g} is not above 0")
+            if value is not None and name != "time" and name not in self.groups.bases:
+                raise CloudError("unsupported", f"this node cannot limit {name}", cgroup.FIX)
+
+    def default_runtime(self) -> str:
+        """ "sandbox" where it can be used, else "process"."""
+        return "process" if self.sandbox.word else "sandbox"
+
+    def limits_word(self) -> str:
+        """ "" if limits can be set here, else why not and what to do."""
+        return f"{self.groups.word}; {cgroup.FIX}" if self.groups.word else ""
+
+    def sandbox_uid(self, id: str) -> int | None:
+        """The uid on this machine that the program of a sandboxed object runs as."""
+        first = self._ranges.first(id)
+        return None if first is None else first + USER
+
+    def sandbox_of(self, uid: int) -> str | None:
+        """The id of the sandboxed object in whose range of uids this one is."""
+        return self._ranges.holder(uid)
+
+    # --- the start --------------------------------------------------------------------
+
+    async def start(self, launch: Launch) -> Kept:
+        """Start it; returns once the program runs.
+
+        Raises CloudError if it does not, with nothing left behind.  If cancelled, it
+        starts all the same and can be adopted.
+        """
+        new = not launch.dir.exists()
+        group = self._group(launch.id, launch.runtime)
+        try:
+            if _looks_near(launch):
+                pid, pipe = self._launch(launch, group)
+            else:
+                pid, pipe = await trio.to_thread.run_sync(self._launch, launch, group)
+            record = await _reported(pid, pipe)
+            if "failed" in record:
+                raise self._not_started(launch, record)
+        except CloudError as error:
+            if error.kind != "busy":
+                group.clear()
+                self._forget(launch.id, launch.dir)
+                if new:
+                    shutil.rmtree(launch.dir, ignore_errors=True)
+            raise
+        return self._kept(launch.id, launch.dir, record)
+
+    def _launch(self, launch: Launch, group: Group) -> tuple[int, int]:
+        """Check, prepare and start its keeper: the keeper's pid and its report's pipe."""
+        program = self._program(launch)
+        if keeper.lives(launch.dir):
+            raise CloudError("busy", f"{launch.id} still runs")
+        launch.dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for name in ("exit", "keeper"):  # of an earlier run
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(launch.dir / name)
+        runs = [("program", program), *self._runs(launch, group), *_keeps(launch)]
+        return keeper.launch(self._keeper, launch.id, launch.dir, keeper.order(runs))
+
+    def _runs(self, launch: Launch, group: Group) -> list[tuple[str, object]]:
+        """What the keeper is to run, and in which control groups."""
+        if launch.runtime == "sandbox":
+            group.clear()
+            cgroup_path = f"{self.groups.path}/{launch.id}"
+            with self._one_at_a_time:
+                first_uid = self._ranges.take(launch.id)
+                order = self.sandbox.order(launch, first_uid, cgroup_path)
+            return [*order, *group.kill_files(made=False)]
+        joins = group.make(launch.limits)
+        return [
+            *(("arg", word) for word in launch.argv),
+            *(("env", f"{name}={value}") for name, value in launch.env.items()),
+            ("cwd", launch.cwd or "/"),
+            *(("join", path) for path in joins),
+            *group.kill_files(),
+        ]
+
+    def _not_started(self, launch: Launch, record: dict[str, str]) -> CloudError:
+        if record["failed"] == "launch":
+            return self.sandbox.complaint(launch)
+        number = int(record["errno"])
+        what = STAGES[record["failed"]].format(cwd=launch.cwd, program=launch.argv[0])
+        return from_errno(number, f"{what}: {os.strerror(number).lower()}" if number else what)
+
+    def _group(self, id: str, runtime: str) -> Group:
+        return self.groups.of(id, everywhere=runtime == "sandbox")
+
+    def _kept(self, id: str, dir: Path, record: dict[str, str]) -> Kept:
+        runtime = record["runtime"]
+        clear = partial(self.sandbox.clear, id, dir) if runtime == "sandbox" else _nothing
+        return Kept(dir, record, self._group(id, runtime), clear)
+
+    # --- after a restart of the daemon ------------------------------------------------
+
+    def adopt(self, id: str, dir: Path) -> Kept | Exit | None:
+        """What became of an object that an earlier daemon started."""
+        end = time.monotonic() + ADOPT_PATIENCE
+        while keeper.lives(dir):
+            record = keeper.read_keeper(dir)
+            if record and int(record["pid"]):
+                return self._kept(id, dir, record)
+            if time.monotonic() > end:
+                raise CloudError("busy", f"the keeper of {id} does not say what it keeps")
+            time.sleep(0.01)
+        record = keeper.read_keeper(dir)
+        if record is None:
+            self._group(id, "sandbox").clear()
+            self.sandbox.clear(id, dir)
+            return None
+        group = self._group(id, record["runtime"])
+        found, _ = conclude(dir, group, int(record["pid"]), float(record["started"]))
+        self.sandbox.clear(id, dir)
+        return found
+
+    def discard(self, id: str, dir: Path) -> None:
+        """Remove what an ended object has left on the machine.  Raises CloudError("busy")
+        while it runs."""
+        if keeper.lives(dir):
+            raise CloudError("busy", f"{id} still runs", f"echo kill > /cloud/proc/{id}/ctl")
+        self._group(id, "sandbox" if self._ranges.first(id) is not None else "process").clear()
+        self._forget(id, dir)
+        for name in KEPT_FILES:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(dir / name)
+
+    def _forget(self, id: str, dir: Path) -> None:
+        """Remove a sandbox with its files, and give its uids back."""
+        if self._ranges.first(id) is not None:
+            self.sandbox.clear(id, dir, OWN)
+            self._ranges.free(id)
+
+    # --- output -----------------------------------------------------------------------
+
+    async def show(self, running: Running, directory: str) -> None:
+        """Show a directory at /cloud of a running sandbox.  Raises CloudError."""
+        command = [sys.executable, "-m", "cloudfs.node.rebind", f"{running.pid}", directory]
+        with trio.move_on_after(SHOW_TIME):
+            done = await trio.run_process(command, capture_stderr=True, check=False)
+            if done.returncode == 0:
+                return
+            raise CloudError("io", done.stderr.decode(errors="replace").strip()[-200:])
+        raise CloudError("timeout", f"{directory} did not answer in {SHOW_TIME:g} s")
+
+    def dropped(self, dir: Path, stream: str) -> int:
+        """Bytes at the beginning of "stdout" or "stderr" that are no longer kept."""
+        try:
+            fd = os.open(dir / stream, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return 0
+        try:
+            return os.lseek(fd, 0, os.SEEK_DATA)
+        except OSError:  # empty, or all of it dropped
+            return os.fstat(fd).st_size
+        finally:
+            os.close(fd)
+
+    async def grown(self, path: Path, size: int) -> None:
+        """Wait until the file may be longer than size."""
+        await self._watch.grown(path, size)
+
+    def close(self) -> None:
+        """Let go of what this daemon holds; objects run on."""
+        self._watch.close()
+        self.groups.remove()
+
+
+def check_process(launch: Launch) -> str:
+    """The program's path.  Raises CloudError if it or its directory are not there."""
+    cwd = launch.cwd or "/"
+    if not os.path.isdir(cwd):
+        kind = "notdir" if os.path.exists(cwd) else "absent"
+        raise CloudError(kind, f"there is no directory {cwd} on this node")
+    return find_program(launch)
+
+
+def _looks_near(launch: Launch) -> bool:
+    """Whether a start looks only at places that answer at once (near.py); a thread costs
+    a fifth of the rate of starts."""
+    name, cwd = launch.argv[0] if launch.argv else "", launch.cwd or "/"
+    return (
+        launch.runtime == "process"
+        and launch.env.get("PATH", PATH) == PATH
+        and near(cwd)
+        and ("/" not in name or near(os.path.join(cwd, name)))
+    )
+
+
+def find_program(launch: Launch) -> str:
+    """The program's path.  Raises CloudError for one that is not there or not executable."""
+    if not launch.argv or not launch.argv[0]:
+        raise CloudError("bad", "there is no program to run", "echo exec CMD ARG… > ctl")
+    name = launch.argv[0]
+    if "/" in name:
+        path = os.path.join(launch.cwd or "/", name)
+        if not os.path.exists(path):
+            raise CloudError("absent", f"there is no program {name} on this node")
+        if os.path.isdir(path) or not os.access(path, os.X_OK):
+            raise CloudError("denied", f"{name} is not a program that may be run")
+        return path
+    found = shutil.which(name, path=launch.env.get("PATH", PATH))
+    if found is None:
+        raise CloudError("absent", f"there is no program {name} in the PATH of this node")
+    return os.path.join(launch.cwd or "/", found)
+
+
+async def _read(pipe: int) -> bytes:
+    while True:
+        try:
+            return os.read(pipe, 4096)
+        except BlockingIOError:
+            await trio.lowlevel.wait_readable(pipe)
+
+
+def _keeps(launch: Launch) -> list[tuple[str, object]]:
+    """What the keeper is to see to, whatever runs."""
+    return [
+        ("nice", launch.nice),
+        ("time", launch.limits.time or 0),
+        ("stdio", launch.stdio_limit),
+        ("note", f"runtime={launch.runtime}"),
+    ]
+
+
+def _nothing() -> None:
+    """A plain process leaves nothing but its control groups."""
+
+
+async def _reported(pid: int, pipe: int) -> dict[str, str]:
+    """The keeper's report, which ends when it closes the pipe, or with the keeper."""
+    text = b""
+    try:
+        with trio.move_on_after(START_PATIENCE) as patience:
+            while more := await _read(pipe):
+                text += more
+    finally:
+        os.close(pipe)
+    if patience.cancelled_caught:
+        os.kill(pid, signal.SIGKILL)
+        keeper.reap(pid)
+        raise CloudError("timeout", f"it did not start within {START_PATIENCE:g} s")
+    record = keeper.parse(text.decode()) if text else {"failed": "order", "errno": "0"}
+    if "failed" in record:
+        keeper.reap(pid)
+    return record

@@ -1,0 +1,93 @@
+"""The machine in memory keeps the promises of the real one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import trio
+
+from cloudfs.errors import CloudError
+from cloudfs.node.api import Launch, Limits
+from cloudfs.node.twin import Twin
+from cloudfs.wait import settle
+
+
+def launch(home: Path, *argv: str, **more: object) -> Launch:
+    return Launch("a", home / "a", argv, {}, "", "process", **more)  # type: ignore[arg-type]
+
+
+async def test_programs_end_as_they_should(tmp_path, autojump_clock):
+    twin = Twin()
+    for argv, code in ((["true"], 0), (["false"], 1), (["exit", "7"], 7), (["sleep", "5"], 0)):
+        running = await twin.start(launch(tmp_path, *argv))
+        assert (await running.ended()).code == code
+    assert trio.current_time() >= 5
+
+
+async def test_output_and_stdin(tmp_path, autojump_clock):
+    twin = Twin()
+    running = await twin.start(launch(tmp_path, "cat"))
+    sent = 0
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(twin.grown, tmp_path / "a/stdout", 0)
+        sent += await settle(running.write_stdin(b"x" * 100000))
+        sent += await settle(running.write_stdin(b"y" * 100000))
+    running.close_stdin()
+    assert (await running.ended()).code == 0
+    assert len((tmp_path / "a/stdout").read_bytes()) == sent
+    with pytest.raises(CloudError):
+        running.write_stdin(b"z")
+
+
+async def test_kill_signal_and_time_limit(tmp_path, autojump_clock):
+    twin = Twin()
+    running = await twin.start(launch(tmp_path, "sleep", "60"))
+    running.kill("enough")
+    end = await running.ended()
+    assert (end.code, end.signal, end.why) == (None, 9, "enough")
+    running = await twin.start(launch(tmp_path, "sleep", "60"))
+    running.signal(15)
+    assert (await running.ended()).signal == 15
+    running = await twin.start(launch(tmp_path, "sleep", "60", limits=Limits(time=2)))
+    end = await running.ended()
+    assert (end.why, end.real) == ("time limit", pytest.approx(2))
+
+
+async def test_frozen_time_does_not_count(tmp_path, autojump_clock):
+    twin = Twin()
+    running = await twin.start(launch(tmp_path, "sleep", "5"))
+    await trio.sleep(2)
+    running.freeze()
+    await trio.sleep(100)
+    running.thaw()
+    assert (await running.ended()).real == pytest.approx(105)
+
+
+async def test_it_adopts_and_discards(tmp_path, autojump_clock):
+    twin = Twin()
+    assert twin.adopt("a", tmp_path / "a") is None
+    running = await twin.start(launch(tmp_path, "sleep", "5"))
+    assert twin.adopt("a", tmp_path / "a") is running
+    for act in (lambda: twin.discard("a", tmp_path / "a"),):
+        with pytest.raises(CloudError):
+            act()
+    end = await running.ended()
+    assert twin.adopt("a", tmp_path / "a") == end
+    twin.discard("a", tmp_path / "a")
+    assert list((tmp_path / "a").iterdir()) == []
+
+
+async def test_old_output_is_forgotten(tmp_path, autojump_clock):
+    twin = Twin()
+    await (await twin.start(launch(tmp_path, "zero", "1000", stdio_limit=300))).ended()
+    assert twin.dropped(tmp_path / "a", "stdout") == 700
+    assert twin.dropped(tmp_path / "a", "stderr") == 0
+
+
+@pytest.mark.parametrize(("argv", "kind"), [([], "bad"), (["nosuch"], "absent")])
+async def test_bad_starts_are_refused(tmp_path, argv, kind):
+    with pytest.raises(CloudError) as caught:
+        await Twin().start(launch(tmp_path, *argv))
+    assert caught.value.kind == kind
+    assert not (tmp_path / "a").exists()
