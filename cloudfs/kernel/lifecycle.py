@@ -1,0 +1,73 @@
+"""The life of an object: its states, and what takes it from one to the next.
+
+This table is all there is to it; `docs/` and `/cloud/proc/help` print it.
+"""
+
+from __future__ import annotations
+
+from cloudfs.errors import CloudError
+from cloudfs.node.api import Exit
+
+STATES = {
+    "new": "made by clone; verbs set it up; goes if exec does not come",
+    "starting": "its program is being started",
+    "running": "its program runs",
+    "stopped": "every process of it is frozen until start",
+    "exited": "its processes are gone; files tell how; start runs it again",
+    "lost": "it ran, and nothing tells how it ended",
+}
+
+# (state, event): next state
+TRANSITIONS = {
+    ("new", "exec"): "starting",
+    ("exited", "start"): "starting",
+    ("lost", "start"): "starting",
+    ("starting", "began"): "running",
+    ("starting", "failed"): "new",
+    ("starting", "failed-again"): "exited",
+    ("starting", "ended"): "exited",
+    ("running", "stop"): "stopped",
+    ("stopped", "start"): "running",
+    ("running", "ended"): "exited",
+    ("stopped", "ended"): "exited",
+    ("starting", "lose"): "lost",
+    ("running", "lose"): "lost",
+    ("stopped", "lose"): "lost",
+}
+
+ALIVE = frozenset({"starting", "running", "stopped"})
+OVER = frozenset({"exited", "lost", "gone"})  # gone: wiped, and no more in any table
+
+RESTARTS = {
+    "never": "it stays ended",
+    "on-failure": "it is started again when its code is not 0, or a signal ended it",
+    "always": "it is started again whenever it ends by itself",
+}
+FIRST_PAUSE, LAST_PAUSE = 1.0, 60.0  # seconds before a restart; doubles, as in systemd
+CALM = 60.0  # seconds of running after which the pause begins anew
+
+
+def after(state: str, event: str) -> str:
+    """The state that follows; CloudError("busy") where the event does not fit the state."""
+    try:
+        return TRANSITIONS[state, event]
+    except KeyError:
+        can = sorted(verb for at, verb in TRANSITIONS if at == state)
+        hint = ", ".join(verb for verb in can if verb in ("exec", "start", "stop"))
+        raise CloudError(
+            "busy", f"it is {state}, so {event} does nothing", f"what fits: {hint}" if hint else ""
+        ) from None
+
+
+def restart_pause(policy: str, end: Exit, asked: bool, pause: float) -> float | None:
+    """Seconds until it is started again, or None for never.
+
+    asked: somebody killed it on purpose, which no policy undoes.  pause: the last one,
+    0 at first.
+    """
+    failed = end.code != 0
+    if asked or policy == "never" or (policy == "on-failure" and not failed):
+        return None
+    if end.real >= CALM or pause == 0:
+        return FIRST_PAUSE
+    return min(LAST_PAUSE, pause * 2)

@@ -1,0 +1,64 @@
+"""This node: what it is, what it is called, what it costs, and how busy it is."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from cloudfs.errors import CloudError
+from cloudfs.kernel.bell import Log
+from cloudfs.kernel.records import Records
+from cloudfs.node.metrics import Metrics
+
+MAX_LABELS = 64
+
+
+class Machine:
+    """One node's own attributes; labels and price outlive the daemon."""
+
+    def __init__(
+        self, name: str, cluster: str, owner: str, metrics: Metrics, records: Records, events: Log
+    ) -> None:
+        self.name = name
+        self.cluster = cluster
+        self.owner = owner
+        self.metrics = metrics
+        self.events = events
+        self.started = self.changed = time.time()
+        self.addresses: list[str] = []  # where it serves 9P
+        self._records = records
+        self.labels: dict[str, str] = records.get("labels", {})
+        self.price: float = records.get("price", 0.0)  # of a core-hour
+
+    def set_price(self, price: float) -> None:
+        """What a core-hour costs, a finite number from 0."""
+        if not 0 <= price < 1e12:
+            raise CloudError("bad", f"price {price:g}: wants a number from 0")
+        self.price = price
+        self._keep("price", price)
+
+    def set_labels(self, labels: Mapping[str, str]) -> None:
+        """Change labels; an empty value takes one away."""
+        new = {name: text for name, text in (self.labels | dict(labels)).items() if text}
+        if len(new) > MAX_LABELS:
+            raise CloudError("toomany", f"a node has at most {MAX_LABELS} labels")
+        self.labels = new
+        self._keep("labels", new)
+
+    def _keep(self, name: str, value: Any) -> None:
+        self._records.set(name, value)
+        self.changed = time.time()
+        self.events.add(name, node=self.name, value=value)
+
+    def attributes(self) -> dict[str, object]:
+        """All that a query may ask of a node, flat: arch, cpus, load, cpu.idle (cores),
+        mem.free (bytes), disk.free (bytes), price, cluster, node, label.NAME …"""
+        found: dict[str, object] = {
+            "node": self.name,
+            "cluster": self.cluster,
+            "price": self.price,
+            **self.metrics.attributes(),
+        }
+        found.update((f"label.{name}", value) for name, value in self.labels.items())
+        return found

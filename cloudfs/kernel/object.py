@@ -1,0 +1,150 @@
+"""One Cloud object: what it is and what is known of it."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import os
+import secrets
+import time
+from pathlib import Path
+from typing import Any
+
+from cloudfs.errors import CloudError
+from cloudfs.kernel.bell import Bell, Log
+from cloudfs.node.api import Exit, Limits, Running, Usage
+
+# What is kept in the record, and so outlives the daemon, beside limits, exit and used.
+KEPT = (
+    *("user", "state", "argv", "env", "dir", "app", "labels", "runtime", "net", "restart"),
+    *("nice", "require", "prefer", "binds", "created", "started", "changed", "pause", "why"),
+)
+
+
+FRESH = 0.25  # seconds; asking the system takes 0.2 ms
+
+
+def new_id() -> str:
+    """A random 80-bit id, 16 characters of lower-case base32."""
+    return base64.b32encode(secrets.token_bytes(10)).decode().lower()
+
+
+class Object:
+    """A set of local processes wrapped together, under a random 80-bit id."""
+
+    __slots__ = (
+        *KEPT,
+        "asked",
+        "bell",
+        "events",
+        "exit",
+        "home",
+        "id",
+        "keys",
+        "limits",
+        "notes",
+        "number",
+        "running",
+        "sampled",
+        "session",
+        "told",
+        "used",
+    )
+
+    def __init__(self, id: str, user: str, number: int, home: Path) -> None:
+        self.id = id
+        self.user = user
+        self.number = number  # of this daemon's life, for qids
+        self.home = home  # its state directory
+        self.session: object = None  # whose end takes it along while it is new
+        self.state = "new"
+        self.argv: list[str] = []
+        self.env: dict[str, str] = {}
+        self.dir = ""  # "" is the runtime's own choice
+        self.app = ""
+        self.labels: dict[str, str] = {}
+        self.runtime = ""  # "" until exec: the node's default
+        self.net = "host"
+        self.restart = "never"
+        self.nice = 0
+        self.limits = Limits()
+        self.require: list[str] = []
+        self.prefer: list[str] = []
+        self.binds: list[str] = []  # lines that rebuild its name space
+        self.created = self.changed = time.time()
+        self.started = 0.0
+        self.pause = 0.0  # seconds before the last restart
+        self.why = ""
+        self.used = Usage()  # by its earlier runs
+        self.sampled: tuple[float, Usage] = (0.0, self.used)  # usage of a run, and till when
+        self.told: tuple[object, float, str] = (None, 0.0, "")  # status, and what made it
+        self.exit: Exit | None = None
+        self.running: Running | None = None
+        self.asked = ""  # why somebody had it killed
+        self.keys: set[tuple[str, str]] = set()  # where the views have it
+        self.bell = Bell()  # rings at every change of state
+        self.notes = Log(64)
+        self.events = Log(64)
+
+    def usage(self) -> Usage:
+        """What all its runs have used; of one that runs at most FRESH seconds ago."""
+        if self.running is None or self.state == "exited":
+            return self.used
+        now = time.monotonic()
+        if self.sampled[0] <= now:
+            self.sampled = now + FRESH, add(self.used, self.running.usage())
+        return self.sampled[1]
+
+    def link(self, name: str) -> str:
+        """What the system says of its first process's "cwd" or "exe"; "" if nothing."""
+        if self.running is None:
+            return ""
+        try:
+            return os.readlink(f"/proc/{self.running.pid}/{name}")
+        except OSError:
+            return ""
+
+    def touch(self) -> None:
+        self.changed = time.time()
+
+    def need_running(self) -> Running:
+        """Its processes; raises CloudError("busy") if it has none."""
+        if self.running is None or self.state not in ("running", "stopped"):
+            raise CloudError("busy", f"object {self.id} is {self.state}, it has no processes")
+        return self.running
+
+    def to_record(self) -> dict[str, Any]:
+        record = {name: getattr(self, name) for name in KEPT}
+        record["limits"] = dataclasses.asdict(self.limits)
+        record["used"] = dataclasses.asdict(self.used)
+        record["exit"] = dataclasses.asdict(self.exit) if self.exit else None
+        return record
+
+    @classmethod
+    def from_record(cls, id: str, record: dict[str, Any], number: int, home: Path) -> Object:
+        made = cls(id, record["user"], number, home)
+        for name in KEPT:
+            if name in record:  # one of an older version may lack some
+                setattr(made, name, record[name])
+        made.limits = Limits(**record["limits"])
+        made.used = Usage(**record["used"])
+        made.exit = Exit(**record["exit"]) if record["exit"] else None
+        return made
+
+
+def add(one: Usage, two: Usage) -> Usage:
+    """What two runs used together: sums, but for the memory and processes of now."""
+
+    def both(a: int | None, b: int | None) -> int | None:
+        return b if a is None else a if b is None else a + b
+
+    return Usage(
+        user=one.user + two.user,
+        sys=one.sys + two.sys,
+        mem=two.mem,
+        mem_peak=max(one.mem_peak, two.mem_peak),
+        mem_seconds=one.mem_seconds + two.mem_seconds,
+        read=both(one.read, two.read),
+        written=both(one.written, two.written),
+        pids=two.pids,
+    )

@@ -1,0 +1,287 @@
+"""The verbs of an object's ctl file: one row and one small function each."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+import signal as signals
+from collections.abc import Sequence
+
+from cloudfs import ndb
+from cloudfs.errors import CloudError
+from cloudfs.kernel import lifecycle, query
+from cloudfs.kernel.object import Object
+from cloudfs.kernel.objects import Objects
+from cloudfs.kernel.verb import Verb, find, table
+from cloudfs.node.api import Limits
+from cloudfs.wait import Wait
+from cloudfs.who import Who
+
+SETUP = frozenset({"new"})
+ALWAYS = frozenset({*lifecycle.STATES})
+MAX_ENV = 256  # variables of one object
+MAX_LABELS = 64
+MAX_NOTE = 256  # bytes
+
+# The notes of Plan 9 that are signals on Linux (notify(2), unix signals of APE).
+NOTES = {
+    "interrupt": signals.SIGINT,
+    "hangup": signals.SIGHUP,
+    "alarm": signals.SIGALRM,
+    "kill": signals.SIGKILL,
+}
+
+RUNTIMES = {
+    "process": "plain fork and exec, for the node's owner",
+    "sandbox": "runc: own processes, users and file system view; the default where it works",
+}
+
+
+def act(objects: Objects, made: Object, line: str, who: Who) -> Wait[None] | None:
+    """One line written to the object's ctl."""
+
+    found = find(OBJECT, line)
+    if found is None:
+        return None
+    verb, args = found
+    if verb.name == "exec" and "'" not in line:
+        args = unquoted_script(args)
+    if made.state not in verb.states:
+        fits = " or ".join(state for state in lifecycle.STATES if state in verb.states)
+        raise CloudError(
+            "busy", f"{verb.name}: object {made.id} is {made.state}", f"it works while {fits}"
+        )
+    result: Wait[None] | None = verb.run(objects, made, args, who)
+    if result is None:
+        objects.keep(made)
+    return result
+
+
+def unquoted_script(args: list[str]) -> list[str]:
+    """args as they were meant before a shell took their quotes away.
+
+    `echo exec sh -c 'date; sleep 9' > ctl` writes a line without quotes, so where a
+    shell's -c is followed by several words and nothing is quoted, they are its script.
+    """
+    shells = ("sh", "bash", "dash", "ksh", "rc", "zsh")
+    if len(args) > 3 and args[1] == "-c" and os.path.basename(args[0]) in shells:
+        return [*args[:2], " ".join(args[2:])]
+    return args
+
+
+def _exec(objects: Objects, made: Object, args: list[str], who: Who) -> Wait[None] | None:
+    """Run a program, with these words as its arguments; no shell looks at them.  After an
+    unquoted `sh -c` the rest of the line is the script."""
+    return objects.execute(made, args)
+
+
+def _dir(objects: Objects, made: Object, args: list[str], who: Who) -> None:
+    """The directory it starts in, as the runtime sees it."""
+    if not args[0].startswith("/"):
+        raise CloudError("bad", f"dir: {args[0]!r} is not an absolute path", "begin it with /")
+    made.dir = args[0]
+
+
+def _env(objects: Objects, made: Object, args: list[str], who: Who) -> None:
+    """Set variables of its environment."""
+    new = dict(ndb.pair(arg, "NAME=VALUE") for arg in args)
+    if len(made.env | new) > MAX_ENV:
+        raise CloudError("toomany", f"env: an object has at most {MAX_ENV} variables")
+    made.env |= new
+
+
+LIMITS: dict[str, tuple[type, str]] = {
+    "cpu": (float, "cores"),
+    "mem": (int, "bytes"),
+    "pids": (int, "processes and threads"),
+    "time": (float, "seconds of real time"),
+}
+
+
+def read_limits(args: Sequence[str], old: Limits) -> Limits:
+    """old with what the words `name=N` change; `name=none` takes a limit away."""
+    found: dict[str, float | int | None] = {}
+    for arg in args:
+        name, text = ndb.pair(arg, "cpu=N, mem=N, pids=N or time=N")
+        if name not in LIMITS:
+            raise CloudError("bad", f"no limit {name[:40]!r}", f"limits: {' '.join(LIMITS)}")
+        kind, unit = LIMITS[name]
+        value = None if text == "none" else query.number(text)
+        if text != "none" and (value is None or value <= 0 or value > 1e18):
+            raise CloudError("bad", f"{arg[:80]}: wants {unit}, a number above 0 (or none)")
+        if value is not None and kind is int and value != math.floor(value):
+            raise CloudError("bad", f"{arg[:80]}: wants a whole number of {unit}")
+        found[name] = None if value is None else kind(value)
+    return dataclasses.replace(old, **found)  # type: ignore[arg-type]
+
+
+def _limit(objects: Objects, made: Object, args: list[str], who: Who) -> None:
+    """Limit cpu (cores), mem (bytes), pids, time (seconds since its start); none lifts."""
+    new = read_limits(args, made.limits)
+    word = objects.host.limits_word()
+    if word and any(not arg.startswith("time=") for arg in args):
+        raise CloudError("unsupported", f"limit: {word}")
+    if made.running is not None and made.state in lifecycle.ALIVE:
+        made.running.set_limits(new)
+    made.limits = new
+
+
+def _on(objects: Objects, made: Object, args: list[str], who: Who) -> None:
+    """Run it on that node."""
+    if args[0] != objects.node:
+        raise CloudError("unreachable", f"on: there is no node {args[0]!r}", "see: ls /cloud/nodes")
+
+
+def _require(objects: Objects, made: Object, args: list[str], who: Who) -> None:
+    """Only run it on a node that meets every expression, as cpus>=2 arch=x86_64."""
+    made.require = [str(query.parse(arg)) for arg in args]
+
+
+def _prefer(objects: Objects, made: Object, args: list[str], who: Who) -> None:
+    """Among nodes that will do take one that meets these, or the first by sort=ATTRIBUTE."""
+    made.prefer = [str(query.parse(arg)) for arg in args]
+
+
+def _name(word: str, what: str) -> str:
+    if not word or len(word) > 64 or "/" in word or word[0] == "." or not word.isprintable():
+        raise CloudError("bad", f"{what}: {word[:70]!r} cannot be a name", "use 1 to 64 letters")
+    return word
+
+
+def _app(objects: Objects, made: Object, args: list[str], who: Who) -> None:
+    """The application it belongs to."""
+    made.app = _name(args[0], "app")
+
+
+def _label(objects: Objects, made: Object, args: list[str], who: Who) -> None:
+    """Give it labels; an empty value takes one away."""
+    labels = dict(made.labels)
+    for arg in args:
+        name, value = ndb.pair(arg, "NAME=VALUE")
+        if value:
+            labels[_name(name, "label")] = _name(value, "label")
+        else:
+            labels.pop(name, None)
+    if len(labels) > MAX_LABELS:
+        raise CloudError("toomany", f"label: an object has at most {MAX_LABELS} labels")
+    made.labels = labels
+
+
+def _runtime(objects: Objects, made: Object, args: list[str], who: Who) -> None:
+    """process: plain fork and exec, for the node's owner.  sandbox: isolated by runc;
+    net=none gives it no network."""
+    name, *options = args
+    if name not in RUNTIMES:
+        raise CloudError("bad", f"no runtime {name[:40]!r}", f"runtimes: {' '.join(RUNTIMES)}")
+    net = "host"
+    for option in options:
+        key, value = ndb.pair(option, "net=host or net=none")
+        if key != "net" or value not in ("host", "none") or name != "sandbox":
+            raise CloudError("bad", f"runtime {name}: {option!r}", "sandbox takes net=host|none")
+        net = value
+    made.runtime, made.net = name, net
+
+
+def _restart(objects: Objects, made: Object, args: list[str], who: Who) -> None:
+    """What happens when it ends by itself: never, on-failure or always."""
+    if args[0] not in lifecycle.RESTARTS:
+        raise CloudError(
+            "bad", f"restart: {args[0][:40]!r}", "write: restart never|on-failure|always"
+        )
+    made.restart = args[0]
+
+
+def _stop(objects: Objects, made: Object, args: list[str], who: Who) -> None:
+    """Freeze every process of it."""
+    objects.stop(made)
+
+
+def _start(objects: Objects, made: Object, args: list[str], who: Who) -> Wait[None] | None:
+    """Let a stopped one go on, or run the program of one that ended again."""
+    return objects.start(made)
+
+
+def _kill(objects: Objects, made: Object, args: list[str], who: Who) -> Wait[None] | None:
+    """End every process of it, those that left their parent too."""
+    return objects.kill(made, f"killed by {who.user}")
+
+
+def _note(objects: Objects, made: Object, args: list[str], who: Who) -> None:
+    """Post a note: its file note has it, and interrupt, hangup, alarm, kill are signals."""
+    post(objects, made, " ".join(args), who)
+
+
+def post(objects: Objects, made: Object, text: str, who: Who) -> None:
+    """Post a note to a running object."""
+    running = made.need_running()
+    if len(text.encode()) > MAX_NOTE or not text.isprintable() or not text:
+        raise CloudError("bad", f"a note is 1 to {MAX_NOTE} bytes of one line")
+    made.notes.add("note", user=who.user, text=text)
+    if text == "kill":
+        made.asked = f"killed by {who.user}"
+        running.kill(made.asked)
+    elif text in NOTES:
+        running.signal(NOTES[text])
+
+
+def _signal(objects: Objects, made: Object, args: list[str], who: Who) -> None:
+    """Send its first process a signal, as TERM or 15."""
+    text = args[0].upper()
+    known = {s.name: s for s in signals.Signals}
+    found = known.get(text) or known.get(f"SIG{text}")
+    if found is None and text.isdecimal() and int(text) in set(known.values()):
+        found = signals.Signals(int(text))
+    if found is None:
+        raise CloudError("bad", f"signal: no signal {args[0][:40]!r}", "write: signal TERM")
+    made.need_running().signal(found)
+
+
+def _nice(objects: Objects, made: Object, args: list[str], who: Who) -> None:
+    """Its priority, 19 the least, 0 the usual, below 0 for the node's owner only."""
+    value = query.number(args[0])
+    if value is None or value != int(value) or not -20 <= value <= 19:
+        raise CloudError("bad", f"nice: {args[0][:40]!r}", "write a whole number from -20 to 19")
+    if value < 0 and not who.boss:
+        raise CloudError("refused", "nice: below 0 is for the node's owner")
+    if made.running is not None and made.state in lifecycle.ALIVE:
+        made.running.set_nice(int(value))
+    made.nice = int(value)
+
+
+def _close(objects: Objects, made: Object, args: list[str], who: Who) -> None:
+    """Close its standard input: the program reads an end of file."""
+    if args[0] != "stdin":
+        raise CloudError("bad", f"close: {args[0][:40]!r} cannot be closed", "write: close stdin")
+    made.need_running().close_stdin()
+
+
+def _wipe(objects: Objects, made: Object, args: list[str], who: Who) -> Wait[None] | None:
+    """Remove an object that has ended, with its output."""
+    return objects.wipe(made)
+
+
+_LIVE = frozenset({"running", "stopped"})
+_ENDED = frozenset({"new", "exited", "lost"})
+
+OBJECT = table(
+    Verb("exec CMD ARG...", 1, None, _exec, SETUP),
+    Verb("dir PATH", 1, 1, _dir, SETUP),
+    Verb("env K=V...", 1, None, _env, SETUP),
+    Verb("limit cpu=N mem=N pids=N time=N", 1, None, _limit, ALWAYS),
+    Verb("on NODE", 1, 1, _on, SETUP),
+    Verb("require EXPR...", 1, None, _require, SETUP),
+    Verb("prefer EXPR...", 1, None, _prefer, SETUP),
+    Verb("app NAME", 1, 1, _app, ALWAYS),
+    Verb("label K=V...", 1, None, _label, ALWAYS),
+    Verb("runtime process|sandbox", 1, 2, _runtime, SETUP),
+    Verb("restart never|on-failure|always", 1, 1, _restart, ALWAYS),
+    Verb("nice N", 1, 1, _nice, ALWAYS),
+    Verb("stop", 0, 0, _stop, frozenset({"running"})),
+    Verb("start", 0, 0, _start, frozenset({"stopped", "exited", "lost"})),
+    Verb("kill", 0, 0, _kill, _LIVE | {"new", "exited"}),
+    Verb("note TEXT...", 1, None, _note, _LIVE),
+    Verb("signal NAME", 1, 1, _signal, _LIVE),
+    Verb("close stdin", 1, 1, _close, _LIVE),
+    Verb("wipe", 0, 0, _wipe, _ENDED),
+)
