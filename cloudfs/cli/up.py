@@ -1,0 +1,189 @@
+"""cloudfs up and down: the daemon of this machine."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+
+from cloudfs import config
+from cloudfs.cli import Options
+from cloudfs.cli.files import daemon_pid, ids, mount_point, open_files, status
+from cloudfs.errors import CloudError
+from cloudfs.fuse import stale
+
+START = 30.0  # seconds for a daemon to answer
+STOP = 20.0  # seconds for one to end
+GREETING = b"\x13\0\0\0d\xff\xff\0\0\x01\0\x06\x009P2000"  # Tversion, msize 64 KiB
+
+
+@click.command()
+@click.option("--mount", "mount", metavar="DIR", help="Where to mount the tree.")
+@click.option("--no-mount", is_flag=True, help="Only serve it, on the node's socket.")
+@click.option("--node", metavar="NAME", help="The node's name; else the host's.")
+@click.option("--tcp", metavar="HOST:PORT", help="Serve 9P there too; loopback only.")
+@click.option("--trace", is_flag=True, help="Write every 9P message to the log.")
+@click.pass_obj
+def up(
+    options: Options,
+    mount: str | None,
+    no_mount: bool,
+    node: str | None,
+    tcp: str | None,
+    trace: bool,
+) -> None:
+    """Start this machine's node and mount its tree.
+
+    Root's node serves the whole machine at /cloud; another user's is that user's own,
+    at ~/cloud.  It writes its log to the file log in its state directory.
+    """
+    state = config.state_dir()
+    point = None if no_mount else Path(mount).absolute() if mount else config.mount_dir()
+    command = [sys.executable, "-m", "cloudfs.daemon", "--state", str(state)]
+    command += ["--no-mount"] if point is None else ["--mount", str(point)]
+    for name, value in (("--node", node), ("--tcp", tcp)):
+        command += [name, value] if value else []
+    command += ["--trace"] if trace else []
+    if options.explain:
+        places = [str(state), *([str(point)] if point else [])]
+        click.echo(f"mkdir -p {shlex.join(places)}")
+        log = shlex.quote(str(state / "log"))
+        click.echo(f"setsid {shlex.join(command)} </dev/null >>{log} 2>&1 &")
+        return
+    if answers(config.socket_path(state)):
+        click.echo(f"the node is up already{_where(mount_point())}")
+        return
+    _start(command, state, point)
+    click.echo(f"the node is up{_where(str(point) if point else None)}")
+
+
+def _where(point: str | None) -> str:
+    return f"; its tree is at {point}" if point else "; its tree is not mounted"
+
+
+def answers(path: Path, seconds: float = 2.0) -> bool:
+    """Whether a 9P server answers at a unix socket."""
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(seconds)
+        try:
+            connection.connect(str(path))
+            connection.sendall(GREETING)
+            return connection.recv(64)[4:5] == b"e"  # Rversion
+        except OSError:
+            return False
+
+
+def _start(command: list[str], state: Path, point: Path | None) -> None:
+    """Start the daemon and see it answer; raises with the end of its log if it does not."""
+    try:
+        if point is not None:
+            # A dead daemon's mount is there and says it is not; the new daemon clears it.
+            with contextlib.suppress(FileExistsError):
+                point.mkdir(parents=True)
+        state.mkdir(mode=0o711, parents=True, exist_ok=True)
+        with open(state / "log", "ab") as log:
+            log_start = log.tell()
+            daemon = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd="/",
+                start_new_session=True,
+            )
+    except OSError as error:
+        raise CloudError(
+            "denied",
+            f"{error.filename}: {error.strerror}",
+            "set CLOUDFS_STATE and CLOUDFS_MOUNT to places of yours",
+        ) from None
+
+    def ready() -> bool:
+        if daemon.poll() is not None:
+            raise CloudError(
+                "io",
+                f"the node ended at once:\n{_tail(state / 'log', log_start)}",
+                "see: cloudfs doctor",
+            )
+        mounted = point is None or any(m.ours and m.directory == str(point) for m in stale.mounts())
+        return mounted and answers(config.socket_path(state))
+
+    if not until(ready, START):
+        daemon.terminate()
+        raise CloudError(
+            "timeout",
+            f"the node did not answer in {START:g} s:\n{_tail(state / 'log', log_start)}",
+            "see: cloudfs doctor",
+        )
+
+
+def until(true: Callable[[], bool], seconds: float) -> bool:
+    """Ask until it is true; False if it is not after so many seconds."""
+    end = time.monotonic() + seconds
+    while not true():
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.05)
+    return True
+
+
+def _tail(log: Path, start: int) -> str:
+    """The last lines of a log, from start on."""
+    with log.open("rb") as file:
+        file.seek(start)
+        lines = file.read().decode(errors="replace").splitlines()
+    return "\n".join(f"  {line}" for line in lines[-8:])
+
+
+@click.command()
+@click.option("--objects", is_flag=True, help="Kill your objects first.")
+@click.pass_obj
+def down(options: Options, objects: bool) -> None:
+    """Stop the node and end its mount; its objects go on.
+
+    A node started again finds its objects, their output and their exit codes.
+    """
+    state = config.state_dir()
+    if options.explain:
+        if objects:
+            root = config.mount_dir()
+            click.echo(f"for ctl in {root}/view/by-state/running/*/ctl; do echo kill > $ctl; done")
+        click.echo(f"kill $(cat {shlex.quote(str(state / 'pid'))})")
+        return
+    pid = daemon_pid(state)
+    if pid is None:
+        click.echo("the node is not up")
+        return
+    if objects:
+        _kill_objects(options)
+    try:
+        os.kill(pid, signal.SIGTERM)
+    except PermissionError:
+        raise CloudError(
+            "refused", f"the node (pid {pid}) is not yours", "type it as root"
+        ) from None
+    if not until(lambda: daemon_pid(state) is None, STOP):
+        raise CloudError(
+            "timeout", f"the node (pid {pid}) did not end in {STOP:g} s", f"kill -9 {pid} ends it"
+        )
+    click.echo("the node is down")
+
+
+def _kill_objects(options: Options) -> None:
+    files = open_files(options)
+    alive = [id for id in ids(files) if status(files, id)["state"] in ("running", "stopped")]
+    for id in alive:
+        try:
+            files.write(f"proc/{id}/ctl", "kill")
+        except CloudError as error:
+            click.echo(f"cloudfs: {error}", err=True)
+    files.close()

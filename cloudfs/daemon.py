@@ -1,0 +1,237 @@
+"""cloudfsd: one node.  This file only wires the parts together, in one nursery."""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import logging
+import os
+import resource
+import signal
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import trio
+
+import cloudfs
+from cloudfs import config
+from cloudfs.config import Bounds
+from cloudfs.errors import CloudError
+from cloudfs.fuse.mount import mount
+from cloudfs.kernel.bell import Log
+from cloudfs.kernel.machine import Machine
+from cloudfs.kernel.object import Object
+from cloudfs.kernel.objects import Objects
+from cloudfs.kernel.records import Records
+from cloudfs.node.host import RealHost
+from cloudfs.node.metrics import Metrics
+from cloudfs.tree import idmap
+from cloudfs.tree.api import Node
+from cloudfs.tree.inner import InnerSpaces
+from cloudfs.tree.nodes import nodes
+from cloudfs.tree.proc import Proc
+from cloudfs.tree.root import root
+from cloudfs.tree.space import ErrLog, Space
+from cloudfs.tree.view import views
+from cloudfs.who import Who
+from cloudfs.wire.listen import listen
+from cloudfs.wire.server import Server
+from cloudfs.wire.trace import Trace
+
+log = logging.getLogger("cloudfs")
+
+
+@dataclass(slots=True)
+class Settings:
+    """What a daemon is told.  mount None: no FUSE mount.  tcp: HOST:PORT or ""."""
+
+    state: Path
+    mount: Path | None = None
+    node: str = "node"
+    cluster: str = "local"
+    tcp: str = ""
+    trace: bool = False
+    bounds: Bounds = field(default_factory=Bounds)
+
+
+class Daemon:
+    """The parts of one node.  `serve` runs them until cancelled."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.owner = idmap.user_of(os.geteuid())
+        self.boss_uids = frozenset({0, os.geteuid()})
+        state = settings.state
+        state.mkdir(mode=0o711, parents=True, exist_ok=True)
+        self._lock = _only_one(state)
+        self.records = Records(state / "cloudfs.db")
+        os.chmod(state / "cloudfs.db", 0o600)
+        self.metrics = Metrics(state)
+        self.host = RealHost(state, settings.node)
+        self.errors = ErrLog()
+        self.trace = Trace()
+        events = Log(1024)
+        self.machine = Machine(
+            settings.node, settings.cluster, self.owner, self.metrics, self.records, events
+        )
+        self.objects = Objects(
+            self.host,
+            self.records,
+            state,
+            settings.node,
+            self.owner,
+            settings.bounds,
+            events=events,
+            attributes=self.machine.attributes,
+            cloud=self._cloud,
+        )
+        self.root = self._tree()
+
+    def _tree(self) -> Node:
+        proc = Proc(self.objects, lambda: self.machine.price)
+        inner = InnerSpaces(self.objects, self.errors, self._shown)
+        parts = [proc.proc(), nodes(self.machine, proc, self.trace), views(proc)]
+        tree = root(self.objects.events, self.owner, parts, [inner])
+        inner.serve(tree)
+        return tree
+
+    def _cloud(self, id: str) -> str:
+        """The directory that the sandbox of an object shows at /cloud, or ""."""
+        at = self.settings.mount
+        return f"{at}/.ns/{id}" if at is not None and os.geteuid() == 0 else ""
+
+    def _shown(self, made: Object) -> dict[str, str]:
+        uid = self.host.sandbox_uid(made.id)
+        return {} if uid is None else {made.user: f"#{uid}"}
+
+    def who_of(self, uid: int, gid: int = -1, pid: int = 0) -> Who:
+        """The caller with this local uid; what runs in a sandbox is its object's user."""
+        id = self.host.sandbox_of(uid)
+        made = self.objects.all.get(id) if id else None
+        if made is not None:
+            return Who(made.user, uid)
+        return idmap.who_of(uid, self.boss_uids)
+
+    def make_space(self, who: Who) -> Space:
+        """The name space of a new session."""
+        return Space(self.root, self.errors)
+
+    async def serve(self, task_status: trio.TaskStatus[Any] = trio.TASK_STATUS_IGNORED) -> None:
+        """Serve until cancelled; objects live on."""
+        settings = self.settings
+        async with trio.open_nursery() as nursery:
+            await nursery.start(self.objects.run)
+            server = Server(self.make_space, trace=self.trace, closed=self.objects.session_closed)
+            listeners = [listen(f"unix:{config.socket_path(settings.state)}")]
+            if settings.tcp:
+                listeners.append(listen(f"tcp:{settings.tcp}"))
+            self.machine.addresses = [str(one.address) for one in listeners]
+            await nursery.start(partial(server.serve, listeners))
+            nursery.start_soon(self.metrics.run)
+            if settings.trace:
+                nursery.start_soon(self._print_trace)
+            if settings.mount is not None:
+                space = Space(self.root, self.errors, self.owner)
+                await nursery.start(partial(mount, space, settings.mount, who_of=self.who_of))
+                nursery.start_soon(self.objects.show_again)
+            self.machine.events.add("up", node=settings.node, version=cloudfs.__version__)
+            task_status.started(self)
+
+    async def _print_trace(self) -> None:
+        feed = self.trace.subscribe()
+        while True:
+            await feed.wait()
+            for line in feed.take():
+                print(line, file=sys.stderr)
+
+    def close(self) -> None:
+        self.host.close()
+        self.records.close()
+        os.close(self._lock)
+
+
+def _only_one(state: Path) -> int:
+    """Hold the state directory's lock; CloudError("busy") if another daemon has it."""
+    path = state / "pid"
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        pid = os.read(fd, 20).decode(errors="replace").strip()
+        os.close(fd)
+        raise CloudError(
+            "busy", f"a daemon with pid {pid} serves {state}", "stop it first: cloudfs down"
+        ) from None
+    os.ftruncate(fd, 0)
+    os.write(fd, f"{os.getpid()}\n".encode())
+    return fd
+
+
+async def run(settings: Settings) -> None:
+    """Serve until SIGTERM or SIGINT."""
+    daemon = Daemon(settings)
+    try:
+        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as came:
+            async with trio.open_nursery() as nursery:
+                await nursery.start(daemon.serve)
+                log.info("node %s serves %s", settings.node, " ".join(daemon.machine.addresses))
+                async for number in came:
+                    log.info("stopping: %s", signal.Signals(number).name)
+                    break
+                nursery.cancel_scope.cancel()
+    finally:
+        daemon.close()
+
+
+def parse(argv: list[str] | None) -> Settings:
+    """The settings from a command line and the environment."""
+    parser = argparse.ArgumentParser("cloudfsd", description="One node of a cloud.")
+    parser.add_argument("--state", type=Path, help="state directory ($CLOUDFS_STATE)")
+    parser.add_argument("--mount", type=Path, help="where to mount ($CLOUDFS_MOUNT)")
+    parser.add_argument("--no-mount", action="store_true", help="serve 9P only")
+    parser.add_argument("--node", default="", help="this node's name; the host's by default")
+    parser.add_argument("--cluster", default="local", help="the cluster it is in")
+    parser.add_argument("--tcp", default="", metavar="HOST:PORT", help="plain 9P on loopback")
+    parser.add_argument("--trace", action="store_true", help="print every 9P message")
+    parser.add_argument("--version", action="version", version=f"cloudfs {cloudfs.__version__}")
+    args = parser.parse_args(argv)
+    return Settings(
+        state=(args.state or config.state_dir()).absolute(),
+        mount=None if args.no_mount else (args.mount or config.mount_dir()).absolute(),
+        node=config.node_name(args.node),
+        cluster=args.cluster,
+        tcp=args.tcp,
+        trace=args.trace,
+        bounds=config.bounds(),
+    )
+
+
+def _leaves(group: BaseExceptionGroup[CloudError]) -> Iterator[CloudError]:
+    for error in group.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            yield from _leaves(error)
+        else:
+            yield error
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command cloudfsd: in the foreground, its log on standard error."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    failed: list[BaseException] = []
+    try:
+        trio.run(run, parse(argv))
+    except* CloudError as group:
+        failed.extend(_leaves(group))
+    for error in failed:
+        print(f"cloudfsd: {error}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

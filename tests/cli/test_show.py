@@ -1,0 +1,49 @@
+"""Numbers and tables for people."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cloudfs.cli.show import columns, size, span
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [
+        (0, "0"),
+        (999, "999"),
+        (1000, "1.0K"),
+        (1024, "1.0K"),
+        (12 << 20, "12M"),
+        (1.5 * 2**30, "1.5G"),
+        (1 << 60, "1024P"),
+    ],
+)
+def test_size(count: float, text: str) -> None:
+    assert size(count) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (-3, "0.0s"),
+        (0.04, "0.0s"),
+        (9.96, "10.0s"),
+        (45, "45s"),
+        (60, "1m"),
+        (3600, "1h"),
+        (47 * 3600, "47h"),
+        (48 * 3600, "2d"),
+        (400 * 86400, "400d"),
+    ],
+)
+def test_span(seconds: float, text: str) -> None:
+    assert span(seconds) == text
+
+
+@given(st.lists(st.tuples(*[st.text("abc", max_size=9)] * 3), max_size=5))
+def test_columns_begin_where_their_head_does(rows: list[tuple[str, str, str]]) -> None:
+    head, *lines = columns(("ONE", "TWO", "THREE"), rows)
+    for line, row in zip(lines, rows, strict=True):
+        assert line[head.index("TWO") :].startswith(row[1])
+        assert line[head.index("THREE") :] == row[2].rstrip()
