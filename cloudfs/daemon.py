@@ -23,6 +23,7 @@ from cloudfs.config import Bounds
 from cloudfs.errors import CloudError
 from cloudfs.fuse.mount import mount
 from cloudfs.kernel.bell import Log
+from cloudfs.kernel.cloud import Cloud
 from cloudfs.kernel.machine import Machine
 from cloudfs.kernel.object import Object
 from cloudfs.kernel.objects import Objects
@@ -31,12 +32,8 @@ from cloudfs.node.host import RealHost
 from cloudfs.node.metrics import Metrics
 from cloudfs.tree import idmap
 from cloudfs.tree.api import Node
-from cloudfs.tree.inner import InnerSpaces
-from cloudfs.tree.nodes import nodes
-from cloudfs.tree.proc import Proc
-from cloudfs.tree.root import root
+from cloudfs.tree.build import build
 from cloudfs.tree.space import ErrLog, Space
-from cloudfs.tree.view import views
 from cloudfs.who import Who
 from cloudfs.wire.listen import listen
 from cloudfs.wire.server import Server
@@ -89,15 +86,16 @@ class Daemon:
             attributes=self.machine.attributes,
             cloud=self._cloud,
         )
-        self.root = self._tree()
+        self.cloud = Cloud(self.machine, self.objects)
+        self.trees = build(
+            self.cloud, events, self.errors, self.trace, self.reach, self._summary, self._shown
+        )
 
-    def _tree(self) -> Node:
-        proc = Proc(self.objects, lambda: self.machine.price)
-        inner = InnerSpaces(self.objects, self.errors, self._shown)
-        parts = [proc.proc(), nodes(self.machine, proc, self.trace), views(proc)]
-        tree = root(self.objects.events, self.owner, parts, [inner])
-        inner.serve(tree)
-        return tree
+    async def reach(self, node: str, who: Who, seconds: float) -> Node:
+        raise CloudError("unreachable", f"node {node} cannot be reached")
+
+    def _summary(self, cluster: str) -> str:
+        return ""
 
     def _cloud(self, id: str) -> str:
         """The directory that the sandbox of an object shows at /cloud, or ""."""
@@ -118,7 +116,7 @@ class Daemon:
 
     def make_space(self, who: Who) -> Space:
         """The name space of a new session."""
-        return Space(self.root, self.errors)
+        return Space(self.trees.root, self.errors)
 
     async def serve(self, task_status: trio.TaskStatus[Any] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve until cancelled; objects live on."""
@@ -135,7 +133,7 @@ class Daemon:
             if settings.trace:
                 nursery.start_soon(self._print_trace)
             if settings.mount is not None:
-                space = Space(self.root, self.errors, self.owner)
+                space = Space(self.trees.root, self.errors, self.owner)
                 await nursery.start(partial(mount, space, settings.mount, who_of=self.who_of))
                 nursery.start_soon(self.objects.show_again)
             self.machine.events.add("up", node=settings.node, version=cloudfs.__version__)

@@ -5,6 +5,9 @@ This table is all there is to it; `docs/` and `/cloud/proc/help` print it.
 
 from __future__ import annotations
 
+import signal as signals
+
+from cloudfs import ndb
 from cloudfs.errors import CloudError
 from cloudfs.node.api import Exit
 
@@ -57,6 +60,21 @@ def after(state: str, event: str) -> str:
         raise CloudError(
             "busy", f"it is {state}, so {event} does nothing", f"what fits: {hint}" if hint else ""
         ) from None
+
+
+def signal_name(number: int | None) -> str:
+    """KILL for 9; "" for none."""
+    try:
+        return signals.Signals(number).name[3:] if number else ""
+    except ValueError:
+        return str(number)
+
+
+def ended_how(end: Exit | None) -> str:
+    """The exit code, or the name of the signal, or ""."""
+    if end is None:
+        return ""
+    return signal_name(end.signal) or ndb.show(end.code)
 
 
 def restart_pause(policy: str, end: Exit, asked: bool, pause: float) -> float | None:

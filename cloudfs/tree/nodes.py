@@ -1,4 +1,4 @@
-"""/cloud/nodes: every machine of the cloud, which is this one."""
+"""This machine's directory in /cloud/nodes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from cloudfs.kernel.bell import Log as KernelLog
 from cloudfs.kernel.machine import Machine
 from cloudfs.kernel.verb import Verb, find, help_of, table
 from cloudfs.tree import numbers
-from cloudfs.tree.api import Cues, Handle, Node
+from cloudfs.tree.api import Cues, Handle
 from cloudfs.tree.files import Ctl, Log, Row, Value
 from cloudfs.tree.handles import Following, Text
 from cloudfs.tree.proc import Proc
@@ -44,22 +44,17 @@ class Tape(Protocol):
     def subscribe(self) -> Feed: ...
 
 
-def nodes(machine: Machine, proc: Proc, tape: Tape) -> Node:
-    """/cloud/nodes, with this node's directory."""
-    owner = machine.owner
-    inside = proc.directory("proc", numbers.NODE_PROC, (), "The objects that run on this node.")
-    self = TableDir(
+def own(machine: Machine, proc: Proc, tape: Tape) -> TableDir:
+    """This node's own directory, which others see as /cloud/nodes/NAME."""
+    return TableDir(
         machine.name,
         (*TABLE, Trace(tape)),
         machine,
         numbers.SELF,
-        owner,
+        machine.owner,
         lambda: machine.changed,
-        [inside],
+        [proc.own()],
         NODE_DOC + help_of(VERBS.values()),
-    )
-    return TableDir(
-        "nodes", (), machine, numbers.NODES, owner, lambda: machine.changed, [self], DOC
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,8 +13,8 @@ from cloudfs.kernel.objects import Objects
 from cloudfs.kernel.verb import help_of
 from cloudfs.node.api import Usage
 from cloudfs.tree import numbers
-from cloudfs.tree.api import Node, Wait
-from cloudfs.tree.files import Blocking, Clone, Ctl, Log, Pipe, Row, Stream, Value
+from cloudfs.tree.api import Wait
+from cloudfs.tree.files import Blocking, Ctl, Log, Pipe, Row, Stream, Value
 from cloudfs.tree.space import Attach
 from cloudfs.tree.table import LiveDir, TableDir
 
@@ -35,21 +34,6 @@ DOC += "".join(
 )
 
 OBJECT_DOC = "One object.  Verbs of ctl:\n" + help_of(verbs.OBJECT.values())
-
-
-def signal_name(number: int | None) -> str:
-    """KILL for 9; "" for none."""
-    try:
-        return signal.Signals(number).name[3:] if number else ""
-    except ValueError:
-        return str(number)
-
-
-def ended_how(made: Object) -> str:
-    """The exit code, or the name of the signal, or ""."""
-    if made.exit is None:
-        return ""
-    return signal_name(made.exit.signal) or ndb.show(made.exit.code)
 
 
 class Proc:
@@ -80,28 +64,23 @@ class Proc:
             )
         return found
 
-    def directory(self, name: str, number: int, rows: tuple[Row, ...], doc: str) -> LiveDir:
-        """A directory of all objects, with rows of its own."""
+    def own(self) -> LiveDir:
+        """The objects of this node: proc in its own directory."""
         objects = self.objects
         return LiveDir(
-            name,
-            rows,
+            "proc",
+            (),
             objects,
-            number,
+            numbers.NODE_PROC,
             objects.owner,
             lambda: objects.changed,
-            find=lambda id, at: self.dir_of(objects.get(id, at.who)),
+            find=lambda id, at, cues: self.dir_of(objects.get(id, at.who)),
             every=lambda: {id: self.dir_of(made) for id, made in objects.all.items()},
             version=lambda: objects.version,
-            doc=doc,
+            doc="The objects that run on this node.",
         )
 
-    def proc(self) -> Node:
-        """/cloud/proc itself."""
-        rows = (Clone("clone", 0o444, self._clone),)
-        return self.directory("proc", numbers.PROC, rows, DOC)
-
-    def _clone(self, objects: Objects, at: Attach) -> str:
+    def clone(self, objects: Objects, at: Attach) -> str:
         """A new object's id, the reader's.  It goes when its session ends or after a
         minute, unless exec comes."""
         return objects.promise(at.who, at.space, at.space.lines())
@@ -164,7 +143,7 @@ class Proc:
             "started": round(made.started, 3) if made.started else "",
             "cpu": round(used.user + used.sys, 3),
             "mem": used.mem,
-            "exit": ended_how(made),
+            "exit": lifecycle.ended_how(made.exit),
             "why": made.why,
         }
         return ndb.record(pairs) + "\n"
@@ -210,7 +189,7 @@ def _wait(made: Object, at: Attach) -> str:
     pairs = {
         "pid": end.pid,
         "code": end.code,
-        "signal": signal_name(end.signal),
+        "signal": lifecycle.signal_name(end.signal),
         "user": end.user,
         "sys": end.sys,
         "real": end.real,

@@ -18,6 +18,7 @@ from cloudfs.errors import CloudError
 from cloudfs.tree.api import DMDIR, Cues, DirHandle, Entries, Handle, Node, Stat, Wait
 from cloudfs.tree.files import Row, Value
 from cloudfs.tree.space import Attach
+from cloudfs.wait import then
 
 
 class File(Node):
@@ -79,7 +80,10 @@ class TableDir(Node):
     def stat(self) -> Stat:
         return Stat(self.name, self.qid, self.mode, 0, self.changed(), self.uid, self.gid)
 
-    def walk(self, name: str, at: Attach, cues: Cues) -> Node:
+    def walk(self, name: str, at: Attach, cues: Cues) -> Node | Wait[Node]:
+        return self._row(name)
+
+    def _row(self, name: str) -> Node:
         found = self._made.get(name)
         return self._make(name) if found is None else found
 
@@ -93,19 +97,20 @@ class TableDir(Node):
         made = self._made[name] = File(row, self.subject, number, self.uid, self.changed)
         return made
 
-    def open(self, mode: int, at: Attach, cues: Cues) -> Handle:
+    def open(self, mode: int, at: Attach, cues: Cues) -> Handle | Wait[Handle]:
         if self._entries is None:
             for name in self._rows:
-                self.walk(name, at, cues)
+                self._row(name)
             self._entries = Entries(dict(sorted(self._made.items())))
         return DirHandle(self._entries)
 
 
 class LiveDir(TableDir):
-    """A table with more files that come and go: `find(name, at)` gives one or raises,
-    `every()` all of them, `version()` changes whenever that would give others."""
+    """A table with more files that come and go: `find(name, at, cues)` gives one or raises,
+    `every()` all of them, `version()` changes whenever that would give others.  Before a
+    listing `refresh(cues)` may have to hear from other nodes."""
 
-    __slots__ = ("_seen", "every", "find", "version")
+    __slots__ = ("_seen", "every", "find", "refresh", "version")
 
     def __init__(
         self,
@@ -116,24 +121,29 @@ class LiveDir(TableDir):
         uid: str,
         changed: Callable[[], float],
         *,
-        find: Callable[[str, Attach], Node],
+        find: Callable[[str, Attach, Cues], Node | Wait[Node]],
         every: Callable[[], dict[str, Node]],
         version: Callable[[], object],
+        refresh: Callable[[Cues], Wait[Any] | None] = lambda cues: None,
         doc: str = "",
     ) -> None:
         super().__init__(name, rows, subject, number, uid, changed, (), doc)
         self.find = find
         self.every = every
         self.version = version
+        self.refresh = refresh
         self._seen: object = None
 
-    def walk(self, name: str, at: Attach, cues: Cues) -> Node:
-        return super().walk(name, at, cues) if name in self._rows else self.find(name, at)
+    def walk(self, name: str, at: Attach, cues: Cues) -> Node | Wait[Node]:
+        return self._row(name) if name in self._rows else self.find(name, at, cues)
 
-    def open(self, mode: int, at: Attach, cues: Cues) -> Handle:
+    def open(self, mode: int, at: Attach, cues: Cues) -> Handle | Wait[Handle]:
+        return then(self.refresh(cues), lambda _: self._open())
+
+    def _open(self) -> Handle:
         now = self.version()
         if self._entries is None or self._seen != now:
-            nodes = {name: super(LiveDir, self).walk(name, at, cues) for name in self._rows}
+            nodes = {name: self._row(name) for name in self._rows}
             self._entries, self._seen = Entries(nodes | self.every()), now
         return DirHandle(self._entries)
 

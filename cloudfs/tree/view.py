@@ -1,14 +1,16 @@
-"""/cloud/view: the same objects, arranged by user, application, state and label."""
+"""/cloud/view: the same objects, arranged by node, application, user, cluster, state, label."""
 
 from __future__ import annotations
 
+from functools import partial
+
 from cloudfs.errors import CloudError
-from cloudfs.kernel.objects import VIEWS, Objects
+from cloudfs.kernel.catalog import VIEWS
 from cloudfs.tree import numbers
-from cloudfs.tree.api import Node
-from cloudfs.tree.proc import Proc
+from cloudfs.tree.api import Cues, Node
 from cloudfs.tree.space import Attach
 from cloudfs.tree.table import LiveDir, TableDir
+from cloudfs.tree.whole import Whole
 
 DOC = """\
 The same objects in other arrangements.  To see one of them as /cloud/proc:
@@ -17,73 +19,73 @@ The same objects in other arrangements.  To see one of them as /cloud/proc:
 """
 
 
-def views(proc: Proc) -> Node:
+def views(whole: Whole) -> Node:
     """/cloud/view: a directory for each arrangement."""
-    objects = proc.objects
+    catalog = whole.cloud.catalog
     return TableDir(
         "view",
         (),
-        objects,
+        catalog,
         numbers.VIEW,
-        objects.owner,
-        lambda: objects.changed,
-        more=[_view(proc, what) for what in VIEWS],
+        whole.cloud.machine.owner,
+        lambda: catalog.changed,
+        more=[_view(whole, what) for what in VIEWS],
         doc=DOC + "".join(f"\nby-{what}/" for what in VIEWS),
     )
 
 
-def _view(proc: Proc, what: str) -> Node:
+def _view(whole: Whole, what: str) -> Node:
     """by-WHAT: a directory for each value that some object has."""
-    objects = proc.objects
+    catalog = whole.cloud.catalog
     name = f"by-{what}"
     groups: dict[str, LiveDir] = {}
 
     def group(value: str) -> Node:
         if value not in groups:
-            if len(groups) > 2 * len(objects.index[what]) + 64:
+            if len(groups) > 1024:
                 groups.clear()
-            groups[value] = _group(proc, what, value)
+            groups[value] = _group(whole, what, value)
         return groups[value]
 
-    def find(value: str, at: Attach) -> Node:
-        if value not in objects.index[what]:
+    def find(value: str, at: Attach, cues: Cues) -> Node:
+        if not catalog.holds(what, value):
             raise CloudError("absent", f"no object has {what} {value[:64]}")
         return group(value)
 
     return LiveDir(
         name,
         (),
-        objects,
+        catalog,
         numbers.named("view", name),
-        objects.owner,
-        lambda: objects.changed,
+        whole.cloud.machine.owner,
+        lambda: catalog.changed,
         find=find,
-        every=lambda: {value: group(value) for value in sorted(objects.index[what])},
-        version=lambda: objects.moves,
+        every=lambda: {value: group(value) for value in catalog.values(what)},
+        version=lambda: catalog.version,
+        refresh=partial(whole.refresh, "objects"),
         doc=f"A directory for each {what} of an object.",
     )
 
 
-def _group(proc: Proc, what: str, value: str) -> LiveDir:
-    objects: Objects = proc.objects
+def _group(whole: Whole, what: str, value: str) -> LiveDir:
+    catalog = whole.cloud.catalog
 
-    def find(id: str, at: Attach) -> Node:
-        made = objects.index[what].get(value, {}).get(id)
+    def find(id: str, at: Attach, cues: Cues) -> Node:
+        made = catalog.member(what, value, id)
         if made is None:
             raise CloudError("absent", f"no object {id[:32]} has {what} {value}")
-        return proc.dir_of(made)
+        return whole.dir_of(made)
 
     return LiveDir(
         value,
         (),
-        objects,
+        catalog,
         numbers.named("view", what, value),
-        objects.owner,
-        lambda: objects.changed,
+        whole.cloud.machine.owner,
+        lambda: catalog.changed,
         find=find,
-        every=lambda: {
-            id: proc.dir_of(made) for id, made in objects.index[what].get(value, {}).items()
-        },
-        version=lambda: objects.moves,
+        every=lambda: {id: whole.dir_of(made) for id, made in catalog.group(what, value).items()},
+        version=lambda: catalog.version,
+        refresh=partial(whole.refresh, "objects"),
         doc=f"The objects that have this {what}.",
     )

@@ -8,6 +8,7 @@ import trio.testing
 
 from cloudfs import ndb
 from cloudfs.errors import CloudError
+from cloudfs.kernel import cloud as kernel
 from cloudfs.kernel import lifecycle
 from cloudfs.kernel.bell import Log
 from cloudfs.kernel.machine import Machine
@@ -16,12 +17,8 @@ from cloudfs.kernel.records import Records
 from cloudfs.node.metrics import Metrics
 from cloudfs.node.twin import Twin
 from cloudfs.tree.api import DMDIR, OREAD, OWRITE, DirHandle, Wait, Who
-from cloudfs.tree.inner import InnerSpaces
-from cloudfs.tree.nodes import nodes
-from cloudfs.tree.proc import Proc
-from cloudfs.tree.root import root
+from cloudfs.tree.build import build
 from cloudfs.tree.space import ErrLog, Space, settle, split
-from cloudfs.tree.view import views
 from cloudfs.wire.trace import Trace
 
 ANN, BOB = Who("ann", 1001), Who("bob", 1002)
@@ -36,13 +33,21 @@ class Cloud:
         events = Log(100)
         self.machine = Machine("n1", "paris", "ann", Metrics(path), self.records, events)
         self.objects = Objects(self.twin, self.records, path, "n1", "ann", events=events)
-        proc = Proc(self.objects, lambda: self.machine.price)
         self.errors = ErrLog(clock=lambda: 0.0)
-        inner = InnerSpaces(self.objects, self.errors, lambda made: {made.user: "#7"})
-        parts = [proc.proc(), nodes(self.machine, proc, Trace()), views(proc)]
-        self.root = root(events, "ann", parts, [inner])
-        inner.serve(self.root)
+        self.cloud = kernel.Cloud(self.machine, self.objects)
+        self.root = build(
+            self.cloud,
+            events,
+            self.errors,
+            Trace(),
+            self.reach,
+            lambda cluster: "",
+            lambda made: {made.user: "#7"},
+        ).root
         self.spaces = {}
+
+    async def reach(self, node, who, seconds):
+        raise CloudError("unreachable", f"{node} is far")
 
     def at(self, who):
         if who not in self.spaces:
@@ -210,7 +215,9 @@ async def test_the_manual_shows_the_life_of_an_object(autojump_clock, cloud):
 async def test_views_and_bind(autojump_clock, cloud):
     web = await cloud.run("sleep 9", "app web")
     other = await cloud.run("sleep 9")
-    assert cloud.ls("/cloud/view") == ["by-app", "by-label", "by-state", "by-user"]
+    assert cloud.ls("/cloud/view") == [
+        *("by-app", "by-cluster", "by-label", "by-node", "by-state", "by-user")
+    ]
     assert cloud.ls("/cloud/view/by-app") == ["web"]
     assert cloud.ls("/cloud/view/by-app/web") == [web]
     assert sorted(cloud.ls("/cloud/view/by-state/running")) == sorted([web, other])

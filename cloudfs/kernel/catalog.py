@@ -1,0 +1,196 @@
+"""What this node knows of the objects that others run, and all objects in arrangements.
+
+Only the node that runs an object speaks for it (DESIGN §3.6).  What it tells is kept
+here as it came, one record an object; while nobody hears that node, its objects are
+shown as lost.  Pure: no clock but the caller's, no I/O.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+
+from cloudfs import ndb
+from cloudfs.kernel import lifecycle
+from cloudfs.kernel.object import Object
+from cloudfs.kernel.objects import Objects
+
+VIEWS = ("node", "app", "user", "cluster", "state", "label")
+MAX_SEEN = 1 << 18  # objects of other nodes that are kept
+TOLD = ("id", "state", "user", "app", "runtime", "pid", "started", "exit", "why")
+
+Key = tuple[str, str]  # an arrangement and a value in it
+
+
+class Seen:
+    """An object of another node, as that node told of it last.
+
+    told: its record's attributes; lost: whether its node is not heard of any more.
+    """
+
+    __slots__ = ("id", "keys", "labels", "lost", "node", "told", "user")
+
+    def __init__(self, node: str, told: dict[str, str]) -> None:
+        self.id = told["id"]
+        self.user = told.get("user", "none")
+        self.node = node
+        self.told = {name: told.get(name, "") for name in TOLD}
+        self.labels = {k[6:]: v for k, v in told.items() if k.startswith("label.")}
+        self.lost = False
+        self.keys: set[Key] = set()
+
+    @property
+    def state(self) -> str:
+        return "lost" if self.lost and self.told["state"] != "exited" else self.told["state"]
+
+    def status(self, age: float) -> str:
+        """Its status as far as it is known here, and how many seconds ago that was."""
+        known = {**self.told, "state": self.state, "node": self.node, "age": round(age, 1)}
+        order = ("id", "state", "node", "user", "app", "runtime", "pid", "started", "exit", "why")
+        return ndb.record([*((name, known[name]) for name in order), ("age", known["age"])]) + "\n"
+
+
+def summary(made: Object) -> str:
+    """What a node tells others of an object of its own: a record without its newline."""
+    pairs: dict[str, object] = {
+        "id": made.id,
+        "state": made.state,
+        "user": made.user,
+        "app": made.app,
+        "runtime": made.runtime,
+        "pid": made.running.pid if made.running else "",
+        "started": round(made.started, 3) if made.started else "",
+        "exit": lifecycle.ended_how(made.exit),
+        "why": made.why[:200],
+    }
+    pairs.update((f"label.{name}", value) for name, value in made.labels.items())
+    return ndb.record(pairs)
+
+
+class Catalog:
+    """All objects: those of this node (`objects`) and those that others told of.
+
+    `cluster_of(node)` names a node's cluster, "" where that is not known.
+    """
+
+    def __init__(self, objects: Objects, cluster_of: Callable[[str], str]) -> None:
+        self.objects = objects
+        self.seen: dict[str, Seen] = {}
+        self.changed = time.time()
+        self._cluster_of = cluster_of
+        self._moves = 0
+        self._index: dict[str, dict[str, dict[str, Seen]]] = {view: {} for view in VIEWS}
+
+    @property
+    def version(self) -> tuple[int, int, int]:
+        """Changes whenever a listing of an arrangement would."""
+        return self._moves, self.objects.version, self.objects.moves
+
+    @property
+    def comings(self) -> tuple[int, int]:
+        """Changes whenever a listing of all objects would."""
+        return self._moves, self.objects.version
+
+    # --- hearing ----------------------------------------------------------------------
+
+    def put(self, node: str, record: str) -> None:
+        """A node tells of an object of its own.  Raises CloudError or KeyError for what is
+        no such record; the caller drops it."""
+        told = ndb.parse(record)
+        if node == self.objects.node:
+            return
+        old = self.seen.get(told["id"])
+        if old is None and len(self.seen) >= MAX_SEEN:
+            return
+        new = Seen(node, told)
+        if old is not None:
+            if old.node == node and old.told == new.told and old.labels == new.labels:
+                return
+            self._move(old, set())
+        self.seen[new.id] = new
+        self._move(new, self._keys(new))
+
+    def drop(self, node: str, id: str) -> None:
+        """A node tells that an object of its own is gone."""
+        found = self.seen.get(id)
+        if found is not None and found.node == node:
+            del self.seen[id]
+            self._move(found, set())
+
+    def node_is(self, node: str, state: str) -> None:
+        """A node's state as membership has it: its objects are lost while it is gone, and
+        forgotten once it has left."""
+        for found in list(self._index["node"].get(node, {}).values()):
+            if state == "left":
+                self.drop(node, found.id)
+            elif found.lost != (state == "gone"):
+                found.lost = state == "gone"
+                self._move(found, self._keys(found))
+
+    # --- looking ----------------------------------------------------------------------
+
+    def find(self, id: str) -> Seen | None:
+        """An object of another node; one of our own is not here."""
+        found = self.seen.get(id)
+        return None if found is None or id in self.objects.all else found
+
+    def others(self) -> Iterator[Seen]:
+        """Every object of another node."""
+        return (found for id, found in self.seen.items() if id not in self.objects.all)
+
+    def values(self, view: str) -> list[str]:
+        """The values that some object has in an arrangement, sorted."""
+        return sorted(self._index[view].keys() | self._own(view).keys())
+
+    def holds(self, view: str, value: str) -> bool:
+        return value in self._index[view] or value in self._own(view)
+
+    def group(self, view: str, value: str) -> dict[str, Object | Seen]:
+        """The objects that have a value in an arrangement, by id."""
+        found: dict[str, Object | Seen] = {
+            id: seen
+            for id, seen in self._index[view].get(value, {}).items()
+            if id not in self.objects.all
+        }
+        found.update(self._own(view).get(value, {}))
+        return found
+
+    def member(self, view: str, value: str, id: str) -> Object | Seen | None:
+        """The object of that id if it has a value in an arrangement."""
+        found = self._own(view).get(value, {}).get(id)
+        if found is not None or id in self.objects.all:
+            return found
+        return self._index[view].get(value, {}).get(id)
+
+    def _own(self, view: str) -> dict[str, dict[str, Object]]:
+        if view in self.objects.index:
+            return self.objects.index[view]
+        name = self.objects.node if view == "node" else self._cluster_of(self.objects.node)
+        return {name: self.objects.all} if self.objects.all else {}
+
+    def _keys(self, seen: Seen) -> set[Key]:
+        keys = {("node", seen.node), ("user", seen.user), ("state", seen.state)}
+        cluster = self._cluster_of(seen.node)
+        if cluster:
+            keys.add(("cluster", cluster))
+        if seen.told["app"]:
+            keys.add(("app", seen.told["app"]))
+        keys |= {("label", f"{name}={value}") for name, value in seen.labels.items()}
+        return {key for key in keys if usable(key[1])}
+
+    def _move(self, seen: Seen, keys: set[Key]) -> None:
+        self._moves += 1
+        self.changed = time.time()
+        for view, value in seen.keys - keys:
+            group = self._index[view][value]
+            del group[seen.id]
+            if not group:
+                del self._index[view][value]
+        for view, value in keys - seen.keys:
+            self._index[view].setdefault(value, {})[seen.id] = seen
+        seen.keys = keys
+
+
+def usable(name: str) -> bool:
+    """Whether a word of another node may be a file name here."""
+    return bool(name) and len(name) <= 129 and "/" not in name and name[0] != "."

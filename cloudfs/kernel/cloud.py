@@ -1,0 +1,204 @@
+"""The cloud as this node knows it: its nodes, where objects are, and whom to ask.
+
+Of the nodes of its own zone a node hears by itself; what lies beyond is asked for when
+somebody looks, through the zones' delegates (kernel/router.py), and kept with its age.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass, field
+
+from cloudfs import ndb
+from cloudfs.errors import CloudError
+from cloudfs.kernel.catalog import Catalog, Seen, summary, usable
+from cloudfs.kernel.machine import Machine
+from cloudfs.kernel.object import Object
+from cloudfs.kernel.objects import Objects
+
+STALE = 1.0  # seconds for which what was asked of other zones is not asked again
+FORGET = 86400.0  # seconds after which a node that nobody hears of is forgotten
+STATES = {
+    "alive": "it is heard of",
+    "suspect": "nothing was heard of it for some seconds",
+    "gone": "it is taken for dead; its objects are shown as lost",
+    "left": "it said that it leaves the cloud",
+}
+
+Ask = Callable[[str, float], Awaitable[tuple[list[str], bool]]]
+
+
+@dataclass(slots=True)
+class NodeInfo:
+    """Another node, as it was heard of last.  heard: when, on the monotonic clock.
+    told: its record's attributes as text.  near: whether it is of this node's own zone."""
+
+    name: str
+    cluster: str
+    state: str
+    addr: str
+    heard: float
+    near: bool = True
+    told: dict[str, str] = field(default_factory=dict)
+
+    def age(self) -> float:
+        """Seconds since it was heard of."""
+        return max(0.0, time.monotonic() - self.heard)
+
+
+class Cloud:
+    """This node's knowledge of the others.
+
+    `ask(question, seconds)` gathers records from beyond this node's zone, and whether all
+    zones answered; None while the zone is the whole cloud.
+    """
+
+    def __init__(self, machine: Machine, objects: Objects) -> None:
+        self.machine = machine
+        self.objects = objects
+        self.nodes: dict[str, NodeInfo] = {}
+        self.catalog = Catalog(objects, self.cluster_of)
+        self.version = 0  # grows when a node comes, goes or changes its state
+        self.ask: Ask | None = None
+        self._asked: dict[str, float] = {}  # question → when
+
+    # --- nodes --------------------------------------------------------------------------
+
+    def cluster_of(self, node: str) -> str:
+        if node == self.machine.name:
+            return self.machine.cluster
+        found = self.nodes.get(node)
+        return found.cluster if found else ""
+
+    def node(self, name: str) -> NodeInfo | None:
+        return self.nodes.get(name)
+
+    def address_of(self, name: str) -> str | None:
+        """HOST:PORT where a node serves 9P, None if nobody knows."""
+        found = self.nodes.get(name)
+        return found.addr or None if found else None
+
+    def alive(self, name: str) -> bool:
+        """Whether it makes sense to ask a node anything."""
+        found = self.nodes.get(name)
+        return found is not None and found.state in ("alive", "suspect")
+
+    def age_of(self, name: str) -> float:
+        """Seconds since a node was heard of, inf for one that never was."""
+        found = self.nodes.get(name)
+        return found.age() if found else float("inf")
+
+    def hear(self, info: NodeInfo) -> None:
+        """A node's record or state has come."""
+        if info.name == self.machine.name or not usable(info.name):
+            return
+        old = self.nodes.get(info.name)
+        self.nodes[info.name] = info
+        if old is None or (old.state, old.cluster) != (info.state, info.cluster):
+            self.version += 1
+            self.catalog.node_is(info.name, info.state)
+
+    def forget(self, name: str) -> None:
+        """A node that left, or that nobody heard of for long."""
+        if self.nodes.pop(name, None) is not None:
+            self.version += 1
+            self.catalog.node_is(name, "left")
+
+    def clusters(self) -> dict[str, list[str]]:
+        """The names of the nodes of each cluster, this one's first."""
+        found: dict[str, list[str]] = {self.machine.cluster: [self.machine.name]}
+        for info in self.nodes.values():
+            found.setdefault(info.cluster, []).append(info.name)
+        return found
+
+    def attributes(self) -> dict[str, dict[str, object]]:
+        """What placement goes by: the attributes of every node that may take objects, with
+        age= in seconds; this node's are of now."""
+        found: dict[str, dict[str, object]] = {self.machine.name: {**self.machine.attributes()}}
+        found[self.machine.name]["age"] = 0.0
+        for info in self.nodes.values():
+            if info.state == "alive":
+                found[info.name] = {**info.told, "cluster": info.cluster, "age": info.age()}
+        return found
+
+    # --- questions of other zones ----------------------------------------------------------
+
+    def answer(self, question: str) -> list[str]:
+        """The records that this node has for a question that another zone asks: of its own
+        zone, itself included.
+
+        Questions: nodes, node NAME, objects, object ID.
+        """
+        kind, _, name = question.partition(" ")
+        if kind == "nodes":
+            return [self._told_of_self(), *map(_told_of, self._near())]
+        if kind == "node":
+            if name == self.machine.name:
+                return [self._told_of_self()]
+            return [_told_of(info) for info in self._near() if info.name == name]
+        if kind == "objects":
+            return [self._told(made) for made in self._all()]
+        if kind == "object":
+            found: Object | Seen | None = self.objects.all.get(name) or self.catalog.find(name)
+            return [self._told(found)] if found is not None else []
+        raise CloudError("bad", f"no question {kind!r}")
+
+    def take(self, record: str) -> None:
+        """A record that answers a question.  Raises CloudError or KeyError where it is none."""
+        pairs = ndb.parse(record)
+        age = float(pairs.pop("age", "0"))
+        if "addr" in pairs:
+            self._take_node(pairs, age)
+        else:
+            self.catalog.put(pairs.pop("node"), ndb.record(pairs))
+
+    def _take_node(self, pairs: dict[str, str], age: float) -> None:
+        name, heard = pairs["name"], time.monotonic() - age
+        known = self.nodes.get(name)
+        if known is None or known.heard < heard:
+            near = known is not None and known.near
+            self.hear(
+                NodeInfo(name, pairs["cluster"], pairs["state"], pairs["addr"], heard, near, pairs)
+            )
+
+    async def refresh(self, question: str, seconds: float) -> bool:
+        """Ask beyond this zone; whether everybody answered.  What was asked a moment ago is
+        not asked again."""
+        now = time.monotonic()
+        if self.ask is None or now - self._asked.get(question, -STALE) < STALE:
+            return True
+        if len(self._asked) > 1024:
+            self._asked = {q: t for q, t in self._asked.items() if now - t < STALE}
+        self._asked[question] = now
+        records, whole = await self.ask(question, seconds)
+        for record in records:
+            try:
+                self.take(record)
+            except (CloudError, KeyError, ValueError):
+                continue  # another node's mistake is not our caller's
+        return whole
+
+    def _near(self) -> Iterable[NodeInfo]:
+        return (info for info in self.nodes.values() if info.near)
+
+    def _all(self) -> Iterable[Object | Seen]:
+        yield from (made for made in self.objects.all.values() if made.state != "new")
+        near = {info.name for info in self._near()}
+        yield from (seen for seen in self.catalog.others() if seen.node in near)
+
+    def _told(self, found: Object | Seen) -> str:
+        if isinstance(found, Object):
+            return f"{summary(found)} node={self.machine.name} age=0"
+        labels = {f"label.{name}": value for name, value in found.labels.items()}
+        return ndb.record({**found.told, **labels, "node": found.node, "age": 0})
+
+    def _told_of_self(self) -> str:
+        machine = self.machine
+        pairs = {**machine.attributes(), "name": machine.name, "state": "alive", "age": 0.0}
+        return ndb.record({**pairs, "cluster": machine.cluster, "addr": machine.public})
+
+
+def _told_of(info: NodeInfo) -> str:
+    pairs: dict[str, object] = {**info.told, "name": info.name, "state": info.state}
+    return ndb.record({**pairs, "cluster": info.cluster, "addr": info.addr, "age": info.age()})

@@ -1,0 +1,53 @@
+"""The whole tree of a node, put together from its directories."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from cloudfs.kernel.bell import Log
+from cloudfs.kernel.cloud import Cloud
+from cloudfs.kernel.object import Object
+from cloudfs.tree import nodes
+from cloudfs.tree.api import Node
+from cloudfs.tree.far import Reach
+from cloudfs.tree.inner import InnerSpaces
+from cloudfs.tree.nodes import Tape
+from cloudfs.tree.proc import Proc
+from cloudfs.tree.root import root
+from cloudfs.tree.space import ErrLog
+from cloudfs.tree.view import views
+from cloudfs.tree.whole import Whole
+
+
+@dataclass(slots=True)
+class Trees:
+    """root: /cloud.  own: what other nodes see as /cloud/nodes/NAME; nothing far is in it."""
+
+    root: Node
+    own: Node
+
+
+def build(
+    cloud: Cloud,
+    events: Log,
+    errors: ErrLog,
+    tape: Tape,
+    reach: Reach,
+    summary: Callable[[str], str],
+    shown: Callable[[Object], dict[str, str]],
+) -> Trees:
+    """The trees of a node.
+
+    events: of the whole cloud.  reach, summary: see tree/far.py and tree/whole.py.
+    shown(object): names of users as the object's sandbox is to see them.
+    """
+    machine = cloud.machine
+    proc = Proc(cloud.objects, lambda: machine.price)
+    own = nodes.own(machine, proc, tape)
+    whole = Whole(proc, own, cloud, reach, summary)
+    inner = InnerSpaces(cloud.objects, errors, shown)
+    parts = [whole.proc(), whole.nodes(), whole.clusters(), views(whole)]
+    tree = root(events, machine.owner, parts, [inner])
+    inner.serve(tree)
+    return Trees(tree, own)

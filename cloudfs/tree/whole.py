@@ -1,0 +1,306 @@
+"""The whole cloud in directories: /cloud/proc, /cloud/nodes, /cloud/clusters.
+
+What this node has is in tables of its own (tree/proc.py, tree/nodes.py); what others have
+stands beside it as far directories (tree/far.py).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from cloudfs import ndb
+from cloudfs.errors import CloudError
+from cloudfs.kernel.catalog import Seen, usable
+from cloudfs.kernel.cloud import Cloud, NodeInfo
+from cloudfs.kernel.object import Object
+from cloudfs.tree import far, numbers
+from cloudfs.tree.api import Cues, Node, Wait
+from cloudfs.tree.far import Far, Reach
+from cloudfs.tree.files import Clone, Value
+from cloudfs.tree.nodes import DOC as NODES_DOC
+from cloudfs.tree.proc import DOC as PROC_DOC
+from cloudfs.tree.proc import Proc
+from cloudfs.tree.space import Attach
+from cloudfs.tree.table import LiveDir, TableDir
+
+_ID = re.compile(r"[a-z2-7]{16}")
+
+CLUSTERS_DOC = """\
+The clusters of the cloud, each with what its nodes have in sum, and the nodes.
+"""
+
+
+class Whole:
+    """The directories of a cloud's objects, nodes and clusters.
+
+    own: this node's directory.  summary(cluster): what is known of all its nodes together,
+    one record a line.
+    """
+
+    def __init__(
+        self,
+        proc: Proc,
+        own: Node,
+        cloud: Cloud,
+        reach: Reach,
+        summary: Callable[[str], str],
+    ) -> None:
+        self.cloud = cloud
+        self._proc = proc
+        self._own = own
+        self._reach = reach
+        self._summary = summary
+        self._far_objects: dict[str, _FarObject] = {}
+        self._far_nodes: dict[str, Far] = {}
+        self._clusters: dict[str, Node] = {}
+
+    # --- objects ----------------------------------------------------------------------------
+
+    def dir_of(self, found: Object | Seen) -> Node:
+        """The directory of an object, wherever it runs."""
+        return self._proc.dir_of(found) if isinstance(found, Object) else self._far(found)
+
+    def _far(self, seen: Seen) -> Far:
+        known = self._far_objects.get(seen.id)
+        if known is None or known.of is not seen:
+            if len(self._far_objects) > 2 * len(self.cloud.catalog.seen) + 64:
+                self._far_objects.clear()
+            known = self._far_objects[seen.id] = _FarObject(seen, self.cloud, self._reach)
+        return known
+
+    def find(self, id: str, at: Attach, cues: Cues) -> Node | Wait[Node]:
+        """The directory of the object of that id as at may see it."""
+        node = self._known(id, at)
+        if node is not None:
+            return node
+        if self.cloud.ask is None or not _ID.fullmatch(id):
+            raise _no_object(id)
+
+        async def ask() -> Node:
+            await self.cloud.refresh(f"object {id}", cues.max_time)
+            found = self._known(id, at)
+            if found is None:
+                raise _no_object(id)
+            return found
+
+        return Wait(ask)
+
+    def _known(self, id: str, at: Attach) -> Node | None:
+        seen = self.cloud.catalog.find(id)
+        if seen is not None:
+            return self._far(seen)
+        try:
+            return self._proc.dir_of(self._proc.objects.get(id, at.who))
+        except CloudError as error:
+            if error.kind != "absent":
+                raise
+            return None
+
+    def every(self) -> dict[str, Node]:
+        """The directories of all objects that are known."""
+        nodes: dict[str, Node] = {
+            id: self._proc.dir_of(made) for id, made in self._proc.objects.all.items()
+        }
+        nodes.update((seen.id, self._far(seen)) for seen in self.cloud.catalog.others())
+        return nodes
+
+    def refresh(self, question: str, cues: Cues) -> Wait[Any] | None:
+        """Hear from other zones before a listing, where there are any."""
+        if self.cloud.ask is None:
+            return None
+        return Wait(partial(self.cloud.refresh, question, cues.max_time))
+
+    def proc(self) -> Node:
+        """/cloud/proc: every object, wherever it runs."""
+        objects, catalog = self._proc.objects, self.cloud.catalog
+        return LiveDir(
+            "proc",
+            (Clone("clone", 0o444, self._proc.clone),),
+            objects,
+            numbers.PROC,
+            objects.owner,
+            lambda: max(objects.changed, catalog.changed),
+            find=self.find,
+            every=self.every,
+            version=lambda: catalog.comings,
+            refresh=partial(self.refresh, "objects"),
+            doc=PROC_DOC,
+        )
+
+    # --- nodes ------------------------------------------------------------------------------
+
+    def node_dir(self, name: str) -> Node | None:
+        """The directory of a node that is known."""
+        if name == self.cloud.machine.name:
+            return self._own
+        info = self.cloud.node(name)
+        if info is None:
+            return None
+        known = self._far_nodes.get(name)
+        if known is None:
+            if len(self._far_nodes) > 2 * len(self.cloud.nodes) + 64:
+                self._far_nodes.clear()
+            known = self._far_nodes[name] = Far(
+                name,
+                far.number("nodes", name),
+                self.cloud.machine.owner,
+                self._reach,
+                name,
+                (),
+                partial(self._node_status, name),
+            )
+        return known
+
+    def _node_status(self, name: str) -> str:
+        info = self.cloud.node(name)
+        return node_status(info) if info else ""
+
+    def _find_node(self, name: str, at: Attach, cues: Cues) -> Node | Wait[Node]:
+        node = self.node_dir(name)
+        if node is not None:
+            return node
+        if self.cloud.ask is None or not usable(name):
+            raise _no_node(name)
+
+        async def ask() -> Node:
+            await self.cloud.refresh(f"node {name}", cues.max_time)
+            found = self.node_dir(name)
+            if found is None:
+                raise _no_node(name)
+            return found
+
+        return Wait(ask)
+
+    def _every_node(self) -> dict[str, Node]:
+        return self._nodes_of([self.cloud.machine.name, *self.cloud.nodes])
+
+    def _nodes_of(self, names: list[str]) -> dict[str, Node]:
+        found = ((name, self.node_dir(name)) for name in sorted(names))
+        return {name: node for name, node in found if node is not None}
+
+    def nodes(self) -> Node:
+        """/cloud/nodes: every machine."""
+        machine, cloud = self.cloud.machine, self.cloud
+        return LiveDir(
+            "nodes",
+            (),
+            machine,
+            numbers.NODES,
+            machine.owner,
+            lambda: machine.changed,
+            find=self._find_node,
+            every=self._every_node,
+            version=lambda: cloud.version,
+            refresh=partial(self.refresh, "nodes"),
+            doc=NODES_DOC,
+        )
+
+    # --- clusters -----------------------------------------------------------------------------
+
+    def clusters(self) -> Node:
+        """/cloud/clusters: the nodes by facility."""
+        machine, cloud = self.cloud.machine, self.cloud
+
+        def find(name: str, at: Attach, cues: Cues) -> Node:
+            if name not in cloud.clusters():
+                raise CloudError("absent", f"no cluster {name[:64]}", "see: ls /cloud/clusters")
+            return self._cluster(name)
+
+        return LiveDir(
+            "clusters",
+            (),
+            machine,
+            numbers.CLUSTERS,
+            machine.owner,
+            lambda: machine.changed,
+            find=find,
+            every=lambda: {name: self._cluster(name) for name in sorted(cloud.clusters())},
+            version=lambda: cloud.version,
+            refresh=partial(self.refresh, "nodes"),
+            doc=CLUSTERS_DOC,
+        )
+
+    def _cluster(self, name: str) -> Node:
+        known = self._clusters.get(name)
+        if known is not None:
+            return known
+        machine, cloud = self.cloud.machine, self.cloud
+
+        def find(node: str, at: Attach, cues: Cues) -> Node:
+            found = self.node_dir(node) if cloud.cluster_of(node) == name else None
+            if found is None:
+                raise CloudError("absent", f"cluster {name} has no node {node[:64]}")
+            return found
+
+        def status(cluster: str, at: Attach) -> str:
+            """A line for each number: over how many nodes, and min, mean, max and sum."""
+            return self._summary(cluster)
+
+        inside = LiveDir(
+            "nodes",
+            (),
+            machine,
+            numbers.named("clusters", name, "nodes"),
+            machine.owner,
+            lambda: machine.changed,
+            find=find,
+            every=lambda: self._nodes_of(cloud.clusters().get(name, [])),
+            version=lambda: cloud.version,
+            refresh=partial(self.refresh, "nodes"),
+            doc=f"The nodes of cluster {name}.",
+        )
+        made = self._clusters[name] = TableDir(
+            name,
+            (Value("status", 0o444, status),),
+            name,
+            numbers.named("clusters", name),
+            machine.owner,
+            lambda: machine.changed,
+            [inside],
+            "One cluster.",
+        )
+        return made
+
+
+class _FarObject(Far):
+    """An object of another node."""
+
+    __slots__ = ("of",)
+
+    def __init__(self, seen: Seen, cloud: Cloud, reach: Reach) -> None:
+        super().__init__(
+            seen.id,
+            far.number("proc", seen.id),
+            seen.user,
+            reach,
+            seen.node,
+            ("proc", seen.id),
+            lambda: seen.status(cloud.age_of(seen.node)),
+        )
+        self.of = seen
+
+
+def node_status(info: NodeInfo) -> str:
+    """The status of a node as it is known here."""
+    pairs: dict[str, object] = {
+        "name": info.name,
+        "state": info.state,
+        "cluster": info.cluster,
+        "addr": info.addr,
+        "cpus": info.told.get("cpus", ""),
+        "load": info.told.get("load", ""),
+        "free": info.told.get("mem.free", ""),
+        "age": round(info.age(), 1),
+    }
+    return ndb.record(pairs) + "\n"
+
+
+def _no_object(id: str) -> CloudError:
+    return CloudError("absent", f"there is no object {id[:32]}", "see: ls /cloud/proc")
+
+
+def _no_node(name: str) -> CloudError:
+    return CloudError("absent", f"there is no node {name[:64]}", "see: ls /cloud/nodes")
