@@ -37,6 +37,11 @@ def socket_path(state: Path | None = None) -> Path:
     return (state or state_dir()) / "sock"
 
 
+def private(path: str, flags: int) -> int:
+    """An opener of files that nobody else may read."""
+    return os.open(path, flags, 0o600)
+
+
 def node_name(given: str = "") -> str:
     """The node's name: what is given, else the host's; a DNS label in lower case."""
     name = given or re.sub(r"[^a-z0-9-]+", "-", socket.gethostname().split(".")[0].lower())

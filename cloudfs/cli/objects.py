@@ -38,22 +38,25 @@ def ps(options: Options, every: bool, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps([typed(record) for record in found], indent=1))
         return
-    head = ("ID", "STATE", "USER", "APP", "AGE", "CPU", "MEM", "EXIT", "COMMAND")
+    head = ("ID", "NODE", "STATE", "USER", "APP", "AGE", "CPU", "MEM", "EXIT", "COMMAND")
     for line in columns(head, [_row(record, time.time()) for record in found]):
         click.echo(line)
 
 
 def records(files: Files) -> Iterator[dict[str, str]]:
-    """The status of every object, with its args; those that go meanwhile are left out."""
+    """The status of every object, with its args; those that go meanwhile are left out, and
+    of one whose node does not answer the args are not known."""
     for id in ids(files):
+        record: dict[str, str] = {}
         try:
             record = ndb.parse(files.read(f"proc/{id}/status"))
             record["args"] = files.read(f"proc/{id}/args").strip()
         except CloudError as error:
-            if error.kind != "absent":
+            if error.kind not in ("absent", "unreachable", "timeout"):
                 raise
-        else:
-            yield record
+            if not record or error.kind == "absent":
+                continue
+        yield {"cpu": "", "mem": "", "args": "", **record}
 
 
 def typed(record: dict[str, str]) -> dict[str, object]:
@@ -70,6 +73,7 @@ def _row(record: dict[str, str], now: float) -> tuple[str, ...]:
     args = record["args"]
     return (
         record["id"],
+        record["node"],
         record["state"],
         record["user"],
         record["app"] or "-",

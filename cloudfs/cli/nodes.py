@@ -1,0 +1,241 @@
+"""Commands about nodes: nodes, join, leave, drain, undrain, key, top."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import click
+
+from cloudfs import config, ndb
+from cloudfs.cli import Options
+from cloudfs.cli.files import Files, Shell, open_files
+from cloudfs.cli.show import columns, size, span
+from cloudfs.errors import CloudError
+
+NUMBERS: dict[str, Callable[[str], object]] = {
+    **{"cpus": int, "load": float, "free": int, "age": float, "started": float}
+}
+PAUSE = 2.0  # seconds between two pictures of top
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="One JSON list of records.")
+@click.pass_obj
+def nodes(options: Options, as_json: bool) -> None:
+    """List the nodes of the cloud, and how each is.
+
+    Reads nodes/NAME/status.  The state is alive, drained, suspect, gone or left; AGE is
+    how long ago the node was heard of.
+    """
+    files = open_files(options)
+    if isinstance(files, Shell):
+        files.say(f"cat {files.name('nodes/*/status')}")
+        return
+    found = list(records(files))
+    if as_json:
+        made = [
+            {k: NUMBERS[k](v) if k in NUMBERS and v else v for k, v in r.items()} for r in found
+        ]
+        click.echo(json.dumps(made, indent=1))
+        return
+    for line in table(found):
+        click.echo(line)
+
+
+def typed(record: dict[str, str]) -> dict[str, object]:
+    """A record for JSON: numbers are numbers, what is empty is null."""
+    made: dict[str, object] = {}
+    for name, text in record.items():
+        made[name] = NUMBERS[name](text) if name in NUMBERS and text else text or None
+    return made
+
+
+def records(files: Files) -> Iterator[dict[str, str]]:
+    """The status of every node."""
+    for name in files.list("nodes"):
+        if name != "help":
+            try:
+                yield ndb.parse(files.read(f"nodes/{name}/status"))
+            except CloudError as error:
+                yield {"name": name, "state": "unknown", "why": error.why or error.text}
+
+
+def table(found: list[dict[str, str]]) -> Iterator[str]:
+    head = ("NODE", "STATE", "CLUSTER", "CPUS", "LOAD", "FREE", "AGE")
+    rows = [
+        (
+            record["name"],
+            record["state"],
+            record.get("cluster") or "-",
+            record.get("cpus") or "-",
+            record.get("load") or "-",
+            size(float(record["free"])) if record.get("free") else "-",
+            span(float(record["age"])) if record.get("age") else "now",
+        )
+        for record in found
+    ]
+    return columns(head, rows)
+
+
+def own(files: Files) -> str:
+    """The name of the node that these files are of: the one whose status has no age."""
+    if isinstance(files, Shell):
+        return config.node_name()
+    for record in records(files):
+        if record["state"] in ("alive", "drained") and "age" not in record:
+            return record["name"]
+    raise CloudError("unreachable", "this node does not show itself", "see: cloudfs nodes")
+
+
+@click.command()
+@click.argument("seeds", nargs=-1, required=True, metavar="HOST:PORT...")
+@click.option("--key", type=click.Path(path_type=Path, dir_okay=False),
+              help="The cloud's key, as `cloudfs key` printed it over there.")  # fmt: skip
+@click.pass_obj
+def join(options: Options, seeds: tuple[str, ...], key: Path | None) -> None:
+    """Join the cloud of the nodes at these addresses.
+
+    Any nodes of it will do; they may go later.  The cloud's key is put into the state
+    directory first: on a node of the cloud type `cloudfs key > cloud.key`, carry the file
+    here by a way you trust, and give it with --key.  Then `join` is written to this
+    node's ctl.
+    """
+    files = open_files(options)
+    place = config.state_dir() / "cloud.key"
+    if key is not None:
+        if isinstance(files, Shell):
+            files.say(f"install -m 600 {files.name(str(key))[len(files.root) + 1 :]} {place}")
+        else:
+            _put_key(key, place)
+    files.write(f"nodes/{own(files)}/ctl", " ".join(["join", *map(ndb.quote, seeds)]))
+
+
+def _put_key(key: Path, place: Path) -> None:
+    try:
+        text = key.read_bytes()
+        with open(place, "wb", opener=config.private) as file:
+            file.write(text)
+    except OSError as error:
+        raise CloudError("denied", f"{error.filename}: {error.strerror}") from None
+
+
+@click.command()
+@click.pass_obj
+def key(options: Options) -> None:
+    """Print the cloud's key, with which another machine may join.
+
+    Whoever has it can add nodes to the cloud: keep it as you keep a root password.
+    """
+    place = config.state_dir() / "cloud.key"
+    if options.explain:
+        click.echo(f"cat {place}")
+        return
+    try:
+        click.echo(place.read_text(), nl=False)
+    except FileNotFoundError:
+        raise CloudError(
+            "absent", f"there is no {place}", "begin a cloud: cloudfs up --listen HOST:PORT"
+        ) from None
+    except OSError as error:
+        raise CloudError("denied", f"{place}: {error.strerror}", "type it as root") from None
+
+
+@click.command()
+@click.pass_obj
+def leave(options: Options) -> None:
+    """Leave the cloud: this node is alone from now on, and its objects go on.
+
+    Writes leave to this node's ctl.
+    """
+    files = open_files(options)
+    files.write(f"nodes/{own(files)}/ctl", "leave")
+
+
+@click.command()
+@click.argument("names", nargs=-1, metavar="NODE...")
+@click.pass_obj
+def drain(options: Options, names: tuple[str, ...]) -> None:
+    """Have nodes take no new objects; those that they run go on.
+
+    Without a name this node.  Writes drain to nodes/NAME/ctl.
+    """
+    _each(options, names, "drain")
+
+
+@click.command()
+@click.argument("names", nargs=-1, metavar="NODE...")
+@click.pass_obj
+def undrain(options: Options, names: tuple[str, ...]) -> None:
+    """Have drained nodes take objects again.
+
+    Without a name this node.  Writes undrain to nodes/NAME/ctl.
+    """
+    _each(options, names, "undrain")
+
+
+def _each(options: Options, names: tuple[str, ...], line: str) -> None:
+    files = open_files(options)
+    failed = False
+    for name in names or (own(files),):
+        try:
+            files.write(f"nodes/{name}/ctl", line)
+        except CloudError as error:
+            click.echo(f"cloudfs: {error}", err=True)
+            failed = True
+    if failed:
+        raise SystemExit(1)
+
+
+@click.command()
+@click.option("-n", "count", type=click.IntRange(1), help="That many pictures, then end.")
+@click.pass_obj
+def top(options: Options, count: int | None) -> None:
+    """Watch the cloud: its nodes, and the objects that use most.
+
+    A new picture every two seconds until ^C; one where the output is no terminal.
+    """
+    files = open_files(options)
+    if isinstance(files, Shell):
+        files.say(f"watch cat '{files.root}/nodes/*/status' '{files.root}/proc/*/status'")
+        return
+    terminal = sys.stdout.isatty()
+    left = count or (None if terminal else 1)
+    while left is None or left > 0:
+        lines = list(picture(files))
+        if terminal:
+            click.clear()
+            lines = lines[: shutil.get_terminal_size().lines - 1]
+        click.echo("\n".join(lines))
+        left = None if left is None else left - 1
+        if left is None or left:
+            time.sleep(PAUSE)
+
+
+def picture(files: Files) -> Iterator[str]:
+    """The lines of one picture."""
+    from cloudfs.cli.objects import records as objects
+
+    found = list(records(files))
+    yield from table(found)
+    every = list(objects(files))
+    states = Counter(record["state"] for record in every)
+    yield ""
+    yield f"{len(every)} objects: " + (", ".join(f"{n} {s}" for s, n in states.items()) or "none")
+    live = [record for record in every if record["state"] == "running"]
+    live.sort(key=lambda record: float(record.get("cpu") or 0), reverse=True)
+    rows = [
+        (
+            *(record["id"], record["node"], record["user"], record["app"] or "-"),
+            span(float(record.get("cpu") or 0)),
+            size(float(record.get("mem") or 0)),
+            record["args"][:60],
+        )
+        for record in live
+    ]
+    yield from columns(("ID", "NODE", "USER", "APP", "CPU", "MEM", "COMMAND"), rows)
