@@ -42,7 +42,7 @@ def test_ps_lists_those_that_live_and_with_all_the_ended(cloud: Session) -> None
     alive, dead = begin(cloud, "--app", "lives"), begin(cloud, "--app", "dies")
     cloud.cloudfs("kill", dead)
     lines = {line.split()[0]: line for line in cloud.cloudfs("ps").stdout.splitlines()}
-    assert lines["ID"].split() == "ID STATE USER APP AGE CPU MEM EXIT COMMAND".split()
+    assert lines["ID"].split() == "ID NODE STATE USER APP AGE CPU MEM EXIT COMMAND".split()
     assert " running " in lines[alive]
     assert " lives " in lines[alive]
     assert lines[alive].endswith("sh -c 'echo begun; exec sleep 600'")
