@@ -22,7 +22,7 @@ ALL = {"wire", "fuse", "web", "tree", "kernel", "fabric", "node", "factotum", "d
 MAY = {
     "node": set(),
     "factotum": set(),
-    "fabric": {"node"},
+    "fabric": {"node", "factotum"},
     "kernel": {"node", "fabric"},
     "tree": {"kernel", "node", "fabric"},
     "wire": {"tree", "factotum"},
