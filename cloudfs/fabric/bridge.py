@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 
 import trio
+
+log = logging.getLogger(__name__)
 
 MOST = 1 << 16  # calls that wait; with more the oldest go, and `lost` counts them
 
@@ -56,4 +59,7 @@ class Bridge:
             self._waking = False
         if self._token is not None:
             for function in calls:
-                function()
+                try:
+                    function()
+                except Exception:  # it would end trio itself
+                    log.exception("a call from another thread failed")

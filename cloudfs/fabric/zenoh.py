@@ -76,21 +76,27 @@ class ZenohEngine:
         try:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
-                await self._open()
-                task_status.started()
-                nursery.start_soon(self._tell_digests)
-                while True:
-                    await self._trouble()
-                    log.info("zone %s: opening the session again", self.zone or "/")
-                    await self._close()
-                    await self._open()
+                try:
+                    await self._serve(task_status)
+                finally:
+                    self._nursery = None  # callbacks start no more tasks in it
         finally:
-            self._nursery = None
             with trio.CancelScope(shield=True):
                 await self._close()
             self._bridge.close()
             self._hub.close()
             self._roll.close()
+
+    async def _serve(self, task_status: Any) -> None:
+        assert self._nursery is not None
+        await self._open()
+        task_status.started()
+        self._nursery.start_soon(self._tell_digests)
+        while True:
+            await self._trouble()
+            log.info("zone %s: opening the session again", self.zone or "/")
+            await self._close()
+            await self._open()
 
     def reopen(self, seeds: Sequence[str]) -> None:
         """Open the session anew with these seeds: Zenoh takes no others while it runs, and

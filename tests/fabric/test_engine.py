@@ -13,6 +13,13 @@ async def see_each_other(*engines):
     await until(lambda: all(engine.members() == names for engine in engines))
 
 
+async def served(engine, selector, *nodes):
+    """Wait until these nodes answer: what is served is known to others a moment later."""
+    async with soon():
+        while not (await engine.ask(selector, timeout=2, want=frozenset(nodes))).whole:
+            await trio.sleep(0.02)
+
+
 async def test_members_come_and_go(start):
     one, two = await start("n1", "n2")
     await see_each_other(one, two)
@@ -114,6 +121,7 @@ async def test_questions_and_answers(start):
         return handler
 
     closers = [engine.serve("q/*", echo(engine.node.encode())) for engine in (two, three)]
+    await served(one, "q/x", "n2", "n3")
     answer = await one.ask("q/x", b"hello ", timeout=10)
     assert answer.whole
     assert {(r.node, r.key, r.value) for r in answer.replies} == {
@@ -145,6 +153,7 @@ async def test_a_large_answer_comes_whole(start):
         return [("much", bytes(3_000_000))]
 
     two.serve("much", much)
+    await served(one, "much", "n2")
     answer = await one.ask("much", timeout=15)
     assert [len(r.value) for r in answer.replies] == [3_000_000]
 
