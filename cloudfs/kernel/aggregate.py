@@ -218,8 +218,9 @@ def of(records: Iterable[tuple[str, Mapping[str, str]]]) -> Digest:
             if value is None:
                 texts[name] = Text(1, {word: 1} if len(word) <= LONGEST else {})
             elif abs(value) <= LARGEST:
-                least, most = math.floor(value * MILLION), math.ceil(value * MILLION)
-                numbers[name] = Number(1, least, most, round(value * MILLION), {bucket(value): 1})
+                top, under = value.as_integer_ratio()
+                low, high = top * MILLION // under, -(-top * MILLION // under)
+                numbers[name] = Number(1, low, high, (low + high) // 2, {bucket(value): 1})
         one = Digest(1, 0, False, {state: 1}, numbers, texts, bloom.of([attrs["name"]]))
         found = found.merge(one)
     return found
