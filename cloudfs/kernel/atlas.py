@@ -1,0 +1,224 @@
+"""What one node knows of its cloud, for others to read.  Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from cloudfs import ndb
+from cloudfs.kernel import aggregate, bloom, introduce, reports, zones
+from cloudfs.kernel.aggregate import Digest
+from cloudfs.kernel.reports import Report, Reports
+from cloudfs.kernel.roster import Peer, Roster
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """One node as it stands in its leaf."""
+
+    name: str
+    state: str  # alive drained suspect gone left
+    age: float  # seconds since it was last heard
+    since: float  # seconds that it has been in this state
+    record: dict[str, str]
+
+
+class Atlas:
+    """The zones that a node is in, who is there, and the digests around them."""
+
+    def __init__(self, name: str, cluster: str, id: str, boot: int, address: str) -> None:
+        self.name = name
+        self.cluster = cluster
+        self.id = id
+        self.boot = boot
+        self.address = address
+        self.phase = "asking"  # then joined; refused or left
+        self.leaf: str | None = None  # where it is at home
+        self.own: dict[str, str] = {}  # its record as it was last told
+        self.rosters: dict[str, Roster] = {}  # of the zones that it is in
+        self.reports = Reports()
+
+    # --- who is there --------------------------------------------------------------------
+
+    def members(self, now: float) -> list[Known]:
+        """This node and all that are known of its leaf, by name."""
+        found = [Known(self.name, self.own.get("state", "alive"), 0.0, 0.0, dict(self.own))]
+        roster = self.rosters.get(self.leaf) if self.leaf is not None else None
+        for peer in roster.peers.values() if roster else ():
+            if peer.shown and peer.state != "parted":
+                ages = (now - peer.heard, now - peer.since)
+                found.append(Known(peer.name, peer.shown, *ages, dict(peer.record or {})))
+        return sorted(found, key=lambda known: known.name)
+
+    def address_of(self, name: str) -> str:
+        """HOST:PORT where a node of one of the own zones serves 9P; "" if it is not known."""
+        if name == self.name:
+            return self.address
+        found = (roster.peers.get(name) for roster in self.rosters.values())
+        return next((peer.address for peer in found if peer and peer.address), "")
+
+    def homes(self, leaf: str) -> list[str]:
+        """Who lives and is at home in a leaf."""
+        roster = self.rosters.get(leaf)
+        names = [peer.name for peer in roster.home(leaf)] if roster else []
+        return [*names, self.name] if leaf == self.leaf else names
+
+    def delegates(self, zone: str) -> list[str]:
+        """The delegates of a zone that this node is in: of a leaf chosen from those at home
+        there, of an inner zone from the delegates of its children."""
+        if zone == self.leaf or zone not in self.rosters:
+            return zones.delegates(zone, self.homes(zone))
+        names = [p.name for p in self.rosters[zone].live() if p.leaf != zone]
+        return zones.delegates(zone, [*names, self.name])
+
+    def below(self, zone: str, child: str) -> list[Peer]:
+        """The members of an inner zone who stand for a child of it, or a zone in that."""
+        roster = self.rosters.get(zone)
+        return [p for p in roster.live() if zones.inside(p.leaf, child)] if roster else []
+
+    # --- what is known of zones ----------------------------------------------------------
+
+    def digest(self, zone: str, now: float) -> Report | None:
+        """The digest of a zone: made from what is known here if this node is in it, else as
+        it was last heard; None where nothing is known.  `at` tells how old it is."""
+        if zone in self.rosters:
+            digest = self.sum(zone, now)
+            return Report(zone, self.name, self.address, zone == self.leaf, (), digest, now)
+        for table in self.reports.up.values():
+            if zone in table:
+                return table[zone]
+        return self.reports.down.get(zone)
+
+    def sum(self, zone: str, now: float) -> Digest:
+        """The digest of a zone that this node is in, from its members."""
+        roster = self.rosters[zone]
+        mine = self._mine(zone, now)
+        reported = self.reports.children(roster, now).items()
+        found = [report.digest for child, report in reported if child != mine]
+        if mine is not None:
+            found.append(self.sum(mine, now))
+        own = (self.own.get("state", "alive"), self.own) if zone == self.leaf else None
+        if own or roster.home(zone):
+            found.append(reports.summary(roster, zone, own))
+        return aggregate.merge(found)
+
+    def size(self, zone: str, now: float) -> tuple[int, int]:
+        """Nodes of a zone that this node is in, and how many of them are drained."""
+        roster = self.rosters[zone]
+        mine = self._mine(zone, now)
+        home = roster.home(zone)
+        nodes = len(home) + (zone == self.leaf)
+        drained = sum(peer.shown == "drained" for peer in home)
+        drained += zone == self.leaf and self.own.get("state") == "drained"
+        for child, report in self.reports.children(roster, now).items():
+            if child != mine:
+                nodes += report.digest.nodes
+                drained += report.digest.states.get("drained", 0)
+        if mine is not None:
+            more = self.size(mine, now)
+            nodes, drained = nodes + more[0], drained + more[1]
+        return nodes, drained
+
+    def _mine(self, zone: str, now: float) -> str | None:
+        """The child of an inner zone that this node knows better than any report tells."""
+        if self.leaf is None or zone == self.leaf or not zones.inside(self.leaf, zone):
+            return None
+        child = zones.child(zone, self.leaf)
+        return child if child in self.rosters and now >= self.rosters[child].settles else None
+
+    # --- the way to others ---------------------------------------------------------------
+
+    def where_is(self, name: str, now: float) -> list[str]:
+        """Zones that may hold a node, the nearest first: the own leaf if it is known there,
+        else children of the inner zones that this node is in, else the zone above."""
+        if self.leaf is None:
+            return []
+        roster = self.rosters.get(self.leaf)
+        if name == self.name or (roster and name in roster.peers):
+            return [self.leaf]
+        found = []
+        mine = self.leaf
+        for zone in zones.path(self.leaf)[1:]:
+            if zone not in self.rosters:
+                above = self.reports.down.get(zone)
+                if above is None or bloom.holds(above.digest.names, name):
+                    found.append(zone)
+                break
+            for child, report in self.reports.children(self.rosters[zone], now).items():
+                cluster = zones.parts(child)[0]
+                fits = zone == zones.ROOT or zones.covers(child, cluster, name)
+                if fits and child != mine and bloom.holds(report.digest.names, name):
+                    found.append(child)
+            mine = zone
+        return found
+
+    def routes(self, zone: str) -> list[str]:
+        """Whom to ask about a zone, the best first: its delegates where they are known, else
+        those one step nearer to it.  Their addresses: `address_of`."""
+        if zone in self.rosters:
+            return self.delegates(zone)
+        inner = [place for place in self.rosters if zones.inside(zone, place)]
+        for place in sorted(inner, key=zones.port, reverse=True):
+            peers = self.below(place, zones.child(place, zone)) if place != zone else []
+            if peers:
+                return zones.rank(zone, [peer.name for peer in peers])
+        return [name for name in self.delegates(self.leaf or "") if name != self.name]
+
+    def doors(self, zone: str, most: int = reports.DOORS) -> list[tuple[str, str]]:
+        """Members of a zone with their addresses, this node among them if it is one."""
+        roster = self.rosters.get(zone)
+        if roster is None:
+            report = self.reports.down.get(zone)
+            return list(report.doors) if report else []
+        live = zones.rank(zone, [peer.name for peer in roster.live() if peer.address])
+        pairs = [(name, roster.peers[name].address) for name in live[: most - 1]]
+        return [(self.name, self.address), *pairs]
+
+    def introduction(self, cluster: str, name: str, now: float) -> str:
+        """The answer to a node that asks where it belongs: see introduce.py; "" from one
+        that has no place itself."""
+        if self.phase != "joined" or self.leaf is None:
+            return ""
+        head = {"node": self.name, "leaf": self.leaf, "nodes": len(self.homes(self.leaf))}
+        lines = [ndb.record(head), *self._place(cluster, name, now)]
+        for zone in self.rosters:
+            for peer, address in self.doors(zone, introduce.PEERS):
+                lines.append(ndb.record({"peer": peer, "zone": zone, "addr": address}))
+        for roster in self.rosters.values():
+            holder = roster.peers.get(name)
+            if holder is not None and roster.lives(name):
+                lines.append(ndb.record({"taken": name, "id": holder.id}))
+                break
+        return "\n".join(lines) + "\n"
+
+    def _place(self, cluster: str, name: str, now: float) -> Iterator[str]:
+        """The line that says where a node belongs, or lines that say who knows better."""
+        assert self.leaf is not None
+        if zones.covers(self.leaf, cluster, name):
+            yield ndb.record({"enter": self.leaf})
+            return
+        inner = [z for z in self.rosters if z != self.leaf and zones.covers(z, cluster, name)]
+        if inner:
+            zone = max(inner, key=lambda z: len(zones.path(z)))
+            roster = self.rosters[zone]
+            taken = {zones.child(zone, p.leaf) for p in roster.live() if p.leaf != zone}
+            taken |= set(self.reports.children(roster, now))
+            ways = [child for child in taken if zones.covers(child, cluster, name)]
+            if ways:
+                yield from self._refer(p for way in ways for p in self.below(zone, way))
+            elif now >= roster.settles:
+                yield ndb.record({"enter": zones.found(zone, taken, cluster, name)})
+            return
+        for zone in zones.path(self.leaf)[1:]:
+            if zone in self.reports.down and zones.covers(zone, cluster, name):
+                for door, address in self.reports.down[zone].doors:
+                    yield ndb.record({"ask": door, "addr": address})
+                break
+        known = self.rosters[self.leaf].peers
+        yield from self._refer(known[n] for n in self.delegates(self.leaf) if n in known)
+
+    @staticmethod
+    def _refer(peers: Iterable[Peer]) -> Iterator[str]:
+        for peer in peers:
+            if peer.address:
+                yield ndb.record({"ask": peer.name, "addr": peer.address})

@@ -1,0 +1,147 @@
+"""What a node tells in its zones: that it lives, what it is, and that it goes.  Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from cloudfs import ndb
+from cloudfs.kernel.beats import BEAT, Beat, Publish
+from cloudfs.kernel.query import number
+
+if TYPE_CHECKING:
+    from cloudfs.kernel.membership import Member
+
+DRIFT = 0.2  # a number that changed by this share is told,
+DRIFT_PAUSE = 15.0  # but not before so many seconds have passed;
+REPEAT = 60.0  # the whole record is told again after so many,
+WANTED = 2.0  # or when somebody asks for it, after so many
+FAREWELL = 1.0  # seconds between the last beat in a zone and leaving it
+# What is told of a node in zones above its leaf.
+BRIEF = ("name", "id", "cluster", "state", "addr", "boot", "version", "zone", "rev")
+
+
+class Seat:
+    """What this node tells in one zone."""
+
+    __slots__ = ("asked", "beat_at", "closing", "rev", "rev_at", "want")
+
+    def __init__(self) -> None:
+        self.beat_at = 0.0  # when the next beat is due
+        self.rev, self.rev_at = -1, -1e9  # of the record last told there, and when
+        self.want = False  # whether somebody asked for the record
+        self.asked: set[str] = set()  # whom others miss
+        self.closing: float | None = None  # when it said goodbye
+
+
+class Telling:
+    """The beats and the record of one node."""
+
+    def __init__(self, member: Member) -> None:
+        self.member = member
+        self.seats: dict[str, Seat] = {}
+        self._latest: dict[str, str] = {}  # the attributes last set
+        self._seq = self._rev = 0
+        self._drift_at = 0.0
+
+    def sit(self, zone: str) -> None:
+        """The zone was entered: tell everything at once."""
+        self.seats[zone] = Seat()
+
+    def again(self) -> None:
+        """Tell everything at once in every zone."""
+        self.seats = {zone: Seat() for zone in self.seats}
+
+    def asked(self, zone: str, beat: Beat) -> None:
+        """Another's beat says whom it misses and whose record it wants."""
+        seat = self.seats[zone]
+        seat.asked.update(beat.miss)
+        seat.want = seat.want or self.member.name in beat.want
+
+    def set_record(self, attributes: Mapping[str, object], now: float) -> None:
+        """See `Member.set_record`."""
+        told = {name: ndb.show(value) for name, value in attributes.items()}
+        told = {name: text for name, text in told.items() if text and name not in BRIEF}
+        told |= {n: ndb.show(attributes[n]) for n in ("state", "version") if attributes.get(n)}
+        self._latest = told
+        old = {name: text for name, text in self.member.own.items() if name not in BRIEF}
+        old |= {n: text for n, text in self.member.own.items() if n in told}
+        changed, drifted = told.keys() != old.keys(), False
+        for name in told.keys() & old.keys():
+            if told[name] != old[name]:
+                a, b = number(old[name]), number(told[name])
+                if a is None or b is None:
+                    changed = True
+                else:
+                    drifted |= abs(a - b) > DRIFT * max(abs(a), abs(b))
+        if changed or (drifted and now - self._drift_at >= DRIFT_PAUSE):
+            self.renew(now)
+
+    def renew(self, now: float) -> None:
+        """Make the record anew from the attributes last set; it is told with the next tick."""
+        me = self.member
+        self._rev += 1
+        self._drift_at = now
+        me.own = {"state": "alive", **self._latest, "name": me.name, "id": me.id}
+        me.own |= {"cluster": me.cluster, "addr": me.address, "boot": str(me.boot)}
+        me.own |= {"zone": me.leaf or "", "rev": str(self._rev)}
+
+    def part(self, zone: str, bye: str, now: float) -> None:
+        """Say goodbye in a zone: "left" the cloud, or "parted" from the zone only."""
+        seat = self.seats[zone]
+        if seat.closing is None:
+            seat.closing = now
+            if bye == "left":
+                self._tell_record(zone, seat, now)
+            self._tell_beat(zone, seat, now, bye)
+
+    def stay(self, zone: str) -> None:
+        """Take a goodbye back."""
+        if self.seats[zone].closing is not None:
+            self.sit(zone)
+
+    def step(self, now: float) -> None:
+        """Tell what is due, and leave the zones to which goodbye was said."""
+        for zone, seat in list(self.seats.items()):
+            if seat.closing is not None:
+                if now - seat.closing >= FAREWELL:
+                    del self.seats[zone]
+                    self.member.exit(zone)
+                continue
+            since = now - seat.rev_at
+            if since >= REPEAT:
+                self.renew(now)
+            if seat.rev != int(self.member.own["rev"]) or (seat.want and since >= WANTED):
+                self._tell_record(zone, seat, now)
+            # Ticks come a little early or late; a beat does not wait for the next one.
+            if now + 0.05 >= seat.beat_at:
+                self._tell_beat(zone, seat, now)
+
+    def _tell_record(self, zone: str, seat: Seat, now: float) -> None:
+        own = self.member.own
+        brief = zone != self.member.leaf
+        record = {name: own[name] for name in BRIEF if name in own} if brief else own
+        seat.rev, seat.rev_at, seat.want = int(own["rev"]), now, False
+        text = ndb.record(record).encode()
+        self.member.out.append(Publish(zone, f"node/{self.member.name}", text))
+
+    def _tell_beat(self, zone: str, seat: Seat, now: float, bye: str = "") -> None:
+        me, roster = self.member, self.member.rosters[zone]
+        # The first interval is a random part of one, so that not all beat at once.
+        first = seat.beat_at == 0.0
+        seat.beat_at = now + BEAT * (me.random.random() if first else 1.0)
+        self._seq += 1
+        beat = Beat(
+            me.id[:8],
+            me.boot,
+            self._seq,
+            me.leaf if me.leaf is not None else zone,
+            int(me.own["rev"]),
+            me.moving.sign(zone, now),
+            bye,
+            roster.missed(now),
+            roster.vouch(seat.asked, now) if seat.asked else (),
+            roster.wanted(),
+        )
+        seat.asked.clear()
+        me.out.append(Publish(zone, f"beat/{me.name}", beat.text()))

@@ -1,0 +1,190 @@
+"""Zones: which there are, who is in which, and when one splits or merges.  Pure.
+
+A zone's id is text: "" is the root, "CLUSTER" a cluster's zone, "CLUSTER.BITS" a part of
+it that holds the nodes whose names hash to those bits.  A node is at home in one *leaf*
+zone.  Leaves split one bit at a time; the zones above them stand only at every fourth bit,
+so that one of those has at most 16 children:
+
+    ""  ←  paris  ←  paris.011 (leaf)
+                  ←  paris.0100  ←  paris.01001 (leaf), paris.01000 (leaf)
+
+Two members of every zone, the first by rendezvous hash (Thaler and Ravishankar 1998), are
+its *delegates* and members of the zone above: 32 at most, as in a leaf.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+
+from cloudfs.errors import CloudError
+
+ROOT = ""
+MOST = 32  # nodes of a leaf; with one more it splits
+FEW = 16  # nodes of two sibling leaves together; they merge.  Far below MOST, so none flaps
+MEET = 24  # nodes of leaves that overlap after a partition; more go down, fewer come up
+DEEPEST = 16  # bits
+STEP = 4  # bits from one inner zone to the next: 16 children, 32 delegates
+DELEGATES = 2
+LABEL = r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"  # a DNS label: names of nodes and clusters
+_ZONE = re.compile(rf"({LABEL}(\.[01]{{1,{DEEPEST}}})?)?")
+
+
+def check(zone: str) -> str:
+    """The same zone id; CloudError("bad") where it is none."""
+    if not _ZONE.fullmatch(zone):
+        raise CloudError("bad", f"{zone[:80]!r} is no zone", "write it as CLUSTER or CLUSTER.0110")
+    return zone
+
+
+@lru_cache(1 << 15)
+def bits(name: str) -> str:
+    """The bits by which a node's name is sorted into leaves, DEEPEST characters 0 or 1."""
+    head = hashlib.blake2b(name.encode(), digest_size=2, person=b"cloudfs zone").digest()
+    return f"{int.from_bytes(head):016b}"
+
+
+def parts(zone: str) -> tuple[str, str]:
+    """The cluster and the bits of a zone."""
+    cluster, _, tail = zone.partition(".")
+    return cluster, tail
+
+
+def join(cluster: str, tail: str) -> str:
+    """The zone of a cluster and bits; the inverse of `parts`."""
+    return f"{cluster}.{tail}" if tail else cluster
+
+
+@lru_cache(1 << 13)
+def parent(zone: str) -> str | None:
+    """The zone above, where this one's delegates are; None of the root."""
+    if zone == ROOT:
+        return None
+    cluster, tail = parts(zone)
+    return join(cluster, tail[: (len(tail) - 1) // STEP * STEP]) if tail else ROOT
+
+
+def path(leaf: str) -> list[str]:
+    """The leaf and all zones above it, the root last."""
+    found = [leaf]
+    while (above := parent(found[-1])) is not None:
+        found.append(above)
+    return found
+
+
+@lru_cache(1 << 15)
+def inside(inner: str, outer: str) -> bool:
+    """Whether a zone is the other one or lies below it, whole."""
+    if outer == ROOT:
+        return True
+    cluster, tail = parts(outer)
+    other, deep = parts(inner)
+    return cluster == other and deep.startswith(tail)
+
+
+def covers(zone: str, cluster: str, name: str) -> bool:
+    """Whether a node of that name and cluster belongs into the zone or below it."""
+    return inside(join(cluster, bits(name)), zone)
+
+
+@lru_cache(1 << 15)
+def child(zone: str, below: str) -> str:
+    """The child of a zone through which a zone below it is reached."""
+    if zone == ROOT:
+        return parts(below)[0]
+    cluster, tail = parts(zone)
+    return join(cluster, parts(below)[1][: len(tail) // STEP * STEP + STEP])
+
+
+def port(zone: str) -> int:
+    """What a zone's QUIC port is above the node's own: 0 for a whole cluster, 1 for the
+    root, then one for each bit.  A node in two zones at once needs two ports also while
+    it changes its leaf, so depth counts and not the level above the leaf."""
+    return 1 if zone == ROOT else (len(parts(zone)[1]) + 1 if "." in zone else 0)
+
+
+def endpoint(address: str, zone: str) -> str:
+    """HOST:PORT of the zone's engine on the node whose 9P address is HOST:PORT."""
+    host, _, number = address.rpartition(":")
+    return f"{host}:{int(number) + port(zone)}"
+
+
+@lru_cache(1 << 16)
+def _weight(zone: str, name: str) -> bytes:
+    return hashlib.blake2b(f"{zone}/{name}".encode(), digest_size=8).digest()
+
+
+def rank(zone: str, names: Iterable[str]) -> list[str]:
+    """The names in the order in which they become delegates of the zone."""
+    return sorted(names, key=lambda name: (_weight(zone, name), name))
+
+
+def delegates(zone: str, names: Iterable[str]) -> list[str]:
+    """The zone's delegates among those that live, the first one first."""
+    return rank(zone, names)[:DELEGATES]
+
+
+def narrower(leaf: str, name: str) -> str:
+    """The half of a leaf that takes this node when the leaf splits."""
+    cluster, tail = parts(leaf)
+    return join(cluster, bits(name)[: len(tail) + 1])
+
+
+def wider(leaf: str) -> str:
+    """The leaf that two halves merge into."""
+    cluster, tail = parts(leaf)
+    return join(cluster, tail[:-1])
+
+
+def found(zone: str, children: Iterable[str], cluster: str, name: str) -> str:
+    """The leaf that a node founds in an inner zone none of whose children covers it: as
+    wide as it can be without overlapping one of them."""
+    if zone == ROOT:
+        return cluster
+    taken = list(children)
+    least = len(parts(zone)[1]) + 1
+    for length in range(least, DEEPEST):
+        leaf = join(cluster, bits(name)[:length])
+        if not any(inside(one, leaf) for one in taken):
+            return leaf
+    return join(cluster, bits(name))
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """What is known of a zone: nodes at home in or below it, and whether it is a leaf."""
+
+    nodes: int
+    leaf: bool = True
+
+
+def verdict(leaf: str, sizes: Mapping[str, Size]) -> str:
+    """What a leaf is to do, "stay", "split" or "merge", given it and the zones around it.
+
+    sizes: of this leaf, of its siblings and of what overlaps it.  Overlaps are what is
+    left when both sides of a partition have gone on; those below come up where all fit
+    into one leaf with room to spare, else the upper one goes down.  Every delegate gets
+    to the same verdict from the same sizes.
+    """
+    tail = parts(leaf)[1]
+    own = sizes[leaf].nodes
+    deeper = [size for zone, size in sizes.items() if zone != leaf and inside(zone, leaf)]
+    may_split = len(tail) < DEEPEST
+    if deeper:
+        total = own + sum(size.nodes for size in deeper)
+        inner = any(not size.leaf for size in deeper)
+        return "split" if may_split and (inner or total > MEET) else "stay"
+    if own > MOST:
+        return "split" if may_split else "stay"
+    if not tail:
+        return "stay"
+    above = [zone for zone, size in sizes.items() if zone != leaf and inside(leaf, zone)]
+    scope, limit = (min(above, key=len), MEET) if above else (wider(leaf), FEW)
+    near = [size for zone, size in sizes.items() if inside(zone, scope)]
+    inner = any(
+        not size.leaf for zone, size in sizes.items() if zone != scope and inside(zone, scope)
+    )
+    return "merge" if not inner and sum(size.nodes for size in near) <= limit else "stay"
