@@ -91,7 +91,7 @@ class Daemon:
             self.cloud, events, self.errors, self.trace, self.reach, self._summary, self._shown
         )
 
-    async def reach(self, node: str, who: Who, seconds: float) -> Node:
+    async def reach(self, node: str, who: Who, path: tuple[str, ...], seconds: float) -> Node:
         raise CloudError("unreachable", f"node {node} cannot be reached")
 
     def _summary(self, cluster: str) -> str:

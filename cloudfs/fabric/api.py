@@ -7,7 +7,7 @@ Two engines have this face: `local` within one process, and `zenoh` between mach
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -70,6 +70,9 @@ class Engine(Protocol):
 
     async def run(self, *, task_status: Any = ...) -> None:
         """Open, report started, serve until cancelled, close.  Reopens by itself."""
+
+    def reopen(self, seeds: Sequence[str]) -> None:
+        """Call these members too, whatever it takes."""
 
     def now(self) -> Stamp:
         """A stamp greater than all made or heard before."""

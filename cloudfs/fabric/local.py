@@ -5,6 +5,7 @@ A machine alone runs on it; tests put many nodes on one bus and cut links betwee
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -73,6 +74,9 @@ class LocalEngine:
             self._bus.leave(self)
             self._hub.close()
             self._roll.close()
+
+    def reopen(self, seeds: Sequence[str]) -> None:
+        """Everybody on the bus is called anyway."""
 
     def now(self) -> Stamp:
         return self._hub.clock.now()

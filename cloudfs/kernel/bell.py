@@ -43,7 +43,10 @@ class Log:
 
     def add(self, event: str, **pairs: object) -> None:
         """Add the record `time= event= …`."""
-        line = ndb.record([("time", round(self._clock(), 3)), ("event", event), *pairs.items()])
+        self.put(ndb.record([("time", round(self._clock(), 3)), ("event", event), *pairs.items()]))
+
+    def put(self, line: str) -> None:
+        """Add a record that was made elsewhere."""
         self._lines.append(line)
         self.count += 1
         self._bell.ring()

@@ -31,7 +31,7 @@ Ask = Callable[[str, float], Awaitable[tuple[list[str], bool]]]
 
 @dataclass(slots=True)
 class NodeInfo:
-    """Another node, as it was heard of last.  heard: when, on the monotonic clock.
+    """Another node, as it was heard of last.  heard: when, on the cloud's clock.
     told: its record's attributes as text.  near: whether it is of this node's own zone."""
 
     name: str
@@ -42,10 +42,6 @@ class NodeInfo:
     near: bool = True
     told: dict[str, str] = field(default_factory=dict)
 
-    def age(self) -> float:
-        """Seconds since it was heard of."""
-        return max(0.0, time.monotonic() - self.heard)
-
 
 class Cloud:
     """This node's knowledge of the others.
@@ -54,7 +50,10 @@ class Cloud:
     zones answered; None while the zone is the whole cloud.
     """
 
-    def __init__(self, machine: Machine, objects: Objects) -> None:
+    def __init__(
+        self, machine: Machine, objects: Objects, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.clock = clock
         self.machine = machine
         self.objects = objects
         self.nodes: dict[str, NodeInfo] = {}
@@ -87,7 +86,7 @@ class Cloud:
     def age_of(self, name: str) -> float:
         """Seconds since a node was heard of, inf for one that never was."""
         found = self.nodes.get(name)
-        return found.age() if found else float("inf")
+        return max(0.0, self.clock() - found.heard) if found else float("inf")
 
     def hear(self, info: NodeInfo) -> None:
         """A node's record or state has come."""
@@ -105,6 +104,13 @@ class Cloud:
             self.version += 1
             self.catalog.node_is(name, "left")
 
+    def keep(self, near: set[str]) -> None:
+        """The nodes of the own zone are these: forget those that were and are no more, and
+        those elsewhere of which nobody told for long."""
+        for name, info in list(self.nodes.items()):
+            if (info.near and name not in near) or self.age_of(name) > FORGET:
+                self.forget(name)
+
     def clusters(self) -> dict[str, list[str]]:
         """The names of the nodes of each cluster, this one's first."""
         found: dict[str, list[str]] = {self.machine.cluster: [self.machine.name]}
@@ -119,7 +125,11 @@ class Cloud:
         found[self.machine.name]["age"] = 0.0
         for info in self.nodes.values():
             if info.state == "alive":
-                found[info.name] = {**info.told, "cluster": info.cluster, "age": info.age()}
+                found[info.name] = {
+                    **info.told,
+                    "cluster": info.cluster,
+                    "age": self.age_of(info.name),
+                }
         return found
 
     # --- questions of other zones ----------------------------------------------------------
@@ -132,11 +142,11 @@ class Cloud:
         """
         kind, _, name = question.partition(" ")
         if kind == "nodes":
-            return [self._told_of_self(), *map(_told_of, self._near())]
+            return [self._told_of_self(), *map(self._told_of, self._near())]
         if kind == "node":
             if name == self.machine.name:
                 return [self._told_of_self()]
-            return [_told_of(info) for info in self._near() if info.name == name]
+            return [self._told_of(info) for info in self._near() if info.name == name]
         if kind == "objects":
             return [self._told(made) for made in self._all()]
         if kind == "object":
@@ -154,7 +164,7 @@ class Cloud:
             self.catalog.put(pairs.pop("node"), ndb.record(pairs))
 
     def _take_node(self, pairs: dict[str, str], age: float) -> None:
-        name, heard = pairs["name"], time.monotonic() - age
+        name, heard = pairs["name"], self.clock() - age
         known = self.nodes.get(name)
         if known is None or known.heard < heard:
             near = known is not None and known.near
@@ -165,7 +175,7 @@ class Cloud:
     async def refresh(self, question: str, seconds: float) -> bool:
         """Ask beyond this zone; whether everybody answered.  What was asked a moment ago is
         not asked again."""
-        now = time.monotonic()
+        now = self.clock()
         if self.ask is None or now - self._asked.get(question, -STALE) < STALE:
             return True
         if len(self._asked) > 1024:
@@ -195,10 +205,10 @@ class Cloud:
 
     def _told_of_self(self) -> str:
         machine = self.machine
-        pairs = {**machine.attributes(), "name": machine.name, "state": "alive", "age": 0.0}
+        pairs = {**machine.attributes(), "name": machine.name, "state": machine.state, "age": 0.0}
         return ndb.record({**pairs, "cluster": machine.cluster, "addr": machine.public})
 
-
-def _told_of(info: NodeInfo) -> str:
-    pairs: dict[str, object] = {**info.told, "name": info.name, "state": info.state}
-    return ndb.record({**pairs, "cluster": info.cluster, "addr": info.addr, "age": info.age()})
+    def _told_of(self, info: NodeInfo) -> str:
+        pairs: dict[str, object] = {**info.told, "name": info.name, "state": info.state}
+        age = round(self.age_of(info.name), 3)
+        return ndb.record({**pairs, "cluster": info.cluster, "addr": info.addr, "age": age})

@@ -28,6 +28,7 @@ class Machine:
         self.started = self.changed = time.time()
         self.addresses: list[str] = []  # where it serves 9P
         self.public = ""  # HOST:PORT where other nodes find it
+        self.state = "alive"  # or drained: it takes no new objects
         self._records = records
         self.labels: dict[str, str] = records.get("labels", {})
         self.price: float = records.get("price", 0.0)  # of a core-hour

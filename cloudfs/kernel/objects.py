@@ -59,6 +59,7 @@ class Objects:
         self.all: dict[str, Object] = {}
         self.index: dict[str, dict[str, dict[str, Object]]] = {view: {} for view in VIEWS}
         self.cloud = cloud
+        self.changed_one: Callable[[Object], None] = lambda made: None  # told of every change
         self._attributes = attributes
         self._records = records
         self._home = state / "objects"
@@ -154,6 +155,7 @@ class Objects:
         self._move_keys(made, set())
         made.state, made.session = "gone", None
         made.bell.ring()
+        self.changed_one(made)
 
     def _expire(self, now: float) -> None:
         while self._promised:
@@ -349,6 +351,7 @@ class Objects:
         else:
             self._records.put(made.id, made.to_record())
         made.bell.ring()
+        self.changed_one(made)
 
     # --- what verbs do to one that runs -------------------------------------------------
 

@@ -22,9 +22,9 @@ from cloudfs.wait import settle
 SILENT = frozenset({"unreachable", "timeout"})  # errors that tell nothing of the file itself
 MAX_STATUS = 8192  # bytes
 
-# reach(node, who, seconds): the root of a node's own tree, for that user; it raises
-# CloudError "unreachable" or "timeout".
-Reach = Callable[[str, Who, float], Awaitable[Node]]
+# reach(node, who, path, seconds): the file at a path in a node's own tree, for that user.
+# It may not have been looked at yet.  Raises CloudError "unreachable" or "timeout".
+Reach = Callable[[str, Who, tuple[str, ...], float], Awaitable[Node]]
 
 
 class Far(Node):
@@ -62,14 +62,14 @@ class Far(Node):
         return Wait(partial(self._walk, name, at, cues))
 
     async def _walk(self, name: str, at: Attach, cues: Cues) -> Node:
-        return await settle((await self.there(at, cues)).walk(name, at, cues))
+        return await settle((await self._there(at, cues)).walk(name, at, cues))
 
     def open(self, mode: int, at: Attach, cues: Cues) -> Wait[Handle]:
         return Wait(partial(self._open, mode, at, cues))
 
     async def _open(self, mode: int, at: Attach, cues: Cues) -> Handle:
         try:
-            handle = await settle((await self.there(at, cues)).open(mode, at, cues))
+            handle = await settle((await self._there(at, cues)).open(mode, at, cues))
         except CloudError as error:
             if error.kind not in SILENT or cues.fresh:
                 raise
@@ -80,12 +80,9 @@ class Far(Node):
             nodes["status"] = Status(self)
         return DirHandle(Entries(nodes))
 
-    async def there(self, at: Attach, cues: Cues) -> Node:
-        """The directory itself, on its node."""
-        node = await self._reach(self._node, at.who, cues.max_time)
-        for name in self._path:
-            node = await settle(node.walk(name, at, cues))
-        return node
+    def _there(self, at: Attach, cues: Cues, *more: str) -> Awaitable[Node]:
+        """The directory itself, or a file in it, on its node."""
+        return self._reach(self._node, at.who, (*self._path, *more), cues.max_time)
 
 
 class Status(Node):
@@ -106,7 +103,7 @@ class Status(Node):
 
     async def _open(self, mode: int, at: Attach, cues: Cues) -> Handle:
         try:
-            file = await settle((await self._of.there(at, cues)).walk("status", at, cues))
+            file = await self._of._there(at, cues, "status")
             handle = await settle(file.open(mode, at, cues))
             if mode & 3 != OREAD:
                 return handle

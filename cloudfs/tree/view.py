@@ -7,7 +7,7 @@ from functools import partial
 from cloudfs.errors import CloudError
 from cloudfs.kernel.catalog import VIEWS
 from cloudfs.tree import numbers
-from cloudfs.tree.api import Cues, Node
+from cloudfs.tree.api import Cues, Node, Wait
 from cloudfs.tree.space import Attach
 from cloudfs.tree.table import LiveDir, TableDir
 from cloudfs.tree.whole import Whole
@@ -47,10 +47,13 @@ def _view(whole: Whole, what: str) -> Node:
             groups[value] = _group(whole, what, value)
         return groups[value]
 
-    def find(value: str, at: Attach, cues: Cues) -> Node:
-        if not catalog.holds(what, value):
-            raise CloudError("absent", f"no object has {what} {value[:64]}")
-        return group(value)
+    def find(value: str, at: Attach, cues: Cues) -> Node | Wait[Node]:
+        return whole.look(
+            "objects",
+            lambda: group(value) if catalog.holds(what, value) else None,
+            cues,
+            CloudError("absent", f"no object has {what} {value[:64]}"),
+        )
 
     return LiveDir(
         name,
@@ -70,11 +73,13 @@ def _view(whole: Whole, what: str) -> Node:
 def _group(whole: Whole, what: str, value: str) -> LiveDir:
     catalog = whole.cloud.catalog
 
-    def find(id: str, at: Attach, cues: Cues) -> Node:
+    def known(id: str) -> Node | None:
         made = catalog.member(what, value, id)
-        if made is None:
-            raise CloudError("absent", f"no object {id[:32]} has {what} {value}")
-        return whole.dir_of(made)
+        return None if made is None else whole.dir_of(made)
+
+    def find(id: str, at: Attach, cues: Cues) -> Node | Wait[Node]:
+        absent = CloudError("absent", f"no object {id[:32]} has {what} {value}")
+        return whole.look("objects", partial(known, id), cues, absent)
 
     return LiveDir(
         value,

@@ -73,17 +73,25 @@ class Whole:
 
     def find(self, id: str, at: Attach, cues: Cues) -> Node | Wait[Node]:
         """The directory of the object of that id as at may see it."""
-        node = self._known(id, at)
+        question = f"object {id}" if _ID.fullmatch(id) else ""
+        return self.look(question, partial(self._known, id, at), cues, _no_object(id))
+
+    def look(
+        self, question: str, known: Callable[[], Node | None], cues: Cues, absent: CloudError
+    ) -> Node | Wait[Node]:
+        """What is known; where that is nothing and there are other zones, what is known once
+        they have answered the question, if there is one.  Raises `absent` if nothing is."""
+        node = known()
         if node is not None:
             return node
-        if self.cloud.ask is None or not _ID.fullmatch(id):
-            raise _no_object(id)
+        if self.cloud.ask is None or not question:
+            raise absent
 
         async def ask() -> Node:
-            await self.cloud.refresh(f"object {id}", cues.max_time)
-            found = self._known(id, at)
+            await self.cloud.refresh(question, cues.max_time)
+            found = known()
             if found is None:
-                raise _no_object(id)
+                raise absent
             return found
 
         return Wait(ask)
@@ -156,23 +164,11 @@ class Whole:
 
     def _node_status(self, name: str) -> str:
         info = self.cloud.node(name)
-        return node_status(info) if info else ""
+        return node_status(info, self.cloud.age_of(name)) if info else ""
 
     def _find_node(self, name: str, at: Attach, cues: Cues) -> Node | Wait[Node]:
-        node = self.node_dir(name)
-        if node is not None:
-            return node
-        if self.cloud.ask is None or not usable(name):
-            raise _no_node(name)
-
-        async def ask() -> Node:
-            await self.cloud.refresh(f"node {name}", cues.max_time)
-            found = self.node_dir(name)
-            if found is None:
-                raise _no_node(name)
-            return found
-
-        return Wait(ask)
+        question = f"node {name}" if usable(name) else ""
+        return self.look(question, partial(self.node_dir, name), cues, _no_node(name))
 
     def _every_node(self) -> dict[str, Node]:
         return self._nodes_of([self.cloud.machine.name, *self.cloud.nodes])
@@ -283,7 +279,7 @@ class _FarObject(Far):
         self.of = seen
 
 
-def node_status(info: NodeInfo) -> str:
+def node_status(info: NodeInfo, age: float) -> str:
     """The status of a node as it is known here."""
     pairs: dict[str, object] = {
         "name": info.name,
@@ -293,7 +289,7 @@ def node_status(info: NodeInfo) -> str:
         "cpus": info.told.get("cpus", ""),
         "load": info.told.get("load", ""),
         "free": info.told.get("mem.free", ""),
-        "age": round(info.age(), 1),
+        "age": round(age, 1),
     }
     return ndb.record(pairs) + "\n"
 

@@ -1,120 +1,196 @@
-"""Keys of a cloud and of its nodes, and that TLS takes those and no others."""
+"""The cloud key and the node's files, and that TLS with them lets in whom it should."""
 
 import socket
 import ssl
 import threading
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from cloudfs.errors import CloudError
-from cloudfs.factotum import cloudkey
+from cloudfs.factotum.cloudkey import (
+    KeyFiles,
+    client_context,
+    fingerprint,
+    make_cloud,
+    node_files,
+    peer_fingerprint,
+    peer_name,
+    server_context,
+)
 
 
 @pytest.fixture
 def state(tmp_path):
-    cloudkey.make_cloud(tmp_path, "demo")
-    return tmp_path
+    make_cloud(tmp_path / "a", "home")
+    return tmp_path / "a"
 
 
-def der(path):
-    return ssl.PEM_cert_to_DER_cert(path.read_text())
+def other_node(tmp_path, state, node, cluster="c1"):
+    """The files of another node of the same cloud: the cloud key was carried there."""
+    place = tmp_path / node
+    place.mkdir()
+    (place / "cloud.key").write_bytes((state / "cloud.key").read_bytes())
+    return node_files(place, node, cluster)
+
+
+def der(files):
+    return x509.load_pem_x509_certificate(files.cert.read_bytes()).public_bytes(Encoding.DER)
 
 
 def handshake(server, client):
-    """Both ends' peers as DER, or the error of each end."""
-    ends = socket.socketpair()
-    found = [None, None]
+    """What each side makes of the other's certificate, or the error it met."""
+    ours, theirs = socket.socketpair()
+    met = {}
 
-    def go(index, context, side):
-        with ends[index]:
-            ends[index].settimeout(5)
-            try:
-                with context.wrap_socket(ends[index], server_side=side) as tls:
-                    # A client of TLS 1.3 is done before the server has looked at it.
-                    tls.sendall(b"x")
-                    tls.recv(1)
-                    found[index] = tls.getpeercert(binary_form=True)
-            except (ssl.SSLError, OSError) as error:
-                found[index] = error
+    def side(name, sock, context, **how):
+        try:
+            with context.wrap_socket(sock, **how) as tls:
+                tls.settimeout(5)
+                # TLS 1.3: only data from the server says that it let the client in.
+                if name == "server":
+                    tls.sendall(b"in")
+                else:
+                    assert tls.recv(2) == b"in"
+                met[name] = tls.getpeercert(binary_form=True)
+                assert tls.version() == "TLSv1.3"
+        except (ssl.SSLError, OSError, AssertionError) as error:
+            met[name] = error
 
-    threads = [
-        threading.Thread(target=go, args=(0, server, True)),
-        threading.Thread(target=go, args=(1, client, False)),
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(10)
-    return found
-
-
-def test_nodes_of_a_cloud_know_each_other(state, tmp_path):
-    other = tmp_path / "other"
-    other.mkdir()
-    (other / "cloud.key").write_bytes((state / "cloud.key").read_bytes())
-    one = cloudkey.node_files(state, "n1", "paris")
-    two = cloudkey.node_files(other, "n2", "tokyo")
-    server, client = cloudkey.server_context(one), cloudkey.client_context(two)
-    at_server, at_client = handshake(server, client)
-    assert cloudkey.peer_name(at_server) == ("demo", "tokyo", "n2")
-    assert cloudkey.peer_name(at_client) == ("demo", "paris", "n1")
-    assert cloudkey.peer_fingerprint(at_server) == cloudkey.fingerprint(two)
+    thread = threading.Thread(
+        target=side, args=("server", ours, server), kwargs={"server_side": True}
+    )
+    thread.start()
+    side("client", theirs, client)
+    thread.join(10)
+    return met["server"], met["client"]
 
 
-def test_a_node_of_another_cloud_is_refused(state, tmp_path):
-    rogue = tmp_path / "rogue"
-    rogue.mkdir()
-    cloudkey.make_cloud(rogue, "demo")  # the name is the same, the key is not
-    ours = cloudkey.node_files(state, "n1", "paris")
-    theirs = cloudkey.node_files(rogue, "n2", "paris")
-    for server, client in ((ours, theirs), (theirs, ours)):
-        found = handshake(cloudkey.server_context(server), cloudkey.client_context(client))
-        assert all(isinstance(end, OSError) for end in found)
+def test_two_nodes_of_a_cloud_know_each_other(tmp_path, state):
+    one, two = node_files(state, "n1", "c1"), other_node(tmp_path, state, "n2", "c2")
+    seen, saw = handshake(server_context(one), client_context(two))
+    assert peer_name(seen) == ("home", "c2", "n2")
+    assert peer_name(saw) == ("home", "c1", "n1")
+    assert peer_fingerprint(seen) == fingerprint(two) != fingerprint(one)
+    assert len(fingerprint(one)) == 32
+    int(fingerprint(one), 16)
 
 
-def test_a_client_without_a_certificate_is_refused(state):
-    ours = cloudkey.node_files(state, "n1", "paris")
-    plain = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    plain.check_hostname, plain.verify_mode = False, ssl.CERT_NONE
-    assert isinstance(handshake(cloudkey.server_context(ours), plain)[0], ssl.SSLError)
+def test_a_stranger_does_not_get_in(tmp_path, state):
+    make_cloud(tmp_path / "b", "home")  # the same name, another key
+    mine, stranger = node_files(state, "n1", "c1"), node_files(tmp_path / "b", "n1", "c1")
+    seen, saw = handshake(server_context(mine), client_context(stranger))
+    assert isinstance(seen, Exception)
+    assert isinstance(saw, Exception)
 
 
-def test_files_are_made_once_and_again_when_the_name_or_the_cloud_changes(state, tmp_path):
-    one = cloudkey.node_files(state, "n1", "paris")
-    before = [path.read_bytes() for path in (one.ca, one.cert, one.key)]
-    cloudkey.make_cloud(state, "demo")
-    cloudkey.node_files(state, "n1", "paris")
-    assert [path.read_bytes() for path in (one.ca, one.cert, one.key)] == before
-    who = cloudkey.fingerprint(one)
-    cloudkey.node_files(state, "n1", "tokyo")
-    assert cloudkey.peer_name(der(one.cert))[1] == "tokyo"
-    assert cloudkey.fingerprint(one) == who  # the node is still the same
+def test_who_has_no_certificate_does_not_get_in(state):
+    bare = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    bare.check_hostname, bare.verify_mode = False, ssl.CERT_NONE
+    seen, saw = handshake(server_context(node_files(state, "n1", "c1")), bare)
+    assert isinstance(seen, ssl.SSLError)
+    assert isinstance(saw, Exception)
+
+
+def test_older_tls_is_refused(state):
+    files = node_files(state, "n1", "c1")
+    old = client_context(files)
+    old.minimum_version = ssl.TLSVersion.TLSv1_2
+    old.maximum_version = ssl.TLSVersion.TLSv1_2
+    seen, _ = handshake(server_context(files), old)
+    assert isinstance(seen, ssl.SSLError)
+
+
+def test_files_are_kept_and_secret(state):
+    files = node_files(state, "n1", "c1")
+    before = [path.read_bytes() for path in (files.ca, files.cert, files.key)]
+    assert node_files(state, "n1", "c1") == files
+    assert [path.read_bytes() for path in (files.ca, files.cert, files.key)] == before
+    for secret in (files.key, state / "cloud.key"):
+        assert secret.stat().st_mode & 0o777 == 0o600
+    assert b"PRIVATE" not in files.ca.read_bytes() + files.cert.read_bytes()
+
+
+def test_another_name_is_the_same_identity(state):
+    first = fingerprint(node_files(state, "n1", "c1"))
+    files = node_files(state, "n9", "c3")
+    assert fingerprint(files) == first
+    assert peer_name(der(files)) == ("home", "c3", "n9")
+
+
+def test_the_cloud_key_is_only_needed_once(state):
+    files = node_files(state, "n1", "c1")
     (state / "cloud.key").unlink()
-    cloudkey.make_cloud(state, "second")
-    cloudkey.node_files(state, "n1", "tokyo")
-    assert cloudkey.peer_name(der(one.cert))[0] == "second"
+    assert node_files(state, "n1", "c1") == files
+    with pytest.raises(CloudError) as caught:
+        node_files(state, "n2", "c1")
+    assert caught.value.kind == "absent"
+    assert caught.value.fix
 
 
-def test_nobody_else_reads_a_key(state):
-    files = cloudkey.node_files(state, "n1", "paris")
-    for path in (state / "cloud.key", files.key):
-        assert path.stat().st_mode & 0o777 == 0o600
+def test_a_node_can_change_to_another_cloud(tmp_path, state):
+    first = fingerprint(node_files(state, "n1", "c1"))
+    make_cloud(tmp_path / "b", "work")
+    (state / "cloud.key").write_bytes((tmp_path / "b" / "cloud.key").read_bytes())
+    files = node_files(state, "n1", "c1")
+    assert peer_name(der(files)) == ("work", "c1", "n1")
+    assert fingerprint(files) == first
 
 
-def test_what_is_no_key_says_so(tmp_path):
-    with pytest.raises(CloudError, match="there is no .*cloud.key"):
-        cloudkey.node_files(tmp_path, "n1", "paris")
-    cloudkey.make_cloud(tmp_path)
-    good = (tmp_path / "cloud.key").read_bytes()
-    node = cloudkey.node_files(tmp_path, "n1", "paris")
-    for bad in (b"", b"\xff" * 100, good[:300], node.cert.read_bytes() + node.key.read_bytes()):
-        (tmp_path / "cloud.key").write_bytes(bad)
-        with pytest.raises(CloudError, match="no cloud's key"):
-            cloudkey.node_files(tmp_path, "n1", "paris")
-    with pytest.raises(CloudError, match="names no node"):
-        cloudkey.peer_name(der(node.ca))
-    with pytest.raises(CloudError, match="names no node"):
-        cloudkey.peer_name(b"nonsense")
-    with pytest.raises(CloudError, match="no cloud name"):
-        (tmp_path / "cloud.key").unlink()
-        cloudkey.make_cloud(tmp_path, "a/b")
+def test_a_cloud_is_not_made_twice(state):
+    before = (state / "cloud.key").read_bytes()
+    with pytest.raises(CloudError) as caught:
+        make_cloud(state)
+    assert caught.value.kind == "exists"
+    assert (state / "cloud.key").read_bytes() == before
+
+
+@pytest.mark.parametrize("name", ["", "A", "a/b", "a\nb", "-a", "a" * 64, "a b"])
+def test_bad_names(tmp_path, state, name):
+    for wrong in (
+        lambda: make_cloud(tmp_path / "new", name),
+        lambda: node_files(state, name, "c1"),
+        lambda: node_files(state, "n1", name),
+    ):
+        with pytest.raises(CloudError) as caught:
+            wrong()
+        assert caught.value.kind == "bad"
+
+
+@pytest.mark.parametrize(
+    "junk", [b"", b"junk", b"-----BEGIN CERTIFICATE-----\nAA==\n-----END CERTIFICATE-----\n"]
+)
+def test_broken_files_are_said(state, junk):
+    files = node_files(state, "n1", "c1")
+    files.cert.write_bytes(junk)
+    with pytest.raises(CloudError):
+        fingerprint(files)
+    with pytest.raises(CloudError):
+        server_context(files)
+    assert fingerprint(node_files(state, "n1", "c1"))  # made anew
+    (state / "cloud.key").write_bytes(junk)
+    with pytest.raises(CloudError) as caught:
+        node_files(state, "n1", "c1")
+    assert caught.value.kind == "bad"
+    files.key.write_bytes(junk)
+    (state / "cloud.key").unlink()
+    with pytest.raises(CloudError):
+        node_files(state, "n1", "c1")
+
+
+def test_missing_files_are_said(tmp_path):
+    nothing = KeyFiles(tmp_path / "ca.crt", tmp_path / "node.crt", tmp_path / "node.key")
+    with pytest.raises(CloudError):
+        client_context(nothing)
+
+
+def test_certificates_that_are_no_nodes(state):
+    node_files(state, "n1", "c1")
+    authority = KeyFiles(state / "ca.crt", state / "ca.crt", state / "node.key")
+    for wrong in (b"", b"junk", der(authority)):
+        with pytest.raises(CloudError) as caught:
+            peer_name(wrong)
+        assert caught.value.kind == "denied"
+    with pytest.raises(CloudError):
+        peer_fingerprint(b"junk")

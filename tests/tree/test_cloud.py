@@ -46,7 +46,7 @@ class Cloud:
         ).root
         self.spaces = {}
 
-    async def reach(self, node, who, seconds):
+    async def reach(self, node, who, path, seconds):
         raise CloudError("unreachable", f"{node} is far")
 
     def at(self, who):

@@ -1,0 +1,339 @@
+"""Runs a node's part in its cloud: the core's actions on engines, and back.
+
+    engines ──heard, hint──▶ Member (membership.py) ──actions──▶ engines, 9P to a seed
+                                   │
+                                   ▼
+                     Cloud: nodes and where objects are; Router: questions across zones
+
+What a node runs it publishes in its own leaf, an object a key; events it tells, and the
+first delegate of a zone passes them between the zones.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, Protocol
+
+import trio
+
+from cloudfs import ndb
+from cloudfs.errors import CloudError
+from cloudfs.fabric.api import Engine, Sample
+from cloudfs.kernel import zones
+from cloudfs.kernel.beats import TICK, Action, Ask, Changed, Enter, Exit, Publish, Withdraw
+from cloudfs.kernel.bell import Log
+from cloudfs.kernel.catalog import summary
+from cloudfs.kernel.cloud import Cloud, NodeInfo
+from cloudfs.kernel.membership import Member
+from cloudfs.kernel.object import Object
+from cloudfs.kernel.router import Router
+
+log = logging.getLogger(__name__)
+
+MEASURE = 2.0  # seconds between two looks at the own attributes
+PAUSE = 5.0  # seconds before an engine that cannot open is tried again
+HEARD = 4096  # events remembered, so that none is told twice
+CORE = frozenset({"beat", "node", "zone", "up"})  # first words of the core's keys
+ROOT = "-root-"  # the root zone's id, which is empty, as the last word of a key
+
+
+class Making(Protocol):
+    """Makes an engine of a zone that calls these endpoints."""
+
+    def __call__(self, zone: str, seeds: Sequence[str]) -> Engine: ...
+
+
+class Neighbours:
+    """One node among others, from `run` until it is cancelled.
+
+    make_engine: see `Making`.  ask_seed(address, text): what a node at HOST:PORT answers to
+    "CLUSTER NAME", "" if it does not.  events: of the whole cloud.
+    """
+
+    def __init__(
+        self,
+        cloud: Cloud,
+        core: Member,
+        make_engine: Making,
+        ask_seed: Callable[[str, str], Awaitable[str]],
+        events: Log,
+    ) -> None:
+        self.cloud = cloud
+        self.core = core
+        self.sessions: dict[str, Engine] = {}
+        self.router = Router(cloud.machine.name, self, self.sessions, cloud.answer)
+        self.why = ""  # why this node is not in its cloud, or ""
+        self._now = cloud.clock
+        self._make_engine = make_engine
+        self._ask_seed = ask_seed
+        self._events = events
+        self._scopes: dict[str, trio.CancelScope] = {}
+        self._heard: OrderedDict[str, None] = OrderedDict()
+        self._told = cloud.machine.events.count  # own events that were told
+        self._measured = -MEASURE
+        self._nursery: trio.Nursery | None = None
+
+    # --- the map that the router goes by ------------------------------------------------------
+
+    @property
+    def leaf(self) -> str:
+        return self.core.leaf or ""
+
+    def parent(self, zone: str) -> str | None:
+        return zones.parent(zone)
+
+    def children(self, zone: str) -> Mapping[str, Sequence[str]]:
+        roster = self.core.rosters.get(zone)
+        found: dict[str, list[str]] = {}
+        if roster is None:
+            return found
+        for peer in roster.live():
+            if peer.leaf != zone:
+                found.setdefault(zones.child(zone, peer.leaf), []).append(peer.name)
+        if self.leaf != zone:
+            found.setdefault(zones.child(zone, self.leaf), []).append(self.core.name)
+        return {child: zones.rank(child, names) for child, names in found.items()}
+
+    def delegates(self, zone: str) -> Sequence[str]:
+        return self.core.delegates(zone)
+
+    def alone(self) -> bool:
+        """Whether the own zone is the whole cloud."""
+        report = self.core.digest(zones.ROOT, self._now())
+        return report is None or report.digest.nodes <= len(self.core.homes(self.leaf))
+
+    # --- life -----------------------------------------------------------------------------------
+
+    async def run(self, *, task_status: Any = trio.TASK_STATUS_IGNORED) -> None:
+        """Take part until cancelled; then this node says nothing more, and is gone for the
+        others.  `leave` first tells them that it goes."""
+        try:
+            async with trio.open_nursery() as nursery:
+                self._nursery = nursery
+                self._measure()
+                self._perform(self.core.tick(self._now()))
+                task_status.started()
+                while self.core.phase != "left" or self.core.rosters:
+                    await trio.sleep(TICK)
+                    self._tick()
+                nursery.cancel_scope.cancel()
+        finally:
+            self._nursery = None
+            self.cloud.ask = None
+            for name in list(self.cloud.nodes):
+                self.cloud.forget(name)
+
+    def leave(self) -> None:
+        """Tell the others that this node leaves; `run` ends when that is said."""
+        self._perform(self.core.leave(self._now()))
+
+    def _tick(self) -> None:
+        now = self._now()
+        self._perform(self.core.tick(now))
+        if now - self._measured >= MEASURE:
+            self._measure()
+        self._look_round(now)
+        self.cloud.ask = None if self.alone() else self.router.gather
+        self._tell_events()
+
+    def _measure(self) -> None:
+        """Tell the core what this node is and has."""
+        self._measured = self._now()
+        machine = self.cloud.machine
+        attributes = {**machine.attributes(), "state": machine.state}
+        self._perform(self.core.set_record(attributes, self._measured))
+
+    def _look_round(self, now: float) -> None:
+        """Tell the cloud of the members of the own leaf."""
+        there = set()
+        for known in self.core.members(now):
+            there.add(known.name)
+            record = known.record
+            if known.name != self.core.name and record:
+                info = NodeInfo(
+                    known.name,
+                    record.get("cluster", ""),
+                    known.state,
+                    record.get("addr", ""),
+                    now - known.age,
+                    True,
+                    record,
+                )
+                self.cloud.hear(info)
+        self.cloud.keep(there)
+
+    # --- what the core wants done ------------------------------------------------------------
+
+    def _perform(self, actions: Sequence[Action]) -> None:
+        for action in actions:
+            match action:
+                case Enter(zone, seeds):
+                    self._enter(zone, seeds)
+                case Exit(zone):
+                    self._exit(zone)
+                case Publish(zone, key, value):
+                    if zone in self.sessions:
+                        self.sessions[zone].publish(_full(key), value)
+                case Withdraw(zone, key):
+                    if zone in self.sessions:
+                        self.sessions[zone].withdraw(_full(key))
+                case Ask(address):
+                    self._spawn(partial(self._ask, address))
+                case Changed(node, old, new, why):
+                    self._changed(node, old, new, why)
+
+    def _spawn(self, work: Callable[[], Awaitable[None]]) -> None:
+        if self._nursery is not None:
+            self._nursery.start_soon(work)
+
+    def _enter(self, zone: str, seeds: Sequence[str]) -> None:
+        if zone in self.sessions:
+            self.sessions[zone].reopen(seeds)
+            return
+        engine = self.sessions[zone] = self._make_engine(zone, seeds)
+        scope = self._scopes[zone] = trio.CancelScope()
+        self.router.serve(zone, engine)
+        if zone == self.core.leaf:
+            self.publish_all(engine)
+        self._spawn(partial(self._serve, zone, engine, scope))
+
+    def _exit(self, zone: str) -> None:
+        self.sessions.pop(zone)
+        self._scopes.pop(zone).cancel()
+
+    async def _serve(self, zone: str, engine: Engine, scope: trio.CancelScope) -> None:
+        """One zone's engine, until the zone is left."""
+        with scope:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._hear, zone, engine)
+                nursery.start_soon(self._watch, zone, engine)
+                while True:
+                    try:
+                        await engine.run()
+                    except CloudError as error:
+                        self.why = str(error)
+                        log.error("zone %s: %s", zone or "/", error)
+                        await trio.sleep(PAUSE)
+
+    async def _ask(self, address: str) -> None:
+        try:
+            text = await self._ask_seed(address, f"{self.core.cluster} {self.core.name}")
+            self.why = ""
+        except CloudError as error:
+            text, self.why = "", str(error)
+            log.info("asked %s: %s", address, error)
+        self._perform(self.core.introduced(text, self._now()))
+
+    def _changed(self, node: str, old: str, new: str, why: str) -> None:
+        self.cloud.machine.events.add("node", node=node, state=new, was=old, why=why)
+        if node == self.core.name and new == "refused":
+            self.why = why
+
+    # --- what engines bring --------------------------------------------------------------------
+
+    async def _hear(self, zone: str, engine: Engine) -> None:
+        with engine.subscribe("**") as samples:
+            async for sample in samples:
+                kind, _, rest = sample.key.partition("/")
+                if kind in CORE:
+                    value = None if sample.gone else sample.value
+                    now = self._now()
+                    key = _short(sample.key)
+                    self._perform(self.core.heard(zone, key, value, sample.stamp, now))
+                elif kind == "object" and zone == self.core.leaf:
+                    self._hear_object(rest, sample)
+                elif kind == "event":
+                    self._hear_event(zone, rest, sample.value)
+
+    async def _watch(self, zone: str, engine: Engine) -> None:
+        with engine.watch() as changes:
+            async for change in changes:
+                now = self._now()
+                self._perform(self.core.hint(zone, change.node, change.joined, now))
+
+    def _hear_object(self, id: str, sample: Sample) -> None:
+        node = sample.stamp.node
+        if sample.gone:
+            self.cloud.catalog.drop(node, id)
+            return
+        try:
+            self.cloud.catalog.put(node, ndb.text_line(sample.value))
+        except (CloudError, KeyError) as error:
+            log.debug("%s told nonsense of object %s: %s", node, id, error)
+
+    # --- what this node runs -------------------------------------------------------------------
+
+    def publish_all(self, engine: Engine) -> None:
+        """Tell a leaf that was entered of every object of this node."""
+        for made in self.cloud.objects.all.values():
+            self._publish(engine, made)
+
+    def object_changed(self, made: Object) -> None:
+        """To be called after every change of an object of this node."""
+        engine = self.sessions.get(self.core.leaf or "")
+        if engine is not None and self.core.leaf is not None:
+            self._publish(engine, made)
+
+    def _publish(self, engine: Engine, made: Object) -> None:
+        if made.state in ("gone", "new"):
+            engine.withdraw(f"object/{made.id}")
+        else:
+            engine.publish(f"object/{made.id}", summary(made).encode())
+
+    # --- events --------------------------------------------------------------------------------
+
+    def _tell_events(self) -> None:
+        """Tell the zone of what happened here since the last time."""
+        text, count = self.cloud.machine.events.since(self._told)
+        first = count - text.count("\n")
+        self._told = count
+        for number, line in enumerate(text.splitlines(), first):
+            name = f"{self.core.name}/{self.core.boot:x}-{number}"
+            self._new(name)
+            self._events.put(line)
+            leaf = self.core.leaf
+            if leaf is not None and leaf in self.sessions:
+                self.sessions[leaf].tell(f"event/{name}", line.encode())
+                self._pass_on(leaf, None, name, line.encode())
+
+    def _hear_event(self, zone: str, name: str, value: bytes) -> None:
+        if not self._new(name):
+            return
+        try:
+            self._events.put(f"{ndb.text_line(value)} from={name.partition('/')[0]}")
+        except CloudError:
+            return
+        self._pass_on(zone, None, name, value)
+
+    def _new(self, name: str) -> bool:
+        """Whether an event is heard of for the first time."""
+        if name in self._heard:
+            return False
+        self._heard[name] = None
+        if len(self._heard) > HEARD:
+            self._heard.popitem(last=False)
+        return True
+
+    def _pass_on(self, zone: str, came: str | None, name: str, value: bytes) -> None:
+        """Tell an event that is known in a zone in the zones above and below it, where this
+        node is the first delegate of the lower of the two."""
+        for other, engine in self.sessions.items():
+            lower = other if zones.parent(other) == zone else zone
+            joined = zones.parent(lower) == (zone if lower == other else other)
+            if other != came and joined and self._first(lower):
+                engine.tell(f"event/{name}", value)
+                self._pass_on(other, zone, name, value)
+
+    def _first(self, zone: str) -> bool:
+        return next(iter(self.core.delegates(zone)), "") == self.core.name
+
+
+def _full(key: str) -> str:
+    return key + ROOT if key.endswith("/") else key
+
+
+def _short(key: str) -> str:
+    return key.removesuffix(ROOT)

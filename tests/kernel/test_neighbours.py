@@ -1,0 +1,139 @@
+"""A cloud of several nodes, seen through each one's files."""
+
+import pytest
+import trio
+
+from cloudfs import ndb
+from cloudfs.errors import CloudError
+from tests.kernel.town import Town
+
+
+@pytest.fixture
+async def town(autojump_clock, tmp_path, nursery):
+    return Town(tmp_path, nursery)
+
+
+async def test_nodes_find_each_other_by_one_seed(town):
+    one, two, three = await town.add("n1", "n2", "n3")
+    await town.settle()
+    for node in (one, two, three):
+        assert await node.ls("/cloud/nodes") == ["n1", "n2", "n3"]
+    status = ndb.parse(await one.cat("/cloud/nodes/n3/status"))
+    assert (status["name"], status["state"], status["cluster"]) == ("n3", "alive", "paris")
+    assert await one.cat("/cloud/nodes/n2/cpus") == await two.cat("/cloud/nodes/n2/cpus")
+
+
+async def test_an_object_is_everywhere_and_runs_in_one_place(town):
+    one, two, three = await town.add("n1", "n2", "n3")
+    await town.settle()
+    id = await two.start("sleep 1000", "app web", "label tier=front")
+    await trio.sleep(1)
+    for node in (one, two, three):
+        assert await node.ls("/cloud/proc") == [id]
+        assert await node.ls("/cloud/view/by-node/n2") == [id]
+        assert await node.ls("/cloud/view/by-label/tier=front") == [id]
+    assert await one.ls("/cloud/nodes/n2/proc") == [id]
+    assert await one.ls("/cloud/nodes/n1/proc") == []
+    assert await one.cat(f"/cloud/proc/{id}/args") == "sleep 1000\n"
+    assert "state=running node=n2" in await three.cat(f"/cloud/proc/{id}/status")
+    await one.echo("kill", f"/cloud/proc/{id}/ctl")
+    assert "signal=KILL" in await three.cat(f"/cloud/.follow/proc/{id}/wait")
+    await trio.sleep(1)
+    assert await one.ls("/cloud/view/by-state/exited") == [id]
+    await three.echo("wipe", f"/cloud/proc/{id}/ctl")
+    await trio.sleep(1)
+    assert await one.ls("/cloud/proc") == []
+
+
+async def test_a_node_that_dies_is_gone_and_its_objects_are_lost_with_their_age(town):
+    one, two = await town.add("n1", "n2")
+    await town.settle()
+    id = await two.start("sleep 1000", "app web")
+    await trio.sleep(1)
+    two.scope.cancel()
+    await town.until(lambda: one.cloud.nodes["n2"].state == "gone", 10)
+    status = ndb.parse(await one.cat(f"/cloud/proc/{id}/status"))
+    assert (status["state"], status["node"], status["app"]) == ("lost", "n2", "web")
+    assert float(status["age"]) >= 4
+    assert ndb.parse(await one.cat("/cloud/nodes/n2/status"))["state"] == "gone"
+    assert await one.ls("/cloud/view/by-state") == ["lost"]
+    assert await one.ls("/cloud/nodes") == ["n1", "n2"]
+    with pytest.raises(CloudError, match="does not answer"):
+        await one.cat(f"/cloud/proc/{id}/stdout")
+    with pytest.raises(CloudError, match="does not answer"):
+        await one.cat(f"/cloud/.fresh/proc/{id}/status")
+
+
+async def test_both_sides_of_a_partition_go_on_and_agree_afterwards(town):
+    nodes = await town.add("n1", "n2", "n3", "n4", "n5", "n6")
+    await town.settle()
+    before = await nodes[4].start()
+    left, right = nodes[:3], nodes[3:]
+    town.partition(left, right)
+    await town.until(lambda: all(n.cloud.nodes["n5"].state == "gone" for n in left), 10)
+    made = {node.name: await node.start() for node in (nodes[0], nodes[5])}
+    await trio.sleep(1)
+    assert set(await nodes[1].ls("/cloud/proc")) == {before, made["n1"]}
+    assert set(await nodes[4].ls("/cloud/proc")) == {before, made["n6"]}
+    assert "state=lost" in await nodes[1].cat(f"/cloud/proc/{before}/status")
+    await nodes[3].echo("kill", f"/cloud/proc/{made['n6']}/ctl")
+    town.bus.heal()
+    await town.settle(seconds=10)
+    await trio.sleep(2)
+    for node in nodes:
+        assert set(await node.ls("/cloud/proc")) == {before, *made.values()}
+        assert await node.ls("/cloud/view/by-state/exited") == [made["n6"]]
+        assert set(await node.ls("/cloud/view/by-state/running")) == {before, made["n1"]}
+
+
+async def test_clusters_are_zones_that_ask_each_other(town):
+    p1, p2 = await town.add("p1", "p2", cluster="paris")
+    t1, t2 = await town.add("t1", "t2", cluster="tokyo")
+    await town.until(lambda: all(n.cloud.ask is not None for n in (p1, p2, t1, t2)), 60)
+    id = await t2.start("sleep 1000", "app web")
+    await trio.sleep(2)
+    for node in (p1, p2, t1, t2):
+        assert await node.ls("/cloud/nodes") == ["p1", "p2", "t1", "t2"]
+        assert await node.ls("/cloud/clusters") == ["paris", "tokyo"]
+        assert await node.ls("/cloud/clusters/tokyo/nodes") == ["t1", "t2"]
+        assert await node.ls("/cloud/view/by-app/web") == [id]
+        assert await node.ls("/cloud/proc") == [id]
+        assert await node.ls("/cloud/view/by-cluster/tokyo") == [id]
+        assert await node.cat(f"/cloud/proc/{id}/args") == "sleep 1000\n"
+    with pytest.raises(CloudError, match="no object"):
+        await p1.cat("/cloud/proc/aaaaaaaaaaaaaaaa/status")
+    with pytest.raises(CloudError, match="no node"):
+        await p1.ls("/cloud/nodes/nowhere")
+
+
+async def test_an_object_of_another_zone_is_found_by_its_id_alone(town):
+    p1 = await town.add("p1", cluster="paris")
+    t1 = await town.add("t1", cluster="tokyo")
+    await town.until(lambda: all(n.cloud.ask is not None for n in (p1, t1)), 60)
+    id = await t1.start()
+    assert await p1.cat(f"/cloud/proc/{id}/node") == "t1\n"
+
+
+async def test_events_of_all_nodes_come_once_to_all(town):
+    p1, p2 = await town.add("p1", "p2", cluster="paris")
+    t1, t2 = await town.add("t1", "t2", cluster="tokyo")
+    await town.until(lambda: all(n.cloud.ask is not None for n in (p1, p2, t1, t2)), 60)
+    await trio.sleep(5)
+    ids = [await node.start() for node in (p2, t1)]
+    await trio.sleep(5)
+    for node in (p1, p2, t1, t2):
+        text = await node.cat("/cloud/events")
+        for id in ids:
+            assert len([x for x in text.splitlines() if f"event=began id={id}" in x]) == 1
+
+
+async def test_a_node_that_leaves_is_not_missed(town):
+    one, two = await town.add("n1", "n2")
+    await town.settle()
+    await two.start()
+    await trio.sleep(1)
+    two.neighbours.leave()
+    await town.until(lambda: one.cloud.nodes["n2"].state == "left", 10)
+    assert await one.ls("/cloud/proc") == []
+    await trio.sleep(3)
+    assert await two.ls("/cloud/nodes") == ["n2"]

@@ -1,0 +1,159 @@
+"""Several nodes in one process and in virtual time: real cores, engines on one bus, each
+node's machine its in-memory twin."""
+
+from __future__ import annotations
+
+import trio
+
+from cloudfs.errors import CloudError
+from cloudfs.fabric.local import Bus, LocalEngine
+from cloudfs.kernel.bell import Log
+from cloudfs.kernel.cloud import Cloud
+from cloudfs.kernel.machine import Machine
+from cloudfs.kernel.membership import Member
+from cloudfs.kernel.neighbours import Neighbours
+from cloudfs.kernel.objects import Objects
+from cloudfs.kernel.records import Records
+from cloudfs.node.metrics import Metrics
+from cloudfs.node.twin import Twin
+from cloudfs.tree.api import OREAD, OWRITE, DirHandle, Who
+from cloudfs.tree.build import build
+from cloudfs.tree.space import ErrLog, Space, settle
+from cloudfs.wire.trace import Trace
+
+ANN = Who("ann", 1001)
+
+
+class Citizen:
+    """One node of a town, with a shell's verbs."""
+
+    def __init__(self, town, path, name, cluster, boot=1):
+        path.mkdir(exist_ok=True)
+        self.town, self.path, self.name, self.cluster = town, path, name, cluster
+        self.records = Records(":memory:")
+        events, cloud_events = Log(100), Log(1000)
+        self.machine = Machine(name, cluster, "ann", Metrics(path), self.records, events)
+        self.machine.public = f"{name}.example:5640"
+        self.objects = Objects(Twin(), self.records, path, name, "ann", events=events)
+        self.cloud = Cloud(self.machine, self.objects, trio.current_time)
+        seeds = [town.seed] if town.seed else []
+        town.seed = town.seed or self.machine.public
+        core = Member(name, cluster, f"{hash(name) & 0xFFFFFFFF:08x}" * 4, boot,
+                      self.machine.public, seeds)  # fmt: skip
+        self.neighbours = Neighbours(self.cloud, core, self.engine, self.ask_seed, cloud_events)
+        self.objects.changed_one = self.neighbours.object_changed
+        self.errors = ErrLog(lambda: 0.0)
+        self.trees = build(
+            self.cloud, cloud_events, self.errors, Trace(), self.reach, str, lambda made: {}
+        )
+        self.scope = trio.CancelScope()
+        self.up = False
+
+    def engine(self, zone, seeds):
+        return LocalEngine(self.name, zone, self.town.bus)
+
+    async def ask_seed(self, address, question):
+        other = self.town.at(address)
+        if other is None or not self.town.reaches(self, other):
+            raise CloudError("unreachable", f"{address} does not answer")
+        cluster, name = question.split()
+        return other.neighbours.core.introduction(cluster, name, trio.current_time())
+
+    async def reach(self, node, who, path, seconds):
+        other = self.town.nodes.get(node)
+        if other is None or not self.town.reaches(self, other):
+            await trio.sleep(seconds)
+            raise CloudError("timeout", f"{node} does not answer")
+        return (await settle(Space(other.trees.own).attach(who).find(path))).node
+
+    async def run(self, task_status):
+        with self.scope:
+            async with trio.open_nursery() as nursery:
+                await nursery.start(self.objects.run)
+                await nursery.start(self.neighbours.run)
+                self.up = True
+                task_status.started()
+        self.up = False
+
+    # --- a shell ------------------------------------------------------------------------------
+
+    async def open(self, path, mode=OREAD, who=ANN):
+        at = Space(self.trees.root, self.errors).attach(who)
+        ref = await settle(at.find([name for name in path.split("/") if name][1:]))
+        return await settle(at.open(ref, mode))
+
+    async def cat(self, path, who=ANN):
+        handle, text = await self.open(path, OREAD, who), b""
+        while data := await settle(handle.read(len(text), 4096)):
+            text += data
+        await settle(handle.close())
+        return text.decode()
+
+    async def echo(self, line, path, who=ANN):
+        handle = await self.open(path, OWRITE, who)
+        await settle(handle.write(0, line.encode() + b"\n"))
+        await settle(handle.close())
+
+    async def ls(self, path, who=ANN):
+        handle = await self.open(path, OREAD, who)
+        assert isinstance(handle, DirHandle)
+        return [name for name in handle.entries.nodes if name not in ("help", "clone")]
+
+    async def start(self, program="sleep 1000", *lines, who=ANN):
+        """Run a program as an object of this node; its id."""
+        id = self.objects.promise(who, None, [])
+        for line in (*lines, f"exec {program}"):
+            await self.echo(line, f"/cloud/proc/{id}/ctl", who)
+        return id
+
+
+class Town:
+    """The nodes, and the links between them."""
+
+    def __init__(self, path, nursery):
+        self.path, self.nursery = path, nursery
+        self.bus = Bus()
+        self.nodes = {}
+        self.seed = ""
+
+    async def add(self, *names, cluster="paris"):
+        made = []
+        for name in names:
+            citizen = self.nodes[name] = Citizen(self, self.path / name, name, cluster)
+            await self.nursery.start(citizen.run)
+            made.append(citizen)
+        return made if len(made) > 1 else made[0]
+
+    def at(self, address):
+        return next((n for n in self.nodes.values() if n.machine.public == address), None)
+
+    def reaches(self, one, other):
+        cuts = self.bus._cuts
+        return other.up and not {(one.name, other.name), (other.name, one.name)} & cuts
+
+    def partition(self, *groups):
+        """Nodes of different groups hear nothing of each other."""
+        for group in groups:
+            for other in groups:
+                for a in group if group is not other else ():
+                    for b in other:
+                        self.bus.cut(a.name, b.name)
+
+    async def until(self, true, seconds=30):
+        """Wait until something holds; virtual time passes."""
+        with trio.fail_after(seconds):
+            while not true():
+                await trio.sleep(0.1)
+
+    async def settle(self, *nodes, seconds=60):
+        """Wait until all know each other as alive."""
+        nodes = nodes or [n for n in self.nodes.values() if n.up]
+        names = {n.name for n in nodes}
+
+        def agreed():
+            return all(
+                {i.name for i in n.cloud.nodes.values() if i.state == "alive"} >= names - {n.name}
+                for n in nodes
+            )
+
+        await self.until(agreed, seconds)
