@@ -81,7 +81,8 @@ class Atlas:
     def digest(self, zone: str, now: float) -> Report | None:
         """The digest of a zone: made from what is known here if this node is in it, else as
         it was last heard; None where nothing is known.  `at` tells how old it is."""
-        if zone in self.rosters:
+        roster = self.rosters.get(zone)
+        if roster is not None and now >= roster.settles:
             digest = self.sum(zone, now)
             return Report(zone, self.name, self.address, zone == self.leaf, (), digest, now)
         for table in self.reports.up.values():

@@ -83,6 +83,8 @@ class Climbing:
         first = me.delegates(zone)[0] == me.name
         for high in zones.path(above):
             if high in me.rosters:
+                if now < me.rosters[high].settles:
+                    break
                 nodes, digest, at = me.size(high, now)[0], None, now
             elif high in me.reports.down:
                 known = me.reports.down[high]

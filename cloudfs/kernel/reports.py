@@ -24,8 +24,9 @@ REPEAT = 15.0  # seconds after which an unchanged digest is told again
 LIFE = 3 * REPEAT  # seconds after which one that is not told again counts no more
 ALONE = GONE + 6.0  # the same where none of the child's delegates is left
 STANDBY = 3.0  # seconds that the second delegate gives the first
+ECHO = 4.0  # seconds after which a change is told once more
 LEAF_PAUSE, INNER_PAUSE = 1.0, 3.0  # seconds between two of one zone at least
-DOWN_PAUSE, DOWN_REPEAT = 10.0, 30.0  # the same on the way down
+DOWN_PAUSE, DOWN_REPEAT = 5.0, 30.0  # the same on the way down
 DOORS = 6  # members of a zone above that are passed down
 
 Door = tuple[str, str]  # a node's name and 9P address
@@ -86,6 +87,17 @@ class Told:
     at: float = -1e9
     size: tuple[int, int] = (-1, -1)
     differs: float | None = None  # since when what others told is not what we see
+    echo: float | None = None  # when a change is told once more, in case it was lost
+
+    def changed(self, size: tuple[int, int], pause: float, now: float) -> bool:
+        """Whether a change is due to be told, or to be told once more."""
+        if size != self.size and now - self.at >= pause:
+            self.echo = now + ECHO
+            return True
+        if self.echo is not None and now >= self.echo:
+            self.echo = None
+            return True
+        return False
 
 
 @dataclass(slots=True)
@@ -160,11 +172,12 @@ class Reports:
         heard = self.up.get(place, {}).get(zone)
         pause = LEAF_PAUSE if leaf else INNER_PAUSE
         if first or heard is None:
-            due = (size != told.size and now - told.at >= pause) or now - told.at >= REPEAT
+            due = told.changed(size, pause, now) or now - told.at >= REPEAT
         else:
             same = size == (heard.digest.nodes, heard.digest.states.get("drained", 0))
             told.differs = None if same else (told.differs or now)
             wrong = told.differs is not None and now - told.differs >= STANDBY
+            told.echo = None
             late = now - heard.at >= REPEAT + STANDBY
             due = (wrong or late) and now - told.at >= max(pause, STANDBY)
         if due:
@@ -175,9 +188,10 @@ class Reports:
         """Whether this delegate is to pass the digest of a zone above down now."""
         told = self.told.setdefault((place, zone), Told())
         heard = self.down.get(zone)
-        changed = told.size != (nodes, 0) and now - told.at >= DOWN_PAUSE
-        due = changed or now - told.at >= DOWN_REPEAT
-        if not first:
+        if first:
+            changed = told.changed((nodes, 0), DOWN_PAUSE, now)
+            due = changed or now - told.at >= DOWN_REPEAT
+        else:
             late = heard is None or now - heard.at >= DOWN_REPEAT + STANDBY
             due = late and now - told.at >= DOWN_PAUSE
         if due:
