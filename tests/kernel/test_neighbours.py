@@ -13,7 +13,7 @@ async def town(autojump_clock, tmp_path, nursery):
     return Town(tmp_path, nursery)
 
 
-async def test_nodes_find_each_other_by_one_seed(town):
+async def test_nodes_find_each_other_by_one_seed(town, autojump_clock):
     one, two, three = await town.add("n1", "n2", "n3")
     await town.settle()
     for node in (one, two, three):
@@ -23,7 +23,7 @@ async def test_nodes_find_each_other_by_one_seed(town):
     assert await one.cat("/cloud/nodes/n2/cpus") == await two.cat("/cloud/nodes/n2/cpus")
 
 
-async def test_an_object_is_everywhere_and_runs_in_one_place(town):
+async def test_an_object_is_everywhere_and_runs_in_one_place(town, autojump_clock):
     one, two, three = await town.add("n1", "n2", "n3")
     await town.settle()
     id = await two.start("sleep 1000", "app web", "label tier=front")
@@ -45,7 +45,7 @@ async def test_an_object_is_everywhere_and_runs_in_one_place(town):
     assert await one.ls("/cloud/proc") == []
 
 
-async def test_a_node_that_dies_is_gone_and_its_objects_are_lost_with_their_age(town):
+async def test_a_node_that_dies_is_gone_and_its_objects_are_lost_with_their_age(town, autojump_clock):
     one, two = await town.add("n1", "n2")
     await town.settle()
     id = await two.start("sleep 1000", "app web")
@@ -64,7 +64,7 @@ async def test_a_node_that_dies_is_gone_and_its_objects_are_lost_with_their_age(
         await one.cat(f"/cloud/.fresh/proc/{id}/status")
 
 
-async def test_both_sides_of_a_partition_go_on_and_agree_afterwards(town):
+async def test_both_sides_of_a_partition_go_on_and_agree_afterwards(town, autojump_clock):
     nodes = await town.add("n1", "n2", "n3", "n4", "n5", "n6")
     await town.settle()
     before = await nodes[4].start()
@@ -86,7 +86,7 @@ async def test_both_sides_of_a_partition_go_on_and_agree_afterwards(town):
         assert set(await node.ls("/cloud/view/by-state/running")) == {before, made["n1"]}
 
 
-async def test_clusters_are_zones_that_ask_each_other(town):
+async def test_clusters_are_zones_that_ask_each_other(town, autojump_clock):
     p1, p2 = await town.add("p1", "p2", cluster="paris")
     t1, t2 = await town.add("t1", "t2", cluster="tokyo")
     await town.until(lambda: all(n.cloud.ask is not None for n in (p1, p2, t1, t2)), 60)
@@ -106,7 +106,7 @@ async def test_clusters_are_zones_that_ask_each_other(town):
         await p1.ls("/cloud/nodes/nowhere")
 
 
-async def test_an_object_of_another_zone_is_found_by_its_id_alone(town):
+async def test_an_object_of_another_zone_is_found_by_its_id_alone(town, autojump_clock):
     p1 = await town.add("p1", cluster="paris")
     t1 = await town.add("t1", cluster="tokyo")
     await town.until(lambda: all(n.cloud.ask is not None for n in (p1, t1)), 60)
@@ -114,7 +114,7 @@ async def test_an_object_of_another_zone_is_found_by_its_id_alone(town):
     assert await p1.cat(f"/cloud/proc/{id}/node") == "t1\n"
 
 
-async def test_events_of_all_nodes_come_once_to_all(town):
+async def test_events_of_all_nodes_come_once_to_all(town, autojump_clock):
     p1, p2 = await town.add("p1", "p2", cluster="paris")
     t1, t2 = await town.add("t1", "t2", cluster="tokyo")
     await town.until(lambda: all(n.cloud.ask is not None for n in (p1, p2, t1, t2)), 60)
@@ -127,7 +127,7 @@ async def test_events_of_all_nodes_come_once_to_all(town):
             assert len([x for x in text.splitlines() if f"event=began id={id}" in x]) == 1
 
 
-async def test_a_node_that_leaves_is_not_missed(town):
+async def test_a_node_that_leaves_is_not_missed(town, autojump_clock):
     one, two = await town.add("n1", "n2")
     await town.settle()
     await two.start()
