@@ -88,6 +88,7 @@ class Daemon:
             events=events,
             attributes=self.machine.attributes,
             cloud=self._cloud,
+            reserve=self.machine.reserve,
         )
         self.root = self._tree()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from cloudfs import ndb
@@ -80,8 +80,15 @@ class Proc:
             )
         return found
 
-    def directory(self, name: str, number: int, rows: tuple[Row, ...], doc: str) -> LiveDir:
-        """A directory of all objects, with rows of its own."""
+    def directory(
+        self,
+        name: str,
+        number: int,
+        rows: tuple[Row, ...],
+        doc: str,
+        hidden: Iterable[Node] = (),
+    ) -> LiveDir:
+        """A directory of all objects, with rows of its own and files not listed."""
         objects = self.objects
         return LiveDir(
             name,
@@ -94,6 +101,7 @@ class Proc:
             every=lambda: {id: self.dir_of(made) for id, made in objects.all.items()},
             version=lambda: objects.version,
             doc=doc,
+            hidden=hidden,
         )
 
     def proc(self) -> Node:
@@ -156,7 +164,7 @@ class Proc:
         pairs = {
             "id": made.id,
             "state": made.state,
-            "node": self.objects.node,
+            "node": made.placed or self.objects.node,
             "user": made.user,
             "app": made.app,
             "runtime": made.runtime,
@@ -179,7 +187,7 @@ class Proc:
 
     def _node(self, made: Object, at: Attach) -> str:
         """The node it runs on."""
-        return f"{self.objects.node}\n"
+        return f"{made.placed or self.objects.node}\n"
 
 
 def _args(made: Object, at: Attach) -> str:

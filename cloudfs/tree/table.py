@@ -120,15 +120,17 @@ class LiveDir(TableDir):
         every: Callable[[], dict[str, Node]],
         version: Callable[[], object],
         doc: str = "",
+        hidden: Iterable[Node] = (),
     ) -> None:
-        super().__init__(name, rows, subject, number, uid, changed, (), doc)
+        super().__init__(name, rows, subject, number, uid, changed, (), doc, hidden)
         self.find = find
         self.every = every
         self.version = version
         self._seen: object = None
 
     def walk(self, name: str, at: Attach, cues: Cues) -> Node:
-        return super().walk(name, at, cues) if name in self._rows else self.find(name, at)
+        own = name in self._rows or name in self._hidden
+        return super().walk(name, at, cues) if own else self.find(name, at)
 
     def open(self, mode: int, at: Attach, cues: Cues) -> Handle:
         now = self.version()
