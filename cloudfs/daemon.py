@@ -85,6 +85,7 @@ class Daemon:
             events=events,
             attributes=self.machine.attributes,
             cloud=self._cloud,
+            reserve=self.machine.reserve,
         )
         self.cloud = Cloud(self.machine, self.objects)
         self.trees = build(

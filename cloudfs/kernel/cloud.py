@@ -205,7 +205,7 @@ class Cloud:
 
     def _told_of_self(self) -> str:
         machine = self.machine
-        pairs = {**machine.attributes(), "name": machine.name, "state": machine.state, "age": 0.0}
+        pairs = {**machine.attributes(), "name": machine.name, "age": 0.0}
         return ndb.record({**pairs, "cluster": machine.cluster, "addr": machine.public})
 
     def _told_of(self, info: NodeInfo) -> str:

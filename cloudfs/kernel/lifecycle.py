@@ -13,16 +13,21 @@ from cloudfs.node.api import Exit
 
 STATES = {
     "new": "made by clone; verbs set it up; goes if exec does not come",
+    "placing": "a node is sought for it, or asked to take it",
     "starting": "its program is being started",
     "running": "its program runs",
     "stopped": "every process of it is frozen until start",
     "exited": "its processes are gone; files tell how; start runs it again",
-    "lost": "it ran, and nothing tells how it ended",
+    "lost": "it ran, or another node was told to run it, and nothing tells more",
 }
 
 # (state, event): next state
 TRANSITIONS = {
     ("new", "exec"): "starting",
+    ("new", "place"): "placing",
+    ("placing", "exec"): "starting",
+    ("placing", "refused"): "new",
+    ("placing", "lose"): "lost",
     ("exited", "start"): "starting",
     ("lost", "start"): "starting",
     ("starting", "began"): "running",
@@ -39,7 +44,7 @@ TRANSITIONS = {
 }
 
 ALIVE = frozenset({"starting", "running", "stopped"})
-OVER = frozenset({"exited", "lost", "gone"})  # gone: wiped, and no more in any table
+OVER = frozenset({"exited", "lost", "gone"})  # gone: wiped or elsewhere, in no table here
 
 RESTARTS = {
     "never": "it stays ended",

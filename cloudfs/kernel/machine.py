@@ -9,13 +9,14 @@ from typing import Any
 from cloudfs.errors import CloudError
 from cloudfs.kernel.bell import Log
 from cloudfs.kernel.records import Records
+from cloudfs.kernel.reserve import Reserve, amount
 from cloudfs.node.metrics import Metrics
 
 MAX_LABELS = 64
 
 
 class Machine:
-    """One node's own attributes; labels and price outlive the daemon."""
+    """One node's own attributes; labels, price and drained outlive the daemon."""
 
     def __init__(
         self, name: str, cluster: str, owner: str, metrics: Metrics, records: Records, events: Log
@@ -28,10 +29,12 @@ class Machine:
         self.started = self.changed = time.time()
         self.addresses: list[str] = []  # where it serves 9P
         self.public = ""  # HOST:PORT where other nodes find it
-        self.state = "alive"  # or drained: it takes no new objects
         self._records = records
         self.labels: dict[str, str] = records.get("labels", {})
         self.price: float = records.get("price", 0.0)  # of a core-hour
+        self.drained: str = records.get("drained", "")  # why it takes no new objects
+        offer = amount(metrics.cpus, metrics.mem()["total"])
+        self.reserve = Reserve(offer)  # what its objects hold
 
     def set_price(self, price: float) -> None:
         """What a core-hour costs, a finite number from 0."""
@@ -48,19 +51,35 @@ class Machine:
         self.labels = new
         self._keep("labels", new)
 
+    def drain(self, why: str) -> None:
+        """Take no new objects from now on; those that are here stay."""
+        self.drained = why
+        self._keep("drained", why)
+
+    def undrain(self) -> None:
+        """Take new objects again."""
+        self.drain("")
+
     def _keep(self, name: str, value: Any) -> None:
         self._records.set(name, value)
         self.changed = time.time()
         self.events.add(name, node=self.name, value=value)
 
     def attributes(self) -> dict[str, object]:
-        """All that a query may ask of a node, flat: arch, cpus, load, cpu.idle (cores),
-        mem.free (bytes), disk.free (bytes), price, cluster, node, label.NAME …"""
+        """All that a query may ask of a node, flat: state (alive, drained), arch, cpus,
+        load, cpu.idle and cpu.unreserved (cores), mem.free and mem.unreserved (bytes),
+        disk.free (bytes), price, cluster, node, label.NAME …"""
+        free = self.reserve.free
         found: dict[str, object] = {
             "node": self.name,
             "cluster": self.cluster,
+            "state": "drained" if self.drained else "alive",
             "price": self.price,
             **self.metrics.attributes(),
+            "cpu.unreserved": free.cores,
+            "mem.unreserved": free.mem,
         }
+        if self.drained:
+            found["drained"] = self.drained
         found.update((f"label.{name}", value) for name, value in self.labels.items())
         return found

@@ -142,8 +142,7 @@ class Neighbours:
     def _measure(self) -> None:
         """Tell the core what this node is and has."""
         self._measured = self._now()
-        machine = self.cloud.machine
-        attributes = {**machine.attributes(), "state": machine.state}
+        attributes = self.cloud.machine.attributes()
         self._perform(self.core.set_record(attributes, self._measured))
 
     def _look_round(self, now: float) -> None:
@@ -263,6 +262,9 @@ class Neighbours:
             self.cloud.catalog.put(node, ndb.text_line(sample.value))
         except (CloudError, KeyError) as error:
             log.debug("%s told nonsense of object %s: %s", node, id, error)
+            return
+        if id in self.cloud.objects.all and self.cloud.objects.handover is not None:
+            self.cloud.objects.handover.speaks(node, id)
 
     # --- what this node runs -------------------------------------------------------------------
 

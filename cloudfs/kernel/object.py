@@ -11,13 +11,17 @@ from pathlib import Path
 from typing import Any
 
 from cloudfs.errors import CloudError
+from cloudfs.kernel import query
 from cloudfs.kernel.bell import Bell, Log
+from cloudfs.kernel.placement import Wish
+from cloudfs.kernel.reserve import wanted
 from cloudfs.node.api import Exit, Limits, Running, Usage
 
 # What is kept in the record, and so outlives the daemon, beside limits, exit and used.
 KEPT = (
     *("user", "state", "argv", "env", "dir", "app", "labels", "runtime", "net", "restart"),
     *("nice", "require", "prefer", "binds", "created", "started", "changed", "pause", "why"),
+    *("on", "spread", "placed"),
 )
 
 
@@ -70,6 +74,9 @@ class Object:
         self.limits = Limits()
         self.require: list[str] = []
         self.prefer: list[str] = []
+        self.on = ""  # the node that it must run on
+        self.spread = ""  # the attribute in which its siblings' nodes should differ
+        self.placed = ""  # the node that was told to run it and has not answered
         self.binds: list[str] = []  # lines that rebuild its name space
         self.created = self.changed = time.time()
         self.started = 0.0
@@ -85,6 +92,17 @@ class Object:
         self.bell = Bell()  # rings at every change of state
         self.notes = Log(64)
         self.events = Log(64)
+
+    def wish(self) -> Wish:
+        """What it asks of the node that is to run it."""
+        return Wish(
+            self.id,
+            self.on,
+            tuple(map(query.parse, self.require)),
+            tuple(map(query.parse, self.prefer)),
+            self.spread,
+            wanted(self.limits),
+        )
 
     def usage(self) -> Usage:
         """What all its runs have used; of one that runs at most FRESH seconds ago."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import os
 import shutil
@@ -16,11 +17,13 @@ import trio
 
 from cloudfs.config import Bounds
 from cloudfs.errors import CloudError
-from cloudfs.kernel import lifecycle, query
+from cloudfs.kernel import adoption, lifecycle, placement
 from cloudfs.kernel.bell import Log, first
+from cloudfs.kernel.handover import Cloud, Handover
 from cloudfs.kernel.object import Object, add, new_id
 from cloudfs.kernel.records import Records
-from cloudfs.node.api import PATH, Exit, Host, Launch, Usage
+from cloudfs.kernel.reserve import NOTHING, Reserve, wanted
+from cloudfs.node.api import PATH, Exit, Host, Launch
 from cloudfs.wait import Wait
 from cloudfs.who import Who
 
@@ -33,7 +36,8 @@ class Objects:
     """The objects of one node.
 
     `attributes()` gives the node's own attributes for `require`; `cloud(id)` the
-    directory that a sandbox shows at /cloud, or "".
+    directory that a sandbox shows at /cloud, or "".  `reserve` keeps what they hold of
+    the machine.  With `others` objects may go to other nodes; without, none does.
     """
 
     def __init__(
@@ -47,6 +51,8 @@ class Objects:
         events: Log | None = None,
         attributes: Callable[[], Mapping[str, object]] = dict,
         cloud: Callable[[str], str] = lambda id: "",
+        reserve: Reserve | None = None,
+        others: Cloud | None = None,
     ) -> None:
         self.host = host
         self.node = node
@@ -60,14 +66,22 @@ class Objects:
         self.index: dict[str, dict[str, dict[str, Object]]] = {view: {} for view in VIEWS}
         self.cloud = cloud
         self.changed_one: Callable[[Object], None] = lambda made: None  # told of every change
-        self._attributes = attributes
+        self.attributes = attributes
+        self.reserve = reserve or Reserve()
+        self.handover: Handover | None = None
+        if others is not None:
+            self.join(others)
         self._records = records
-        self._home = state / "objects"
+        self.home = state / "objects"
         self._promised: dict[str, tuple[Who, object, list[str], float]] = {}
         self._held: dict[str, int] = {}  # objects of each user
         self._fresh: Counter[str] = Counter()  # of those the new and promised ones
         self._numbers = 0
         self._nursery: trio.Nursery | None = None
+
+    def join(self, others: Cloud) -> None:
+        """From now on objects may go to other nodes.  To be called before `run`."""
+        self.handover = Handover(self, others)
 
     # --- coming and going -----------------------------------------------------------
 
@@ -76,23 +90,48 @@ class Objects:
         that reading every file of the tree makes none."""
         now = trio.current_time()
         self._expire(now)
-        mine = self._fresh[who.user]
-        if mine >= self.bounds.fresh:
-            raise CloudError(
-                "toomany",
-                f"{who.user} has {mine} new objects without a program",
-                f"use them, or wait {self.bounds.fresh_seconds:g} s until they go",
-            )
-        if self._held.get(who.user, 0) >= self.bounds.objects:
-            raise CloudError(
-                "toomany",
-                f"{who.user} has {self.bounds.objects} objects, the most one may have",
-                "remove ended ones: echo wipe > /cloud/proc/ID/ctl",
-            )
+        self._need_room(who.user)
         id = new_id()
         self._promised[id] = (who, session, binds, now + self.bounds.fresh_seconds)
         self._fresh[who.user] += 1
         return id
+
+    def _need_room(self, user: str) -> None:
+        mine = self._fresh[user]
+        if mine >= self.bounds.fresh:
+            raise CloudError(
+                "toomany",
+                f"{user} has {mine} new objects without a program",
+                f"use them, or wait {self.bounds.fresh_seconds:g} s until they go",
+            )
+        if self._held.get(user, 0) >= self.bounds.objects:
+            raise CloudError(
+                "toomany",
+                f"{user} has {self.bounds.objects} objects, the most one may have",
+                "remove ended ones: echo wipe > /cloud/proc/ID/ctl",
+            )
+
+    def take_in(self, made: Object, seconds: float) -> None:
+        """Enter a new object that another node wants to run here (kernel/offer.py), and
+        hold for it what it wants; it goes after that many seconds if no exec comes."""
+        if made.id in self.all or made.id in self._promised:
+            raise CloudError("exists", f"there is an object {made.id} on {self.node} already")
+        now = trio.current_time()
+        self._expire(now)
+        self._need_nursery()
+        self._need_room(made.user)
+        self._check_here(made)
+        self.runtime_for(made)
+        self.reserve.expire(now)
+        self.reserve.hold(made.id, wanted(made.limits), now + seconds)
+        made.on = self.node
+        self.enter(made)
+        made.events.add("new", user=made.user)
+        self.spawn(self.go_unused, made, now + seconds)
+
+    def moved_to(self, id: str) -> str | None:
+        """The node that took an object of this table, as long as that is remembered."""
+        return self.handover.moved.get(id) if self.handover else None
 
     def get(self, id: str, who: Who) -> Object:
         """The object of that id as who may see it; CloudError("absent") if there is none."""
@@ -103,10 +142,10 @@ class Objects:
         if promise is None or not (promise[0].user == who.user or who.boss):
             raise CloudError("absent", f"there is no object {id[:32]}", "see: ls /cloud/proc")
         owner, session, binds, until = self._unpromise(id)
-        made = self._enter(Object(id, owner.user, self._next(), self._home / id))
+        made = self.enter(Object(id, owner.user, self.next_number(), self.home / id))
         made.session, made.binds = session, binds
         made.events.add("new", user=owner.user)
-        self._spawn(self._go_unused, made, until)
+        self.spawn(self.go_unused, made, until)
         return made
 
     def session_closed(self, session: object) -> None:
@@ -116,41 +155,44 @@ class Objects:
                 self._unpromise(id)
         for made in list(self.index["state"].get("new", {}).values()):
             if made.session is session:
-                self._leave(made)
+                self.leave(made)
 
     def wipe(self, made: Object) -> Wait[None]:
         """Remove an object that has no processes, with its output."""
         if made.state in lifecycle.ALIVE:
             raise CloudError("busy", f"object {made.id} is {made.state}", "kill it first")
-        self._leave(made)
+        if made.placed and self.handover is not None:
+            self.handover.moved.add(made, made.placed)  # it may yet be found there
+        self.leave(made)
 
         async def run() -> None:
-            await trio.to_thread.run_sync(self._remove_home, made.id, made.home)
+            await trio.to_thread.run_sync(self.remove_home, made.id, made.home)
 
         return Wait(run)
 
-    def _remove_home(self, id: str, home: Path) -> None:
+    def remove_home(self, id: str, home: Path) -> None:
         self.host.discard(id, home)
         shutil.rmtree(home, ignore_errors=True)
 
-    def _next(self) -> int:
+    def next_number(self) -> int:
         self._numbers += 1
         return self._numbers
 
-    def _enter(self, made: Object) -> Object:
+    def enter(self, made: Object) -> Object:
         self.all[made.id] = made
         self._held[made.user] = self._held.get(made.user, 0) + 1
         self.version += 1
         self.reindex(made)
         return made
 
-    def _leave(self, made: Object) -> None:
+    def leave(self, made: Object) -> None:
         if self.all.pop(made.id, None) is None:
             return
         self._held[made.user] -= 1
         if not self._held[made.user]:
             del self._held[made.user]
         self.version += 1
+        self.reserve.release(made.id)
         self._records.drop(made.id)
         self._move_keys(made, set())
         made.state, made.session = "gone", None
@@ -174,13 +216,13 @@ class Objects:
         if not self._fresh[user]:
             del self._fresh[user]
 
-    async def _go_unused(self, made: Object, until: float) -> None:
+    async def go_unused(self, made: Object, until: float) -> None:
         """Wait for exec, but not longer than `until`."""
         with trio.move_on_at(until):
             while made.state == "new":
                 await made.bell.wait()
         if made.state == "new":
-            self._leave(made)
+            self.leave(made)
 
     # --- views ----------------------------------------------------------------------
 
@@ -213,31 +255,51 @@ class Objects:
     # --- running ----------------------------------------------------------------------
 
     def execute(self, made: Object, argv: list[str]) -> Wait[None]:
-        """Start argv as the object's program.  The Wait ends when it runs; it raises,
-        and the object is as before, if it cannot."""
+        """Start argv as the object's program, on the node that fits best.  The Wait ends
+        when it runs; it raises, and the object is as before, if it cannot."""
         lifecycle.after(made.state, "exec")
-        unmet = query.unmet(map(query.parse, made.require), self._attributes())
-        if unmet:
-            raise CloudError("unreachable", f"no node meets {', '.join(unmet)}")
-        return self._launch(made, argv, "exec")
+        if self.handover is not None and made.on != self.node:
+            self._need_nursery()
+            return self.handover.place(made, argv)
+        if self.reserve.held(made.id) is None:  # what is held for it was checked then
+            self._check_here(made)
+        return self.launch(made, argv, "exec")
+
+    def _check_here(self, made: Object) -> None:
+        """Whether this node will do; room is told by the reserve itself."""
+        wish = dataclasses.replace(made.wish(), want=NOTHING)
+        placement.order(wish, {self.node: self.attributes()}, self.node)
 
     def again(self, made: Object) -> Wait[None]:
         """Start the program of an object that ended once more; its output goes on."""
         lifecycle.after(made.state, "start")
-        return self._launch(made, made.argv, "start")
+        if made.placed:
+            raise CloudError(
+                "busy",
+                f"node {made.placed} was told to run it, and may still do so",
+                "wait until that node answers, or wipe it and make another",
+            )
+        return self.launch(made, made.argv, "start")
 
-    def _check_runtime(self, made: Object) -> None:
-        # At every start: its owner may have changed the environment since the last.
-        made.runtime = made.runtime or self.host.default_runtime()
-        if made.runtime == "process" and made.user != self.owner:
+    def runtime_for(self, made: Object) -> str:
+        """The runtime it would have here; CloudError("refused") where it may not."""
+        runtime = made.runtime or self.host.default_runtime()
+        if runtime == "process" and made.user != self.owner:
             raise CloudError(
                 "refused",
                 f"runtime process is for this node's owner {self.owner}, not for {made.user}",
                 "use runtime sandbox",
             )
+        return runtime
 
-    def _launch(self, made: Object, argv: list[str], event: str) -> Wait[None]:
-        self._check_runtime(made)
+    def _need_nursery(self) -> None:
+        if self._nursery is None:
+            raise CloudError("again", "this node is starting or stopping", "try again")
+
+    def launch(self, made: Object, argv: list[str], event: str) -> Wait[None]:
+        """Start argv here.  What the object wants is held from now to its end."""
+        # At every start: its owner may have changed the environment since the last.
+        made.runtime = self.runtime_for(made)
         launch = Launch(
             id=made.id,
             dir=made.home,
@@ -251,13 +313,13 @@ class Objects:
             net=made.net,
             cloud=self.cloud(made.id) if made.runtime == "sandbox" else "",
         )
-        if self._nursery is None:
-            raise CloudError("again", "this node is starting or stopping", "try again")
+        self._need_nursery()
+        self.reserve.hold(made.id, wanted(made.limits))
         made.argv, made.asked, made.why = argv, "", ""
-        self._become(made, event)
+        self.become(made, event)
         done = trio.Event()
         failed: list[CloudError] = []
-        self._spawn(self._begin, made, launch, event, failed, done)
+        self.spawn(self._begin, made, launch, event, failed, done)
 
         async def run() -> None:
             await done.wait()
@@ -286,32 +348,32 @@ class Objects:
             made.why = error.why
             if event == "exec":
                 made.argv = []
-                self._spawn(self._go_unused, made, trio.current_time() + self.bounds.fresh_seconds)
-            self._become(made, "failed" if event == "exec" else "failed-again")
+                self.spawn(self.go_unused, made, trio.current_time() + self.bounds.fresh_seconds)
+            self.become(made, "failed" if event == "exec" else "failed-again")
         else:
             made.running, made.exit, made.started = running, None, running.started
             made.sampled = 0.0, made.used
-            self._become(made, "began", pid=running.pid)
-            self._spawn(self._watch, made)
+            self.become(made, "began", pid=running.pid)
+            self.spawn(self.watch, made)
         finally:
             done.set()
 
-    async def _watch(self, made: Object) -> None:
+    async def watch(self, made: Object) -> None:
         assert made.running is not None
         end = await made.running.ended()
         made.used = add(made.used, made.running.usage())
-        await self._ended(made, end)
+        await self.ended(made, end)
 
-    async def _ended(self, made: Object, end: Exit) -> None:
+    async def ended(self, made: Object, end: Exit) -> None:
         if made.state not in lifecycle.ALIVE:
             return
         made.exit, made.running = end, None
         made.used.mem = made.used.pids = 0
         made.why = end.why
-        self._become(made, "ended", code=end.code, signal=end.signal, why=end.why)
-        await self._maybe_again(made, end)
+        self.become(made, "ended", code=end.code, signal=end.signal, why=end.why)
+        await self.maybe_again(made, end)
 
-    async def _maybe_again(self, made: Object, end: Exit) -> None:
+    async def maybe_again(self, made: Object, end: Exit) -> None:
         pause = lifecycle.restart_pause(made.restart, end, bool(made.asked), made.pause)
         while pause is not None:
             made.pause = pause
@@ -333,8 +395,10 @@ class Objects:
         """Whether an object that ended is still to be started again."""
         return made.state == "exited" and not made.asked and made.restart != "never"
 
-    def _become(self, made: Object, event: str, **more: object) -> None:
+    def become(self, made: Object, event: str, **more: object) -> None:
         made.state = lifecycle.after(made.state, event)
+        if made.state not in lifecycle.ALIVE:
+            self.reserve.release(made.id)
         made.events.add(event, state=made.state, **more)
         self.events.add(event, id=made.id, user=made.user, app=made.app, state=made.state, **more)
         self.keep(made)
@@ -346,7 +410,7 @@ class Objects:
             return
         made.touch()
         self.reindex(made)
-        if made.state == "new":
+        if made.state == "new" or (made.state == "placing" and not made.placed):
             self._records.drop(made.id)  # it stood as starting
         else:
             self._records.put(made.id, made.to_record())
@@ -359,20 +423,22 @@ class Objects:
         running = made.need_running()
         lifecycle.after(made.state, "stop")
         running.freeze()
-        self._become(made, "stop")
+        self.become(made, "stop")
 
     def start(self, made: Object) -> Wait[None] | None:
         if made.state != "stopped":
             return self.again(made)
         made.need_running().thaw()
-        self._become(made, "start")
+        self.become(made, "start")
         return None
 
     def kill(self, made: Object, why: str) -> Wait[None] | None:
         """Kill every process of it; the Wait ends when they are gone."""
         if made.state == "new":
-            self._leave(made)
+            self.leave(made)
             return None
+        if made.state == "placing" and self.handover is not None:
+            return self.handover.kill(made, why)
         if made.state == "exited" and made.restart != "never":
             made.asked = why
             made.bell.ring()
@@ -412,13 +478,14 @@ class Objects:
     async def run(self, task_status: trio.TaskStatus[Any] = trio.TASK_STATUS_IGNORED) -> None:
         """Find again what an earlier daemon left, then serve until cancelled.  Objects
         live on when this ends."""
-        self._home.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._sweep()
+        self.home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        found = dict(self._records.all())
+        adoption.sweep(self, found)
         try:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
-                for id, record in list(self._records.all()):
-                    self._adopt(id, record)
+                for id, record in found.items():
+                    adoption.adopt(self, id, record)
                 task_status.started()
                 await trio.sleep_forever()
         finally:
@@ -434,7 +501,7 @@ class Objects:
                 except CloudError as error:
                     log.warning("object %s has no /cloud: %s", made.id, error)
 
-    def _spawn(self, work: Callable[..., Awaitable[None]], *args: object) -> None:
+    def spawn(self, work: Callable[..., Awaitable[None]], *args: object) -> None:
         """Run work in the node's nursery; a fault in one object's task ends only it."""
         if self._nursery is None:
             return
@@ -446,55 +513,3 @@ class Objects:
                 log.exception("%s failed", work.__name__)
 
         self._nursery.start_soon(guarded)
-
-    def _sweep(self) -> None:
-        """Remove directories that no record names: starts that a dead daemon had begun
-        before the record was written, and removals that it had not finished."""
-        known = {id for id, _ in self._records.all()}
-        for home in self._home.iterdir():
-            if home.name not in known:
-                self._sweep_one(home)
-
-    def _sweep_one(self, home: Path) -> None:
-        try:
-            found = self.host.adopt(home.name, home)
-            if found is not None and not isinstance(found, Exit):
-                found.kill("no record")
-            self._remove_home(home.name, home)
-        except Exception:
-            log.exception("%s cannot be removed", home)
-
-    def _adopt(self, id: str, record: dict[str, object]) -> None:
-        made = self._enter(Object.from_record(id, record, self._next(), self._home / id))
-        if made.state not in lifecycle.ALIVE:
-            if made.state == "exited" and made.exit is not None and made.restart != "never":
-                self._spawn(self._maybe_again, made, made.exit)
-            return
-        try:
-            found = self.host.adopt(id, made.home)
-        except Exception as error:  # one object's trouble must not stop the node
-            log.exception("object %s cannot be adopted", id)
-            made.why = f"what it left cannot be read: {error}"
-            self._become(made, "lose", why=made.why)
-            return
-        if isinstance(found, Exit):
-            made.used = add(made.used, Usage(user=found.user, sys=found.sys))
-            self._spawn(self._ended, made, found)
-        elif found is not None:
-            made.running, made.started = found, found.started
-            if made.state == "starting":
-                self._become(made, "began", pid=found.pid)
-            self._spawn(self._watch, made)
-        else:
-            made.why = "the node was restarted, or its daemon died while it was starting"
-            self._become(made, "lose", why=made.why)
-            lost = Exit(0, None, None, 0.0, 0.0, 0.0, time.time(), made.why)
-            if lifecycle.restart_pause(made.restart, lost, False, 0) is not None:
-                self._spawn(self._retry_lost, made)
-
-    async def _retry_lost(self, made: Object) -> None:
-        try:
-            await self.again(made).run()
-        except CloudError as error:
-            made.why = f"start again failed: {error}"
-            self.keep(made)

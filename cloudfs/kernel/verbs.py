@@ -7,19 +7,23 @@ import math
 import os
 import signal as signals
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from cloudfs import ndb
 from cloudfs.errors import CloudError
-from cloudfs.kernel import lifecycle, query
+from cloudfs.kernel import lifecycle, placement, query
 from cloudfs.kernel.object import Object
-from cloudfs.kernel.objects import Objects
+from cloudfs.kernel.reserve import wanted
 from cloudfs.kernel.verb import Verb, find, table
 from cloudfs.node.api import Limits
 from cloudfs.wait import Wait
 from cloudfs.who import Who
 
+if TYPE_CHECKING:
+    from cloudfs.kernel.objects import Objects
+
 SETUP = frozenset({"new"})
-ALWAYS = frozenset({*lifecycle.STATES})
+ALWAYS = frozenset({*lifecycle.STATES} - {"placing"})
 MAX_ENV = 256  # variables of one object
 MAX_LABELS = 64
 MAX_NOTE = 256  # bytes
@@ -47,6 +51,9 @@ def act(objects: Objects, made: Object, line: str, who: Who) -> Wait[None] | Non
     verb, args = found
     if verb.name == "exec" and "'" not in line:
         args = unquoted_script(args)
+    moved = objects.moved_to(made.id) if made.state == "gone" else None
+    if moved:
+        raise CloudError("stale", f"object {made.id} is on node {moved} now", "open its ctl again")
     if made.state not in verb.states:
         fits = " or ".join(state for state in lifecycle.STATES if state in verb.states)
         raise CloudError(
@@ -117,20 +124,27 @@ def read_limits(args: Sequence[str], old: Limits) -> Limits:
 
 
 def _limit(objects: Objects, made: Object, args: list[str], who: Who) -> None:
-    """Limit cpu (cores), mem (bytes), pids, time (seconds since its start); none lifts."""
+    """Limit cpu (cores), mem (bytes), pids, time (seconds since its start); none lifts.
+    From its start to its end the node holds so many cores and bytes for it."""
     new = read_limits(args, made.limits)
     word = objects.host.limits_word()
     if word and any(not arg.startswith("time=") for arg in args):
         raise CloudError("unsupported", f"limit: {word}")
-    if made.running is not None and made.state in lifecycle.ALIVE:
-        made.running.set_limits(new)
+    objects.reserve.change(made.id, wanted(new))
+    try:
+        if made.running is not None and made.state in lifecycle.ALIVE:
+            made.running.set_limits(new)
+    except CloudError:
+        objects.reserve.change(made.id, wanted(made.limits))
+        raise
     made.limits = new
 
 
 def _on(objects: Objects, made: Object, args: list[str], who: Who) -> None:
     """Run it on that node."""
-    if args[0] != objects.node:
-        raise CloudError("unreachable", f"on: there is no node {args[0]!r}", "see: ls /cloud/nodes")
+    if args[0] != objects.node and not (objects.handover and objects.handover.knows(args[0])):
+        raise placement.unknown(args[0])
+    made.on = args[0]
 
 
 def _require(objects: Objects, made: Object, args: list[str], who: Who) -> None:
@@ -141,6 +155,12 @@ def _require(objects: Objects, made: Object, args: list[str], who: Who) -> None:
 def _prefer(objects: Objects, made: Object, args: list[str], who: Who) -> None:
     """Among nodes that will do take one that meets these, or the first by sort=ATTRIBUTE."""
     made.prefer = [str(query.parse(arg)) for arg in args]
+
+
+def _spread(objects: Objects, made: Object, args: list[str], who: Who) -> None:
+    """Run it where the fewest others of its user and app are, that spread alike: on
+    nodes with the same value of an attribute, as cluster or node or label.rack."""
+    made.spread = query.parse(f"{args[0]}=1").attr
 
 
 def _name(word: str, what: str) -> str:
@@ -272,6 +292,7 @@ OBJECT = table(
     Verb("on NODE", 1, 1, _on, SETUP),
     Verb("require EXPR...", 1, None, _require, SETUP),
     Verb("prefer EXPR...", 1, None, _prefer, SETUP),
+    Verb("spread ATTRIBUTE", 1, 1, _spread, SETUP),
     Verb("app NAME", 1, 1, _app, ALWAYS),
     Verb("label K=V...", 1, None, _label, ALWAYS),
     Verb("runtime process|sandbox", 1, 2, _runtime, SETUP),
@@ -279,7 +300,7 @@ OBJECT = table(
     Verb("nice N", 1, 1, _nice, ALWAYS),
     Verb("stop", 0, 0, _stop, frozenset({"running"})),
     Verb("start", 0, 0, _start, frozenset({"stopped", "exited", "lost"})),
-    Verb("kill", 0, 0, _kill, _LIVE | {"new", "exited"}),
+    Verb("kill", 0, 0, _kill, _LIVE | {"new", "placing", "exited"}),
     Verb("note TEXT...", 1, None, _note, _LIVE),
     Verb("signal NAME", 1, 1, _signal, _LIVE),
     Verb("close stdin", 1, 1, _close, _LIVE),

@@ -33,11 +33,12 @@ class Lines(Text):
     line waits for the next write or for close, since a client may have cut it.
     """
 
-    __slots__ = ("act", "rest")
+    __slots__ = ("act", "numbered", "rest")
 
-    def __init__(self, text: str, act: Callable[[str], Any]) -> None:
+    def __init__(self, text: str, act: Callable[[str], Any], numbered: bool = True) -> None:
         super().__init__(text)
         self.act = act
+        self.numbered = numbered  # whether an error tells its line, where there are several
         self.rest = b""
 
     def write(self, offset: int, data: bytes | memoryview) -> int | Wait[int]:
@@ -56,7 +57,7 @@ class Lines(Text):
         return self._lines([rest], 0) if rest else None
 
     def _lines(self, lines: list[bytes], done: int) -> Wait[None] | None:
-        many = len(lines) > 2 or (len(lines) == 2 and lines[1] != b"")
+        many = self.numbered and (len(lines) > 2 or (len(lines) == 2 and lines[1] != b""))
         for index in range(done, len(lines)):
             try:
                 result = self.act(ndb.text_line(lines[index]))

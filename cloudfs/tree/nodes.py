@@ -14,6 +14,7 @@ from cloudfs.tree import numbers
 from cloudfs.tree.api import Cues, Handle
 from cloudfs.tree.files import Ctl, Log, Row, Value
 from cloudfs.tree.handles import Following, Text
+from cloudfs.tree.place import place
 from cloudfs.tree.proc import Proc
 from cloudfs.tree.space import Attach
 from cloudfs.tree.table import TableDir
@@ -53,7 +54,7 @@ def own(machine: Machine, proc: Proc, tape: Tape) -> TableDir:
         numbers.SELF,
         machine.owner,
         lambda: machine.changed,
-        [proc.own()],
+        [proc.own([place(proc.objects)])],
         NODE_DOC + help_of(VERBS.values()),
     )
 
@@ -94,7 +95,22 @@ def _price(machine: Machine, args: list[str], at: Attach) -> None:
     machine.set_price(price)
 
 
+def _drain(machine: Machine, args: list[str], at: Attach) -> None:
+    """Take no new objects until undrain; those that are here stay.  The words say why."""
+    why = " ".join(args) or f"by {at.who.user}"
+    if len(why) > 200 or not why.isprintable():
+        raise CloudError("bad", "drain: the reason is one line of at most 200 letters")
+    machine.drain(why)
+
+
+def _undrain(machine: Machine, args: list[str], at: Attach) -> None:
+    """Take new objects again."""
+    machine.undrain()
+
+
 VERBS = table(
+    Verb("drain [WHY...]", 0, None, _drain),
+    Verb("undrain", 0, 0, _undrain),
     Verb("label K=V...", 1, None, _label),
     Verb("price N", 1, 1, _price),
 )
@@ -112,16 +128,20 @@ def _act(machine: Machine, line: str, at: Attach) -> None:
 
 
 def _status(machine: Machine, at: Attach) -> str:
-    """One record: name, state, cluster, since when it serves, its load and free memory."""
+    """One record: name, state (alive; drained takes no new objects, and why), cluster,
+    since when it serves, its load, free memory, and what no object holds."""
     has = machine.attributes()
     pairs = {
         "name": machine.name,
-        "state": "alive",
+        "state": has["state"],
         "cluster": machine.cluster,
         "started": round(machine.started, 3),
         "cpus": has["cpus"],
         "load": has["load"],
         "free": has["mem.free"],
+        "cpu.unreserved": has["cpu.unreserved"],
+        "mem.unreserved": has["mem.unreserved"],
+        "why": machine.drained,
     }
     return ndb.record(pairs) + "\n"
 

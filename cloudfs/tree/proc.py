@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from cloudfs import ndb
@@ -13,7 +13,7 @@ from cloudfs.kernel.objects import Objects
 from cloudfs.kernel.verb import help_of
 from cloudfs.node.api import Usage
 from cloudfs.tree import numbers
-from cloudfs.tree.api import Wait
+from cloudfs.tree.api import Node, Wait
 from cloudfs.tree.files import Blocking, Ctl, Log, Pipe, Row, Stream, Value
 from cloudfs.tree.space import Attach
 from cloudfs.tree.table import LiveDir, TableDir
@@ -64,8 +64,8 @@ class Proc:
             )
         return found
 
-    def own(self) -> LiveDir:
-        """The objects of this node: proc in its own directory."""
+    def own(self, hidden: Iterable[Node] = ()) -> LiveDir:
+        """The objects of this node: proc in its own directory, with files not listed."""
         objects = self.objects
         return LiveDir(
             "proc",
@@ -78,6 +78,7 @@ class Proc:
             every=lambda: {id: self.dir_of(made) for id, made in objects.all.items()},
             version=lambda: objects.version,
             doc="The objects that run on this node.",
+            hidden=hidden,
         )
 
     def clone(self, objects: Objects, at: Attach) -> str:
@@ -135,7 +136,7 @@ class Proc:
         pairs = {
             "id": made.id,
             "state": made.state,
-            "node": self.objects.node,
+            "node": made.placed or self.objects.node,
             "user": made.user,
             "app": made.app,
             "runtime": made.runtime,
@@ -158,7 +159,7 @@ class Proc:
 
     def _node(self, made: Object, at: Attach) -> str:
         """The node it runs on."""
-        return f"{self.objects.node}\n"
+        return f"{made.placed or self.objects.node}\n"
 
 
 def _args(made: Object, at: Attach) -> str:

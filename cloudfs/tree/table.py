@@ -126,8 +126,9 @@ class LiveDir(TableDir):
         version: Callable[[], object],
         refresh: Callable[[Cues], Wait[Any] | None] = lambda cues: None,
         doc: str = "",
+        hidden: Iterable[Node] = (),
     ) -> None:
-        super().__init__(name, rows, subject, number, uid, changed, (), doc)
+        super().__init__(name, rows, subject, number, uid, changed, (), doc, hidden)
         self.find = find
         self.every = every
         self.version = version
@@ -135,7 +136,8 @@ class LiveDir(TableDir):
         self._seen: object = None
 
     def walk(self, name: str, at: Attach, cues: Cues) -> Node | Wait[Node]:
-        return self._row(name) if name in self._rows else self.find(name, at, cues)
+        own = name in self._rows or name in self._hidden
+        return self._row(name) if own else self.find(name, at, cues)
 
     def open(self, mode: int, at: Attach, cues: Cues) -> Handle | Wait[Handle]:
         return then(self.refresh(cues), lambda _: self._open())

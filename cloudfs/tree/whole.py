@@ -105,7 +105,12 @@ class Whole:
         except CloudError as error:
             if error.kind != "absent":
                 raise
+        moved = self._proc.objects.moved_to(id)
+        if moved is None:
             return None
+        # Its node has not told of it yet, but this one placed it there.
+        told = {"id": id, "state": "starting", "user": at.who.user}
+        return _FarObject(Seen(moved, told), self.cloud, self._reach)
 
     def every(self) -> dict[str, Node]:
         """The directories of all objects that are known."""

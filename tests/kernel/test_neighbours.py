@@ -5,7 +5,10 @@ import trio
 
 from cloudfs import ndb
 from cloudfs.errors import CloudError
-from tests.kernel.town import Town
+from cloudfs.tree.api import PLAIN, Ref
+from cloudfs.tree.others import Others
+from cloudfs.tree.space import Space, settle
+from tests.kernel.town import ANN, Town
 
 
 @pytest.fixture
@@ -45,7 +48,9 @@ async def test_an_object_is_everywhere_and_runs_in_one_place(town, autojump_cloc
     assert await one.ls("/cloud/proc") == []
 
 
-async def test_a_node_that_dies_is_gone_and_its_objects_are_lost_with_their_age(town, autojump_clock):
+async def test_a_node_that_dies_is_gone_and_its_objects_are_lost_with_their_age(
+    town, autojump_clock
+):
     one, two = await town.add("n1", "n2")
     await town.settle()
     id = await two.start("sleep 1000", "app web")
@@ -137,3 +142,92 @@ async def test_a_node_that_leaves_is_not_missed(town, autojump_clock):
     assert await one.ls("/cloud/proc") == []
     await trio.sleep(3)
     assert await two.ls("/cloud/nodes") == ["n2"]
+
+
+async def test_an_object_runs_where_it_is_told_to(town, autojump_clock):
+    one, two, three = await town.add("n1", "n2", "n3")
+    await town.settle()
+    id = await one.start("sleep 1000", "on n3", "app web", "label tier=front")
+    assert three.objects.all[id].state == "running"
+    assert id not in one.objects.all
+    # At once, before n3 told of it, and in the same place.
+    assert "state=running node=n3 user=ann app=web" in await one.cat(f"/cloud/proc/{id}/status")
+    await trio.sleep(1)
+    assert await two.ls("/cloud/view/by-node/n3") == [id]
+    with pytest.raises(CloudError, match="no node"):
+        await one.start("sleep 1", "on n9")
+    await two.echo("kill", f"/cloud/proc/{id}/ctl")
+    assert three.objects.all[id].state == "exited"
+
+
+async def test_requirements_choose_a_node_and_say_which_of_them_fail(town, autojump_clock):
+    one, two = await town.add("n1", "n2")
+    two.machine.set_labels({"gpu": "a100"})
+    await town.settle()
+    await trio.sleep(5)
+    id = await one.start("sleep 1000", "require label.gpu=a100")
+    assert id in two.objects.all
+    with pytest.raises(CloudError, match=r"label.gpu=h100.*2"):
+        await one.start("sleep 1000", "require label.gpu=h100")
+
+
+async def test_what_two_place_at_once_never_exceeds_what_a_node_offers(town, autojump_clock):
+    one, two, three = await town.add("n1", "n2", "n3")
+    await town.settle()
+    cores = three.machine.reserve.offer.cores
+    started, refused = [], []
+
+    async def go(node):
+        try:
+            started.append(await node.start("sleep 1000", "on n3", f"limit cpu={cores * 0.6}"))
+        except CloudError as error:
+            refused.append(str(error))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(go, one)
+        nursery.start_soon(go, two)
+    assert len(started) == len(refused) == 1
+    assert "n3" in refused[0]
+    await two.echo("kill", f"/cloud/proc/{started[0]}/ctl")
+    assert three.machine.reserve.free.cores == cores
+
+
+async def test_a_drained_node_takes_no_new_objects(town, autojump_clock):
+    one, _ = await town.add("n1", "n2")
+    await town.settle()
+    await one.echo("drain for repairs", "/cloud/nodes/n2/ctl")
+    with pytest.raises(CloudError, match="drained"):
+        await one.start("sleep 1000", "on n2")
+    await trio.sleep(5)
+    assert "state=drained" in await one.cat("/cloud/nodes/n2/status")
+    await one.echo("undrain", "/cloud/nodes/n2/ctl")
+    await trio.sleep(5)
+    await one.start("sleep 1000", "on n2")
+
+
+async def test_a_node_that_dies_while_it_is_told_to_run_never_makes_two(town, autojump_clock):
+    one, two = await town.add("n1", "n2")
+    await town.settle()
+    reach = one.reach
+    cut = False
+
+    async def reach_and_lose(node, who, path, seconds):
+        found = await reach(node, who, path, seconds)
+        if path[-1] == "ctl" and not cut:
+            await (
+                (await settle(Space(found).attach(who).open(Ref(found, (), PLAIN), 1)))
+                .write(0, b"exec sleep 1000\n")
+                .run()
+            )
+            raise CloudError("timeout", "the answer is lost")
+        return found
+
+    one.objects.join(Others(one.cloud, reach_and_lose))
+    id = one.objects.promise(ANN, None, [])
+    await one.echo("on n2", f"/cloud/proc/{id}/ctl")
+    with pytest.raises(CloudError, match="lost until"):
+        await one.echo("exec sleep 1000", f"/cloud/proc/{id}/ctl")
+    await trio.sleep(2)
+    assert id in two.objects.all
+    assert id not in one.objects.all  # n2 spoke for it
+    assert "state=running node=n2" in await one.cat(f"/cloud/proc/{id}/status")

@@ -18,6 +18,7 @@ from cloudfs.node.metrics import Metrics
 from cloudfs.node.twin import Twin
 from cloudfs.tree.api import OREAD, OWRITE, DirHandle, Who
 from cloudfs.tree.build import build
+from cloudfs.tree.others import Others
 from cloudfs.tree.space import ErrLog, Space, settle
 from cloudfs.wire.trace import Trace
 
@@ -34,7 +35,8 @@ class Citizen:
         events, cloud_events = Log(100), Log(1000)
         self.machine = Machine(name, cluster, "ann", Metrics(path), self.records, events)
         self.machine.public = f"{name}.example:5640"
-        self.objects = Objects(Twin(), self.records, path, name, "ann", events=events)
+        self.objects = Objects(Twin(), self.records, path, name, "ann", events=events,
+                               attributes=self.machine.attributes, reserve=self.machine.reserve)  # fmt: skip
         self.cloud = Cloud(self.machine, self.objects, trio.current_time)
         seeds = [town.seed] if town.seed else []
         town.seed = town.seed or self.machine.public
@@ -46,6 +48,7 @@ class Citizen:
         self.trees = build(
             self.cloud, cloud_events, self.errors, Trace(), self.reach, str, lambda made: {}
         )
+        self.objects.join(Others(self.cloud, self.reach))
         self.scope = trio.CancelScope()
         self.up = False
 

@@ -13,7 +13,9 @@ KILLED, STOPPED = 10.0, 15.0  # the promised bounds
 HEALED = 10.0
 
 
-def cloud(count: int, clusters: tuple[str, ...] = ("c",), seed: int = 1, **how: object) -> tuple[Net, list[Node]]:
+def cloud(
+    count: int, clusters: tuple[str, ...] = ("c",), seed: int = 1, **how: object
+) -> tuple[Net, list[Node]]:
     """A cloud of so many nodes that joined by the first two, and agrees."""
     net = Net(seed, **how)  # type: ignore[arg-type]
     nodes = []
@@ -27,7 +29,9 @@ def cloud(count: int, clusters: tuple[str, ...] = ("c",), seed: int = 1, **how: 
 
 def deaths(net: Net) -> list[tuple[str, str, str]]:
     """Who took whom for gone, and why."""
-    return [(n.name, e.node, e.why) for n in net.nodes.values() for _, e in n.events if e.new == "gone"]
+    return [
+        (n.name, e.node, e.why) for n in net.nodes.values() for _, e in n.events if e.new == "gone"
+    ]
 
 
 @pytest.mark.parametrize("clusters", [("c",), ("a", "b", "c")])

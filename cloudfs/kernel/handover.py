@@ -1,0 +1,353 @@
+"""Handing a new object over to the node that is to run it.
+
+    here                                      the other node
+    new → placing
+      candidates, best first (placement.py)
+      proc/place: object ID … hold       →    new, with what it wants held (offer.py)
+      keep a record: placed=NODE
+      proc/ID/ctl: exec …                →    starting, running
+    gone from this table; `moved` says where
+
+Never two copies.  Until exec is sent any fault only means that the next candidate is
+asked; what was held there goes by itself.  Once it is sent there are three ends:
+
+- done: the object is that node's.
+- refused, by an error of that node: nothing runs there, the object is new again here.
+- no answer (an error of a kind in `UNSURE`): the object is lost here, and is never run
+  elsewhere.  Here `seek` asks that node to withdraw the object, until it answers: what
+  it withdrew, or does not know, can no more begin there, and `start` may run it again;
+  what began there is that node's.
+
+A daemon that comes back finds an object whose exec may have been sent by its record,
+and treats it as one without an answer.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Protocol
+
+import trio
+
+from cloudfs import ndb
+from cloudfs.errors import CloudError
+from cloudfs.kernel import placement
+from cloudfs.kernel.object import Object
+from cloudfs.kernel.offer import exec_line, lines_of
+from cloudfs.kernel.placement import Attributes, Wish
+from cloudfs.kernel.reserve import wanted
+from cloudfs.wait import Wait
+
+if TYPE_CHECKING:
+    from cloudfs.kernel.objects import Objects
+
+log = logging.getLogger(__name__)
+
+ASK, OFFER, COMMIT, WITHDRAW = 2.0, 3.0, 10.0, 2.0  # seconds for each step
+FIRST_PAUSE, LAST_PAUSE = 0.5, 10.0  # seconds between two questions of `seek`
+MOST = 8  # candidates that are asked
+REMEMBER = 3600.0  # seconds for which it is remembered where an object went
+MANY_MOVED = 16384  # objects of which that is remembered
+
+# Kinds of error after which nobody knows whether a write was done: those that say that
+# no answer came, and those that a node's answer may share with them.
+UNSURE = frozenset({"timeout", "unreachable", "pipe", "stale", "interrupted", "proto", "io"})
+
+
+class Reach(Protocol):
+    """The tree of another node, as one user."""
+
+    async def write(self, path: str, text: str) -> None:
+        """Write a file of that node's own directory ("proc/place") by one open, its
+        lines in order, with one close.  Raises that node's own error as CloudError, its
+        kind, why and fix kept; where no answer came one of a kind in `UNSURE`.  May be
+        cancelled, which is a write without an answer."""
+
+
+class Cloud(Protocol):
+    """What the kernel needs of the other nodes."""
+
+    def knows(self, node: str) -> bool:
+        """False only where there is surely no such node."""
+
+    async def candidates(self, wish: Wish) -> Mapping[str, Attributes]:
+        """Nodes that may do, each with its attributes and their `age` in seconds.  Those
+        that are not alive are left out.  This node may be in it or not."""
+
+    def reach(self, node: str, user: str) -> Reach:
+        """The own tree of a node, to work on as that user."""
+
+
+class Moved:
+    """Where objects went, the oldest forgotten first."""
+
+    def __init__(self) -> None:
+        self._all: dict[str, tuple[str, float, tuple[str, ...]]] = {}
+
+    def add(self, made: Object, node: str) -> None:
+        self._all.pop(made.id, None)
+        self._forget(MANY_MOVED - 1)
+        self._all[made.id] = node, trio.current_time() + REMEMBER, group(made)
+
+    def get(self, id: str) -> str | None:
+        self._forget(MANY_MOVED)
+        return self._all[id][0] if id in self._all else None
+
+    def of_group(self, key: tuple[str, ...]) -> Iterator[str]:
+        """The nodes of those that spread alike, one for each object."""
+        self._forget(MANY_MOVED)
+        return (node for node, _, its in self._all.values() if its == key)
+
+    def _forget(self, most: int) -> None:
+        while self._all:
+            id, (_, until, _) = next(iter(self._all.items()))
+            if until > trio.current_time() and len(self._all) <= most:
+                return
+            del self._all[id]
+
+
+def group(made: Object) -> tuple[str, ...]:
+    """Objects that `spread` keeps apart have the same."""
+    return made.user, made.app, made.spread
+
+
+class Handover:
+    """The objects of one node that go to others."""
+
+    def __init__(self, objects: Objects, cloud: Cloud) -> None:
+        self.moved = Moved()
+        self._objects = objects
+        self._cloud = cloud
+        self._trying: dict[str, str] = {}  # id → node, of objects that are placed now
+        self._scopes: dict[str, trio.CancelScope] = {}  # of those not yet committed
+
+    def knows(self, node: str) -> bool:
+        return self._cloud.knows(node)
+
+    # --- from new to running, here or elsewhere ------------------------------------------
+
+    def place(self, made: Object, argv: list[str]) -> Wait[None]:
+        """Run argv as a new object's program, here or elsewhere; as Objects.execute."""
+        objects = self._objects
+        if placement.stays(made.wish(), objects.attributes()):
+            return objects.launch(made, argv, "exec")
+        objects.become(made, "place")
+        done = trio.Event()
+        failed = [CloudError("again", "this node is stopping", "try again")]
+        objects.spawn(self._in_task, made, argv, failed, done)
+
+        async def run() -> None:
+            await done.wait()
+            if failed:
+                raise failed[0]
+
+        return Wait(run)
+
+    async def _in_task(
+        self, made: Object, argv: list[str], failed: list[CloudError], done: trio.Event
+    ) -> None:
+        # Who asked may be flushed, the placing goes on, as a start does.
+        try:
+            await self._place(made, argv)
+            failed.clear()
+        except Exception as fault:
+            error = fault if isinstance(fault, CloudError) else CloudError("io", str(fault))
+            if error is not fault:
+                log.exception("object %s cannot be placed", made.id)
+            failed[0] = error
+            if made.state == "placing":
+                self._again_new(made, error.why)
+        finally:
+            self._trying.pop(made.id, None)
+            done.set()
+
+    def _again_new(self, made: Object, why: str) -> None:
+        objects = self._objects
+        made.placed, made.why, made.argv = "", why, []
+        objects.become(made, "refused", why=why)
+        until = trio.current_time() + objects.bounds.fresh_seconds
+        objects.spawn(objects.go_unused, made, until)
+
+    async def _place(self, made: Object, argv: list[str]) -> None:
+        objects = self._objects
+        with trio.CancelScope() as scope:
+            self._scopes[made.id] = scope
+            try:
+                node = await self._find(made)
+            finally:
+                del self._scopes[made.id]
+        if scope.cancelled_caught:
+            raise CloudError("interrupted", made.asked or "killed while it was placed")
+        if node == objects.node:
+            await objects.launch(made, argv, "exec").run()
+        else:
+            await self._commit(made, argv, node)
+
+    async def _find(self, made: Object) -> str:
+        """The first node that holds what the object wants."""
+        objects, wish = self._objects, made.wish()
+        nodes: dict[str, Attributes] = {}
+        with trio.move_on_after(ASK):
+            try:
+                nodes.update(await self._cloud.candidates(wish))
+            except CloudError as error:
+                log.warning("no candidates for %s: %s", made.id, error)
+        nodes[objects.node] = objects.attributes()
+        chosen = placement.order(wish, nodes, objects.node, self._siblings(made, nodes))
+        refusals: list[tuple[str, CloudError]] = []
+        for node in chosen[:MOST]:
+            self._trying[made.id] = node
+            try:
+                await self._offer(made, node)
+            except CloudError as error:
+                refusals.append((node, error))
+            else:
+                return node
+        said = ", ".join(f"{node}: {error.why or error.text}" for node, error in refusals)
+        kinds = {error.kind for _, error in refusals}
+        kind = kinds.pop() if len(kinds) == 1 else "unreachable"
+        fix = refusals[0][1].fix if len(refusals) == 1 else ""
+        raise CloudError(kind, f"no node took it: {said}", fix)
+
+    def _siblings(self, made: Object, nodes: Mapping[str, Attributes]) -> list[str]:
+        """The values of the attribute where those are that spread alike, as far as this
+        node knows: those it placed, and its own."""
+        if not made.spread:
+            return []
+        objects, key = self._objects, group(made)
+        view = objects.index["app" if made.app else "user"].get(made.app or made.user, {})
+        where = [
+            self._trying.get(other.id) or other.placed or objects.node
+            for other in view.values()
+            if other is not made
+            and group(other) == key
+            and (other.state in ("starting", "running", "stopped") or other.id in self._trying)
+        ]
+        where += self.moved.of_group(key)
+        return [placement.value(nodes[node], made.spread) for node in where if node in nodes]
+
+    async def _offer(self, made: Object, node: str) -> None:
+        """Have a node hold what the object wants."""
+        objects = self._objects
+        if node == objects.node:
+            objects.runtime_for(made)
+            objects.reserve.hold(made.id, wanted(made.limits))
+            return
+        text = "".join(f"{line}\n" for line in lines_of(made))
+        try:
+            await self._write(node, made.user, "proc/place", text, OFFER)
+        except CloudError as error:
+            if error.kind in UNSURE:  # it may hold
+                objects.spawn(self._try_withdraw, made, node)
+            raise
+        except trio.Cancelled:
+            objects.spawn(self._try_withdraw, made, node)
+            raise
+
+    async def _commit(self, made: Object, argv: list[str], node: str) -> None:
+        objects = self._objects
+        made.placed, made.argv = node, argv
+        objects.keep(made)  # before it is sent: a daemon that comes back must know of it
+        path, line = f"proc/{made.id}/ctl", exec_line(argv)
+        try:
+            await self._write(node, made.user, path, line + "\n", COMMIT)
+        except CloudError as error:
+            if error.kind in UNSURE:
+                self.lose(made, f"node {node} was told to run it and has not answered")
+                raise CloudError(
+                    "timeout", made.why, "it is lost until that node is heard of"
+                ) from None
+            # Before it is new here: a second exec may choose that node again.
+            await self._try_withdraw(made, node)
+            made.placed = ""
+            raise CloudError(error.kind, f"node {node}: {error.why or error.text}", error.fix)
+        self.gone(made, node)
+
+    async def _write(self, node: str, user: str, path: str, text: str, seconds: float) -> None:
+        """A write, or a CloudError; anything that is no node's answer is of a kind in UNSURE."""
+        try:
+            with trio.fail_after(seconds):
+                await self._cloud.reach(node, user).write(path, text)
+        except trio.TooSlowError:
+            raise CloudError("timeout", f"node {node} does not answer") from None
+        except (OSError, trio.BrokenResourceError, trio.ClosedResourceError) as error:
+            raise CloudError("pipe", f"node {node}: {error}") from None
+
+    # --- where it went ------------------------------------------------------------------------
+
+    def gone(self, made: Object, node: str) -> None:
+        """The object is another node's."""
+        self.moved.add(made, node)
+        made.events.add("placed", node=node)
+        self._objects.events.add("placed", id=made.id, user=made.user, app=made.app, node=node)
+        self._objects.leave(made)
+
+    def speaks(self, node: str, id: str) -> None:
+        """A node told that it runs this object, which may be lost here."""
+        made = self._objects.all.get(id)
+        if made is not None and made.state == "lost" and made.placed == node:
+            self.gone(made, node)
+
+    def lose(self, made: Object, why: str) -> None:
+        """Its node was told to run it, and nobody knows whether it does."""
+        made.why = why
+        self._objects.become(made, "lose", why=why)
+        self.seek(made)
+
+    def seek(self, made: Object) -> None:
+        """Ask the node that was told to run it, until it answers."""
+        self._objects.spawn(self._seek, made)
+
+    async def _seek(self, made: Object) -> None:
+        objects, node = self._objects, made.placed
+        pause = FIRST_PAUSE
+        while made.state == "lost" and made.placed:
+            began = await self._withdraw(made, node)
+            if made.state != "lost" or not made.placed:
+                return
+            if began:
+                self.gone(made, node)
+            elif began is False:
+                made.placed, made.why = "", f"node {node} never ran it; start runs it"
+                objects.keep(made)
+            else:
+                with trio.move_on_after(pause):
+                    while made.state == "lost":
+                        await made.bell.wait()
+                pause = min(LAST_PAUSE, pause * 2)
+
+    async def _withdraw(self, made: Object, node: str) -> bool | None:
+        """Whether the object began on that node; if False it never will.  None: unknown."""
+        line = f"withdraw {ndb.quote(made.id)}\n"
+        try:
+            await self._write(node, made.user, "proc/place", line, WITHDRAW)
+        except CloudError as error:
+            return True if error.kind == "busy" else None
+        return False
+
+    async def _try_withdraw(self, made: Object, node: str) -> None:
+        await self._withdraw(made, node)
+
+    # --- kill while it is placed ----------------------------------------------------------------
+
+    def kill(self, made: Object, why: str) -> Wait[None]:
+        """End an object that is placing: at once as long as no node was told to run it,
+        else as soon as that node has answered."""
+        made.asked = why
+        scope = self._scopes.get(made.id)
+        if scope is not None:
+            scope.cancel()
+
+        async def run() -> None:
+            while made.state in ("placing", "starting"):
+                await made.bell.wait()
+            moved = self.moved.get(made.id)
+            if moved:
+                raise CloudError("stale", f"object {made.id} is on node {moved} now", "try again")
+            if made.state in ("new", "running", "stopped"):
+                rest = self._objects.kill(made, why)
+                if rest is not None:
+                    await rest.run()
+
+        return Wait(run)

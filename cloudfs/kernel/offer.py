@@ -1,0 +1,162 @@
+"""What another node's `proc/place` is told: an object that may come.
+
+The file is in every node's own proc directory, where it is not listed.  A write is one
+or more lines; each is done by itself, and the first that is refused ends the write with
+the reason.  What is open belongs to one open file and to the caller that opened it.
+
+  object ID         begin: an id (16 characters of base32) that this node does not know
+  VERB ARG...       set it up: dir env limit require app label runtime restart nice, as
+                    in proc/ID/ctl; and bind [-abc] NEW OLD, a line of its name space
+  hold              end: enter it as a new object of the caller, and hold the cpu and mem
+                    that its limits say.  It goes after 20 s if no exec comes, and when
+                    the caller's session ends.  Until this line nothing has happened.
+  withdraw ID       remove such an object again.  Done too for an id that is not known:
+                    after it no exec of ID can begin anything here.  "busy" if it began,
+                    "again" while it begins.
+
+`exec CMD ARG...` to proc/ID/ctl runs it.  Refused are: words that are no verb of these,
+more than 512 lines or 256 KiB by one open, an id that is known ("exists"), `require` that
+this node does not meet and a node that is drained ("unreachable"), what it cannot hold
+("full"), more objects than a user may have ("toomany"), a runtime that the caller may not
+use ("refused").
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from cloudfs import ndb
+from cloudfs.errors import CloudError
+from cloudfs.kernel.object import Object
+from cloudfs.kernel.verb import Verb, find, table
+from cloudfs.kernel.verbs import OBJECT
+from cloudfs.who import Who
+
+if TYPE_CHECKING:
+    from cloudfs.kernel.objects import Objects
+
+HOLD = 20.0  # seconds
+MAX_LINES = 512
+MAX_BYTES = 256 << 10
+MAX_BINDS = 64
+SETUP = ("dir", "env", "limit", "require", "app", "label", "runtime", "restart", "nice")
+_ID = re.compile(r"[a-z2-7]{16}")
+
+
+class Offer:
+    """The lines of one open file; session: whose end takes along what was not begun."""
+
+    def __init__(self, objects: Objects, who: Who, session: object) -> None:
+        self.objects = objects
+        self.who = who
+        self.session = session
+        self.made: Object | None = None
+        self._lines = self._bytes = 0
+
+    def line(self, line: str) -> None:
+        """One line; raises CloudError if it is refused."""
+        self._lines += 1
+        self._bytes += len(line.encode())
+        if self._lines > MAX_LINES or self._bytes > MAX_BYTES:
+            raise CloudError("toobig", f"place: at most {MAX_LINES} lines and {MAX_BYTES} bytes")
+        found = find(VERBS, line)
+        if found is not None:
+            verb, args = found
+            verb.run(self, args)
+
+    def need(self) -> Object:
+        """The object that was begun."""
+        if self.made is None:
+            raise CloudError("bad", "place: there is no object yet", "begin with: object ID")
+        return self.made
+
+
+def _object(offer: Offer, args: list[str]) -> None:
+    objects, id = offer.objects, args[0]
+    if not _ID.fullmatch(id):
+        raise CloudError("bad", f"object: {id[:32]!r} is no id", "write 16 characters of base32")
+    if id in objects.all:
+        raise CloudError("exists", f"there is an object {id} on {objects.node} already")
+    offer.made = Object(id, offer.who.user, objects.next_number(), objects.home / id)
+
+
+def _set_up(row: Verb) -> Verb:
+    """The row of an object's verb, for one that is not in the table yet."""
+
+    def run(offer: Offer, args: list[str]) -> None:
+        row.run(offer.objects, offer.need(), args, offer.who)
+
+    return Verb(row.usage, row.least, row.most, run)
+
+
+def _bind(offer: Offer, args: list[str]) -> None:
+    binds = offer.need().binds
+    if len(binds) >= MAX_BINDS:
+        raise CloudError("toomany", f"bind: at most {MAX_BINDS} lines")
+    binds.append(" ".join(["bind", *map(ndb.quote, args)]))
+
+
+def _hold(offer: Offer, args: list[str]) -> None:
+    made = offer.need()
+    made.session = offer.session
+    offer.objects.take_in(made, HOLD)
+    offer.made = None
+
+
+def _withdraw(offer: Offer, args: list[str]) -> None:
+    made = offer.objects.all.get(args[0])
+    if made is None:
+        return
+    if made.user != offer.who.user and not offer.who.boss:
+        raise CloudError("denied", f"withdraw: object {made.id} is {made.user}'s")
+    if made.state == "starting":
+        raise CloudError("again", f"withdraw: object {made.id} is starting", "ask again")
+    if made.state != "new":
+        raise CloudError("busy", f"withdraw: object {made.id} is {made.state}")
+    offer.objects.leave(made)
+
+
+VERBS = table(
+    Verb("object ID", 1, 1, _object),
+    *(_set_up(OBJECT[name]) for name in SETUP),
+    Verb("bind [-abc] NEW OLD", 2, 3, _bind),
+    Verb("hold", 0, 0, _hold),
+    Verb("withdraw ID", 1, 1, _withdraw),
+)
+
+
+def lines_of(made: Object) -> Iterator[str]:
+    """The lines that offer an object to another node."""
+    limits = {
+        name: value
+        for name in ("cpu", "mem", "pids", "time")
+        if (value := getattr(made.limits, name)) is not None
+    }
+    net = ["net=none"] if made.net == "none" else []
+    rows: list[tuple[str, list[str]]] = [
+        ("object", [made.id]),
+        ("dir", [made.dir] if made.dir else []),
+        *(("env", [f"{name}={value}"]) for name, value in made.env.items()),
+        ("limit", [f"{name}={value!r}" for name, value in limits.items()]),
+        ("require", made.require),
+        ("app", [made.app] if made.app else []),
+        *(("label", [f"{name}={value}"]) for name, value in made.labels.items()),
+        ("runtime", [made.runtime, *net] if made.runtime else []),
+        ("restart", [made.restart]),
+        ("nice", [str(made.nice)] if made.nice else []),
+    ]
+    for verb, args in rows:
+        if args:
+            yield " ".join([verb, *map(ndb.quote, args)])
+    yield from made.binds
+    yield "hold"
+
+
+def exec_line(argv: list[str]) -> str:
+    """The line that runs it.  The program's name stands in quotes, so that nobody takes
+    the line for one whose quotes a shell has eaten."""
+    program, *args = argv
+    doubled = program.replace("'", "''")
+    return " ".join(["exec", f"'{doubled}'", *map(ndb.quote, args)])
