@@ -89,14 +89,11 @@ class Daemon:
         )
         self.cloud = Cloud(self.machine, self.objects)
         self.trees = build(
-            self.cloud, events, self.errors, self.trace, self.reach, self._summary, self._shown
+            self.cloud, events, self.errors, self.trace, self.reach, self._shown
         )
 
     async def reach(self, node: str, who: Who, path: tuple[str, ...], seconds: float) -> Node:
         raise CloudError("unreachable", f"node {node} cannot be reached")
-
-    def _summary(self, cluster: str) -> str:
-        return ""
 
     def _cloud(self, id: str) -> str:
         """The directory that the sandbox of an object shows at /cloud, or ""."""

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 
 from cloudfs import ndb
 from cloudfs.errors import CloudError
+from cloudfs.kernel import aggregate
+from cloudfs.kernel.aggregate import Digest
 from cloudfs.kernel.catalog import Catalog, Seen, summary, usable
 from cloudfs.kernel.machine import Machine
 from cloudfs.kernel.object import Object
@@ -138,7 +140,7 @@ class Cloud:
         """The records that this node has for a question that another zone asks: of its own
         zone, itself included.
 
-        Questions: nodes, node NAME, objects, object ID.
+        Questions: nodes, node NAME, objects, object ID, digest CLUSTER.
         """
         kind, _, name = question.partition(" ")
         if kind == "nodes":
@@ -152,6 +154,8 @@ class Cloud:
         if kind == "object":
             found: Object | Seen | None = self.objects.all.get(name) or self.catalog.find(name)
             return [self._told(found)] if found is not None else []
+        if kind == "digest":
+            return self.digest().text().splitlines() if name == self.machine.cluster else []
         raise CloudError("bad", f"no question {kind!r}")
 
     def take(self, record: str) -> None:
@@ -188,6 +192,31 @@ class Cloud:
             except (CloudError, KeyError, ValueError):
                 continue  # another node's mistake is not our caller's
         return whole
+
+    def digest(self) -> Digest:
+        """What the nodes of the own zone that live have in sum."""
+        own = {name: ndb.show(value) for name, value in self.machine.attributes().items()}
+        rows = [(own.get("state", "alive"), {**own, "name": self.machine.name})]
+        rows += [
+            (info.state, {**info.told, "name": info.name})
+            for info in self._near()
+            if info.state not in ("gone", "left")
+        ]
+        return aggregate.of(rows)
+
+    async def digest_of(self, cluster: str, seconds: float) -> tuple[Digest, bool]:
+        """What a cluster's nodes have in sum, and whether all of its zones told."""
+        found = [self.digest()] if cluster == self.machine.cluster else []
+        whole = True
+        if self.ask is not None:
+            lines, whole = await self.ask(f"digest {cluster}", seconds)
+            part: list[str] = []
+            for line in [*lines, "nodes="]:  # each zone's digest begins with its nodes
+                if line.startswith("nodes=") and part:
+                    found.append(aggregate.parse("\n".join(part)))
+                    part = []
+                part.append(line)
+        return aggregate.merge(found), whole
 
     def _near(self) -> Iterable[NodeInfo]:
         return (info for info in self.nodes.values() if info.near)

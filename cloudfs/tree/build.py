@@ -34,18 +34,17 @@ def build(
     errors: ErrLog,
     tape: Tape,
     reach: Reach,
-    summary: Callable[[str], str],
     shown: Callable[[Object], dict[str, str]],
 ) -> Trees:
     """The trees of a node.
 
-    events: of the whole cloud.  reach, summary: see tree/far.py and tree/whole.py.
+    events: of the whole cloud.  reach: see tree/far.py.
     shown(object): names of users as the object's sandbox is to see them.
     """
     machine = cloud.machine
     proc = Proc(cloud.objects, lambda: machine.price)
     own = nodes.own(machine, proc, tape)
-    whole = Whole(proc, own, cloud, reach, summary)
+    whole = Whole(proc, own, cloud, reach)
     inner = InnerSpaces(cloud.objects, errors, shown)
     parts = [whole.proc(), whole.nodes(), whole.clusters(), views(whole)]
     tree = root(events, machine.owner, parts, [inner])

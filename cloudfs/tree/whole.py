@@ -13,13 +13,15 @@ from typing import Any
 
 from cloudfs import ndb
 from cloudfs.errors import CloudError
+from cloudfs.kernel.aggregate import Digest
 from cloudfs.kernel.catalog import Seen, usable
 from cloudfs.kernel.cloud import Cloud, NodeInfo
 from cloudfs.kernel.object import Object
 from cloudfs.tree import far, numbers
-from cloudfs.tree.api import Cues, Node, Wait
+from cloudfs.tree.api import Cues, Handle, Node, Wait
 from cloudfs.tree.far import Far, Reach
-from cloudfs.tree.files import Clone, Value
+from cloudfs.tree.files import Clone, Row
+from cloudfs.tree.handles import Text
 from cloudfs.tree.nodes import DOC as NODES_DOC
 from cloudfs.tree.proc import DOC as PROC_DOC
 from cloudfs.tree.proc import Proc
@@ -36,8 +38,7 @@ The clusters of the cloud, each with what its nodes have in sum, and the nodes.
 class Whole:
     """The directories of a cloud's objects, nodes and clusters.
 
-    own: this node's directory.  summary(cluster): what is known of all its nodes together,
-    one record a line.
+    own: this node's directory.
     """
 
     def __init__(
@@ -46,13 +47,11 @@ class Whole:
         own: Node,
         cloud: Cloud,
         reach: Reach,
-        summary: Callable[[str], str],
     ) -> None:
         self.cloud = cloud
         self._proc = proc
         self._own = own
         self._reach = reach
-        self._summary = summary
         self._far_objects: dict[str, _FarObject] = {}
         self._far_nodes: dict[str, Far] = {}
         self._clusters: dict[str, Node] = {}
@@ -236,10 +235,6 @@ class Whole:
                 raise CloudError("absent", f"cluster {name} has no node {node[:64]}")
             return found
 
-        def status(cluster: str, at: Attach) -> str:
-            """A line for each number: over how many nodes, and min, mean, max and sum."""
-            return self._summary(cluster)
-
         inside = LiveDir(
             "nodes",
             (),
@@ -255,7 +250,7 @@ class Whole:
         )
         made = self._clusters[name] = TableDir(
             name,
-            (Value("status", 0o444, status),),
+            (Summary(cloud),),
             name,
             numbers.named("clusters", name),
             machine.owner,
@@ -264,6 +259,45 @@ class Whole:
             "One cluster.",
         )
         return made
+
+
+class Summary(Row):
+    """What a cluster's nodes have in sum."""
+
+    def __init__(self, cloud: Cloud) -> None:
+        super().__init__(
+            "status",
+            0o444,
+            "A line for its nodes, one for each state, one for each number (over how many nodes, "
+            "min, mean, max, sum) and one for each value of a text.",
+        )
+        self.cloud = cloud
+
+    def open(self, subject: str, mode: int, at: Attach, cues: Cues) -> Handle | Wait[Handle]:
+        if self.cloud.ask is None:
+            return Text(digest_text(self.cloud.digest(), True))
+        return Wait(partial(self._open, subject, cues))
+
+    async def _open(self, cluster: str, cues: Cues) -> Handle:
+        digest, whole = await self.cloud.digest_of(cluster, cues.max_time)
+        if not whole and cues.fresh:
+            raise CloudError("timeout", f"not every zone of cluster {cluster} answered")
+        return Text(digest_text(digest, whole))
+
+
+def digest_text(digest: Digest, whole: bool) -> str:
+    """A digest for people and for sort: the key first in each line."""
+    lines = [f"nodes count={digest.nodes} zones={digest.leaves} whole={'yes' if whole else 'no'}"]
+    lines += [f"{state} count={count}" for state, count in sorted(digest.states.items())]
+    for name, has in sorted(digest.numbers.items()):
+        numbers = {"min": has.min, "mean": has.mean, "max": has.max, "sum": has.total / 1e6}
+        lines.append(f"{ndb.quote(name)} count={has.count} {ndb.record(numbers)}")
+    for name, text in sorted(digest.texts.items()):
+        lines += [
+            f"{ndb.quote(name)} {ndb.record({'value': value, 'count': count})}"
+            for value, count in sorted(text.values.items())
+        ]
+    return "".join(f"{line}\n" for line in lines)
 
 
 class _FarObject(Far):

@@ -105,6 +105,11 @@ async def test_clusters_are_zones_that_ask_each_other(town, autojump_clock):
         assert await node.ls("/cloud/proc") == [id]
         assert await node.ls("/cloud/view/by-cluster/tokyo") == [id]
         assert await node.cat(f"/cloud/proc/{id}/args") == "sleep 1000\n"
+    for node in (p1, t2):
+        status = (await node.cat("/cloud/clusters/tokyo/status")).splitlines()
+        assert status[0] == "nodes count=2 zones=1 whole=yes"
+        assert "alive count=2" in status
+        assert [line for line in status if line.startswith("cpus count=2 min=")]
     with pytest.raises(CloudError, match="no object"):
         await p1.cat("/cloud/proc/aaaaaaaaaaaaaaaa/status")
     with pytest.raises(CloudError, match="no node"):

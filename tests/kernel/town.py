@@ -46,7 +46,7 @@ class Citizen:
         self.objects.changed_one = self.neighbours.object_changed
         self.errors = ErrLog(lambda: 0.0)
         self.trees = build(
-            self.cloud, cloud_events, self.errors, Trace(), self.reach, str, lambda made: {}
+            self.cloud, cloud_events, self.errors, Trace(), self.reach, lambda made: {}
         )
         self.objects.join(Others(self.cloud, self.reach))
         self.scope = trio.CancelScope()

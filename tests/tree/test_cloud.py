@@ -41,7 +41,6 @@ class Cloud:
             self.errors,
             Trace(),
             self.reach,
-            lambda cluster: "",
             lambda made: {made.user: "#7"},
         ).root
         self.spaces = {}

@@ -1,0 +1,45 @@
+"""introduce of a node's own directory: where a node asks for its place in the cloud.
+
+It is walked to and not listed: write "CLUSTER NAME", read the answer (kernel/introduce.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from cloudfs import ndb
+from cloudfs.errors import CloudError
+from cloudfs.tree.api import Cues, Handle
+from cloudfs.tree.files import Row
+from cloudfs.tree.handles import Text
+from cloudfs.tree.space import Attach
+
+# answer(cluster, name) → text; "" from a node that has no place itself.
+Introduce = Callable[[str, str], str]
+
+
+class Introduction(Row):
+    """The file."""
+
+    def __init__(self) -> None:
+        super().__init__("introduce", 0o666, "Write CLUSTER NAME, read where that node belongs.")
+
+    def open(self, subject: Introduce, mode: int, at: Attach, cues: Cues) -> Handle:
+        return Asked(subject)
+
+
+class Asked(Text):
+    """One question and its answer."""
+
+    __slots__ = ("_answer",)
+
+    def __init__(self, answer: Introduce) -> None:
+        super().__init__("")
+        self._answer = answer
+
+    def write(self, offset: int, data: bytes | memoryview) -> int:
+        words = ndb.words(ndb.text_line(bytes(data).rstrip(b"\n")))
+        if len(words) != 2:
+            raise CloudError("bad", "introduce: wants two words", "write: CLUSTER NAME")
+        self.data = self._answer(*words).encode()
+        return len(data)
