@@ -47,6 +47,5 @@ def parse(text: str) -> Address:
 
 
 def _bad(text: str) -> CloudError:
-    return CloudError(
-        "bad", f"{text!r} is no address", "write unix:PATH, tcp:HOST:PORT, tls:HOST:PORT or HOST:PORT"
-    )
+    forms = "unix:PATH, tcp:HOST:PORT, tls:HOST:PORT or HOST:PORT"
+    return CloudError("bad", f"{text!r} is no address", f"write {forms}")
