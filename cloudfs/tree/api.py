@@ -43,12 +43,14 @@ class Cues:
     """What the path elements that begin with a dot asked for (DESIGN §3).
 
     follow: block or follow where a file can.  max_time: seconds a remote operation
-    may take.  fresh: refuse aged answers.
+    may take.  fresh: refuse aged answers.  look: a proxy reads ahead of its caller, so a
+    file that does something by being read is not opened (CloudError("again")).
     """
 
     follow: bool = False
     max_time: float = 2.0
     fresh: bool = False
+    look: bool = False
 
 
 PLAIN = Cues()
@@ -141,6 +143,11 @@ class Node:
     def walk(self, name: str, at: Attach, cues: Cues) -> Node | Wait[Node]:
         """The child of that name as `at` sees it, else CloudError("absent")."""
         raise CloudError("notdir")
+
+    def ahead(self, names: Sequence[str], at: Attach, cues: Cues) -> Wait[None] | None:
+        """A walk of these names, one by one, is about to begin: a proxy may fetch them all
+        at once.  Nothing is asked of what answers at once."""
+        return None
 
     def open(self, mode: int, at: Attach, cues: Cues) -> Handle | Wait[Handle]:
         """Open for OREAD, OWRITE, ORDWR (| OTRUNC); permission is already checked.

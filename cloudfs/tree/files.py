@@ -86,6 +86,8 @@ class Clone(Row):
         self.make = make
 
     def open(self, subject: Any, mode: int, at: Attach, cues: Cues) -> Handle:
+        if cues.look:
+            raise CloudError("again", "a read of it makes something")
         return Cloned(partial(self.make, subject, at))
 
 

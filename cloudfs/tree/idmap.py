@@ -15,9 +15,11 @@ import time
 from collections.abc import Callable, Container
 from typing import Generic, TypeVar
 
-from cloudfs.who import Who
+from cloudfs.errors import CloudError
+from cloudfs.who import NOBODY, Who
 
 UNKNOWN = 65534  # what Linux itself shows for an owner that it cannot map
+MAX_NAME = 64  # characters of a user's name
 KEEP = 5.0  # seconds an answer holds
 ROOM = 1024  # answers kept of each kind
 _HIGHEST = 0xFFFFFFFE  # 0xffffffff means "no id" in every protocol
@@ -125,6 +127,14 @@ def user_of(uid: int) -> str:
 def group_of(gid: int) -> str:
     """The name of a group, "#n" if the number n has none."""
     return _groups(gid)
+
+
+def far_user(name: str, owner: str) -> Who:
+    """The caller that another node of the cloud names: boss if it has the name of this
+    node's owner.  Numbers and groups are those of its machine and say nothing here."""
+    if not name or len(name) > MAX_NAME or not name.isprintable() or "/" in name:
+        raise CloudError("denied", f"{name[:40]!r} is no user")
+    return NOBODY if name == NOBODY.user else Who(name, None, boss=name == owner)
 
 
 def who_of(uid: int, boss_uids: Container[int]) -> Who:

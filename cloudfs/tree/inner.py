@@ -6,7 +6,7 @@ stays who it is, and binds made in it are the object's own.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -55,6 +55,9 @@ class Inner(Node):
     def walk(self, name: str, at: Attach, cues: Cues) -> Node | Wait[Node]:
         step = self._through(at).walk(Ref(self.ref.node, self.ref.path, cues), name)
         return then(step, lambda ref: Inner(self.space, ref, self.shown))
+
+    def ahead(self, names: Sequence[str], at: Attach, cues: Cues) -> Wait[None] | None:
+        return self.ref.node.ahead(names, self._through(at), cues)
 
     def open(self, mode: int, at: Attach, cues: Cues) -> Handle | Wait[Handle]:
         opened = self.ref.node.open(mode, self._through(at), cues)

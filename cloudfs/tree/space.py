@@ -78,6 +78,8 @@ def cue(cues: Cues, name: str) -> Cues | None:
         return replace(cues, follow=True)
     if name == ".fresh":
         return replace(cues, fresh=True)
+    if name == ".look":
+        return replace(cues, look=True)
     if name.startswith(".MaxTime="):
         try:
             seconds = float(name[9:])
@@ -265,19 +267,22 @@ class Attach:
             except CloudError as error:
                 return done, error
             if isinstance(step, Wait):
-                return Wait(partial(self._walk_on, done, step, names[index + 1 :]))
+                return Wait(partial(self._walk_on, done, ref, names[index:], step))
             done.append(step)
             ref = step
         return done, None
 
     async def _walk_on(
-        self, done: list[Ref], step: Wait[Ref], rest: Sequence[str]
+        self, done: list[Ref], ref: Ref, names: Sequence[str], step: Wait[Ref]
     ) -> tuple[list[Ref], CloudError | None]:
         try:
+            ahead = ref.node.ahead(names, self, ref.cues)
+            if ahead is not None:
+                await ahead.run()
             ref = await step.run()
         except CloudError as error:
             return done, error
-        more, error_or_none = await settle(self.walk_all(ref, rest))
+        more, error_or_none = await settle(self.walk_all(ref, names[1:]))
         return [*done, ref, *more], error_or_none
 
     def find(self, path: Sequence[str]) -> Ref | Wait[Ref]:

@@ -11,6 +11,7 @@ may have made are not used again before the server's Rflush.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -20,10 +21,12 @@ import trio
 
 from cloudfs.errors import CloudError, from_errno, from_text
 from cloudfs.tree.idmap import user_of
+from cloudfs.wire import tls
 from cloudfs.wire.address import Address, parse
+from cloudfs.wire.call import Call
 from cloudfs.wire.codec import HEAD, HEAD_SIZE, BadMessage, Codec, codec
 from cloudfs.wire.file import File
-from cloudfs.wire.messages import MAX_WALK, NOFID, NOTAG, VERSIONS
+from cloudfs.wire.messages import MAX_WALK, NODES, NOFID, NOTAG, VERSIONS
 from cloudfs.wire.trace import Trace
 
 MSIZE = 64 << 10  # bytes of a frame asked for
@@ -37,35 +40,13 @@ _FLUSH, _CLUNK = 0x8000, 0x4000
 _ROOT = 0  # the fid of the attach
 
 
-class _Call:
-    """A request under way.
-
-    makes: the fid that it makes; steps: the elements of a walk that must succeed for
-    that.  takes: the fid that is gone once it is answered.
-    """
-
-    __slots__ = ("done", "makes", "name", "reply", "steps", "takes")
-
-    def __init__(self, name: str, makes: int | None, steps: int, takes: int | None) -> None:
-        self.name = name
-        self.makes = makes
-        self.steps = steps
-        self.takes = takes
-        self.done = trio.Event()
-        self.reply: tuple[str, tuple[Any, ...]] | None = None
-
-    def made(self) -> bool:
-        """Whether the server has made the fid."""
-        if self.makes is None or self.reply is None or self.reply[0] != "R" + self.name[1:]:
-            return False
-        return self.name != "Twalk" or len(self.reply[1][0]) == self.steps
-
-
 class Client:
     """One attached connection; `connect` makes it.
 
     root: the file that was attached to.  deadline: seconds for an answer where a call
-    does not say otherwise.  why: why it is of no use any more, or "".
+    does not say otherwise.  why: why it is of no use any more, or ""; `lost` is set then.
+    node: whether the server is a node of ours: it answers in the order in which it was
+    asked and says why it refuses.
     """
 
     def __init__(
@@ -75,17 +56,21 @@ class Client:
         self.deadline = deadline
         self.trace = trace
         self.why = ""
+        self.lost = trio.Event()
+        self.node = False
         self.codec: Codec = codec("9")
         self.msize = MSIZE
         self.root = File(self, _ROOT, (0x80, 0, 0), ())
         self._stream = stream
-        self._calls: dict[int, _Call] = {}  # by tag
-        self._flushing: dict[int, _Call] = {}  # by tag: nobody waits for these any more
+        self._calls: dict[int, Call] = {}  # by tag
+        self._flushing: dict[int, Call] = {}  # by tag: nobody waits for these any more
         self._tags = list(range(TAGS - 1, -1, -1))
         self._turn = trio.Semaphore(TAGS)
         self._fids = list(range(FIDS - 1, _ROOT, -1))
         self._out: list[bytes] = []
         self._wake = trio.Event()
+        self._sending = False  # whether the writer is at it
+        self._owed: float | None = None  # since when it owes the first answer, and is silent
 
     async def call(
         self,
@@ -98,44 +83,86 @@ class Client:
     ) -> tuple[Any, ...]:
         """Send T-message `name` and return the fields of its answer.
 
-        deadline: seconds, None for the client's own.  makes: a number from `new_fid`,
-        which is free again unless the server made the fid (by a walk: took all `steps`);
-        takes: one that is free again once the server has answered.
+        deadline: seconds, None for the client's own.  makes, takes: see Call.
         Raises CloudError: what the server answered, `timeout`, or `unreachable` once the
         connection is lost.
         """
-        call = _Call(name, makes, steps, takes)
-        with trio.move_on_after(self.deadline if deadline is None else deadline) as scope:
-            await self._ask(call, fields)
-        if scope.cancelled_caught or call.reply is None:
-            raise CloudError("timeout", f"{self.name} did not answer {name} in time")
-        return self._checked(name, *call.reply)
+        call = Call(name, *fields, makes=makes, steps=steps, takes=takes)
+        return (await self.together((call,), deadline))[0]
 
-    async def _ask(self, call: _Call, fields: tuple[Any, ...]) -> None:
-        tag = -1
+    async def together(
+        self, calls: Sequence[Call], deadline: float | None = None
+    ) -> list[tuple[Any, ...]]:
+        """The fields of the answers to requests that build on each other: all in one round
+        trip where the server is a node, else one by one.
+
+        The first that fails is raised, as by `call`; a fid that was made is let go of
+        then.  Where there are several, a walk that stops early fails as `absent`.
+        """
+        found: list[tuple[Any, ...]] = []
+        groups = [calls] if self.node else [(call,) for call in calls]
         try:
-            await self._turn.acquire()
-            tag = NOTAG if call.name == "Tversion" else self._tags.pop()
-            frame = self.codec.encode[call.name](tag, *fields)
-            if len(frame) > self.msize:
-                raise CloudError("toobig", f"{call.name} does not fit in {self.msize} bytes")
+            with trio.move_on_after(self.deadline if deadline is None else deadline) as scope:
+                for group in groups:
+                    await self._ask(group, scope.deadline)
+                    found += [self._checked(call, len(calls) > 1) for call in group]
+            if len(found) == len(calls):
+                return found
+            raise CloudError("timeout", f"{self.name} did not answer {calls[0].name} in time")
+        except BaseException:
+            for call in calls:
+                if call.made():
+                    self.forget(call.makes or 0)
+            raise
+
+    async def _ask(self, calls: Sequence[Call], deadline: float) -> None:
+        """Ask and wait until each call has its reply."""
+        tags: list[int] = []
+        begun = 0
+        try:
+            for call in calls:
+                try:
+                    self._turn.acquire_nowait()
+                except trio.WouldBlock:
+                    await self._turn.acquire()
+                tags.append(NOTAG if call.name == "Tversion" else self._tags.pop())
+            frames = [
+                self.codec.encode[call.name](tag, *call.fields)
+                for call, tag in zip(calls, tags, strict=True)
+            ]
+            if max(map(len, frames)) > self.msize:
+                raise CloudError("toobig", f"{calls[0].name} is more than {self.msize} bytes")
             if self.why:
                 raise CloudError("unreachable", self.why)
-            self._calls[tag] = call
-            self._send(frame)
-            await call.done.wait()
-        except BaseException:
-            if call.made():  # the answer came while the cancellation was on its way
-                self.forget(call.makes or 0)
-            raise
+            for call, tag, frame in zip(calls, tags, frames, strict=True):
+                self._calls[tag] = call
+                self._send(frame)
+            begun = len(calls)
+            if self._owed is None and deadline < math.inf:
+                self._owed = trio.current_time()
+            self._push()
+            for call in calls:
+                await call.done.wait()
         finally:
-            if self._calls.pop(tag, None) is None:
-                self._over(tag, call)
-            else:
-                self._flushing[tag] = call
-                self._send(self.codec.encode["Tflush"](_FLUSH | tag & 0x7FFF, tag))
+            for index, call in enumerate(calls):
+                tag = tags[index] if index < len(tags) else -1
+                if index >= begun or self._calls.pop(tag, None) is None:
+                    self._over(tag, call)
+                else:
+                    self._flushing[tag] = call
+                    self._send(self.codec.encode["Tflush"](_FLUSH | tag & 0x7FFF, tag))
 
-    def _over(self, tag: int, call: _Call) -> None:
+    def silence(self) -> float:
+        """Seconds for which the server has owed an answer that has its time and has said
+        nothing at all."""
+        return 0.0 if self._owed is None else trio.current_time() - self._owed
+
+    @property
+    def busy(self) -> int:
+        """Requests under way and fids in use."""
+        return len(self._calls) + len(self._flushing) + FIDS - 1 - len(self._fids)
+
+    def _over(self, tag: int, call: Call) -> None:
         """The call's tag is free, and so are fids that it did not make or took."""
         if tag >= 0:
             self._turn.release()
@@ -158,17 +185,30 @@ class Client:
             self.forget(call.makes)
         self._over(tag, call)
 
-    def _checked(self, name: str, got: str, fields: tuple[Any, ...]) -> tuple[Any, ...]:
-        if got == "R" + name[1:]:
+    def _checked(self, call: Call, whole: bool) -> tuple[Any, ...]:
+        """The fields of the answer; `whole`: a walk must have taken all its steps."""
+        assert call.reply is not None
+        got, fields = call.reply
+        if got == "R" + call.name[1:]:
+            if whole and call.name == "Twalk" and len(fields[0]) < len(call.fields[2]):
+                raise CloudError("absent")
             return fields
         if got == "lost":
             raise CloudError("unreachable", self.why)
         if got == "Rlerror":
             raise from_errno(fields[0])
         if got == "Rerror":
-            raise from_errno(fields[1]) if fields[1:] and fields[1] else from_text(fields[0])
-        self._lose(f"{self.name} answered {name} with {got}")
+            raise self._refused(*fields)
+        self._lose(f"{self.name} answered {call.name} with {got}")
         raise CloudError("proto", self.why)
+
+    def _refused(self, ename: str, errno: int = 0) -> CloudError:
+        if not errno:
+            return from_text(ename)
+        error = from_errno(errno)
+        if self.node:
+            error.why, _, error.fix = ename.partition("\n")
+        return error
 
     # --- fids -----------------------------------------------------------------------------
 
@@ -177,6 +217,10 @@ class Client:
         if not self._fids:
             raise CloudError("toomany", f"{FIDS} files of {self.name} are in use")
         return self._fids.pop()
+
+    def end(self, why: str) -> None:
+        """Give the connection up: who waits for an answer hears why."""
+        self._lose(why)
 
     def forget(self, fid: int) -> None:
         """Let go of a fid without waiting; its number is free with the answer."""
@@ -235,6 +279,22 @@ class Client:
 
     async def start(self, version: str, aname: str) -> None:
         """Agree on a dialect, `version` or an older one, and attach."""
+        await self.agree(version)
+        uid = os.geteuid()
+        numeric = () if self.codec.key == "9" else (uid,)
+        (self.root.qid,) = await self.call("Tattach", _ROOT, NOFID, user_of(uid), aname, *numeric)
+
+    async def attach(self, user: str, aname: str = "", deadline: float | None = None) -> File:
+        """One more tree of the connection, as that user sees it where the server believes
+        us; to be let go of like any file."""
+        file = File(self, self.new_fid(), (0x80, 0, 0), ())
+        numeric = () if self.codec.key == "9" else (NOFID,)
+        fields = (file.fid, NOFID, user, aname, *numeric)
+        (file.qid,) = await self.call("Tattach", *fields, deadline=deadline, makes=file.fid)
+        return file
+
+    async def agree(self, version: str) -> None:
+        """Agree on a dialect, `version` or an older one."""
         wanted = [*dict.fromkeys([version, *reversed(VERSIONS.values())])]
         for asked in wanted[wanted.index(version) :]:
             key = await self._agree(asked)
@@ -243,9 +303,6 @@ class Client:
                 break
         else:
             raise CloudError("proto", f"{self.name} speaks no dialect of 9P2000")
-        uid = os.geteuid()
-        numeric = () if self.codec.key == "9" else (uid,)
-        (self.root.qid,) = await self.call("Tattach", _ROOT, NOFID, user_of(uid), aname, *numeric)
 
     async def _agree(self, asked: str) -> str:
         try:
@@ -256,7 +313,8 @@ class Client:
             return ""
         if not 256 <= msize <= self.msize:
             raise CloudError("proto", f"{self.name} wants frames of {msize} bytes")
-        keys = {name: key for key, name in VERSIONS.items()}
+        keys = {name: key for key, name in VERSIONS.items()} | {NODES: "u"}
+        self.node = version == NODES
         if version in keys:
             self.msize = msize
         return keys.get(version, "")
@@ -270,9 +328,10 @@ class Client:
                 if not more:
                     self._lose(f"{self.name} closed the connection")
                     return
+                self._owed = None
                 data = self._replies(data + more if data else bytes(more))
-        except (trio.BrokenResourceError, trio.ClosedResourceError):
-            self._lose(f"the connection to {self.name} broke")
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+            self._broke(error)
         except BadMessage as error:
             self._lose(f"{self.name} does not speak 9P: {error.why}")
 
@@ -283,9 +342,12 @@ class Client:
                 await self._wake.wait()
                 self._wake = trio.Event()
                 out, self._out = self._out, []
-                await self._stream.send_all(b"".join(out))
-        except (trio.BrokenResourceError, trio.ClosedResourceError):
-            self._lose(f"the connection to {self.name} broke")
+                if out:
+                    self._sending = True
+                    await self._stream.send_all(b"".join(out))
+                    self._sending = False
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+            self._broke(error)
 
     def _replies(self, data: bytes) -> bytes:
         """Take all whole frames; what is left of data."""
@@ -323,8 +385,26 @@ class Client:
         self._out.append(frame)
         self._wake.set()
 
+    def _push(self) -> None:
+        """Send at once what goes without waiting, where the stream can: to wake the
+        writer costs as much as a small request."""
+        if self._sending or not isinstance(self._stream, tls.Stream):
+            return
+        data = b"".join(self._out)
+        try:
+            sent = self._stream.send_now(data)
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+            self._broke(error)
+            return
+        self._out = [data[sent:]] if sent < len(data) else []
+
+    def _broke(self, error: Exception) -> None:
+        why = error.why if isinstance(error, tls.Broken) else "the connection broke"
+        self._lose(f"{self.name}: {why}")
+
     def _lose(self, why: str) -> None:
         self.why = self.why or why
+        self.lost.set()
         for call in self._calls.values():
             call.reply = "lost", ()
             call.done.set()
@@ -347,13 +427,22 @@ async def connect(
     """
     address = parse(text)
     stream = await _dial(address, deadline)
+    async with attended(stream, str(address), deadline, trace) as client:
+        await client.start(version, aname)
+        yield client
+
+
+@asynccontextmanager
+async def attended(
+    stream: trio.abc.Stream, name: str, deadline: float = DEADLINE, trace: Trace | None = None
+) -> AsyncIterator[Client]:
+    """A client that speaks over a stream, not attached to anything yet."""
     failed: Exception | None = None
     async with stream, trio.open_nursery() as nursery:
-        client = Client(stream, str(address), deadline, trace)
+        client = Client(stream, name, deadline, trace)
         nursery.start_soon(client.run_reader)
         nursery.start_soon(client.run_writer)
         try:
-            await client.start(version, aname)
             yield client
         except Exception as error:
             failed = error  # raised outside the nursery, which would wrap it
@@ -363,6 +452,8 @@ async def connect(
 
 
 async def _dial(address: Address, deadline: float) -> trio.SocketStream:
+    if address.tls:
+        raise CloudError("refused", f"{address}: only nodes speak TLS with each other")
     try:
         with trio.fail_after(deadline):
             if address.path:

@@ -65,24 +65,24 @@ class Connection:
         out = self.session.take()
         if self.state == "stuck":
             return self._keep(out)
-        try:
-            if size > JOINED:
-                sent = self.socket.sendmsg(out[:PIECES])
-            else:
-                sent = self.socket.send(out[0] if len(out) == 1 else b"".join(out))
-        except (BlockingIOError, InterruptedError):
-            sent = 0
+        sent = self._transmit(out, size)
         return sent == size or self._keep(after(out, sent))
 
     def push(self) -> bool:
         """Send what was kept; whether all went.  Raises OSError."""
-        try:
-            sent = self.socket.sendmsg(self._queue[:PIECES])
-        except (BlockingIOError, InterruptedError):
-            return False
+        sent = self._transmit(self._queue, self.queued)
         self._queue = after(self._queue, sent)
         self.queued -= sent
         return not self._queue
+
+    def _transmit(self, out: Buffers, size: int) -> int:
+        """Send what goes of so many bytes; how many went.  Raises OSError."""
+        try:
+            if size > JOINED:
+                return self.socket.sendmsg(out[:PIECES])
+            return self.socket.send(out[0] if len(out) == 1 else b"".join(out))
+        except (BlockingIOError, InterruptedError):
+            return 0
 
     def _keep(self, out: Buffers) -> bool:
         self._queue += out

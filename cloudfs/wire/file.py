@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from cloudfs.errors import CloudError
 from cloudfs.tree.api import DMDIR, OTRUNC, Stat
 from cloudfs.tree.idmap import gid_of, group_of, uid_of, user_of
+from cloudfs.wire.call import Call
 from cloudfs.wire.codec import BadMessage, Qid, decode_dirents, decode_stats, stat_codec
 from cloudfs.wire.messages import IOHDRSZ
 from cloudfs.wire.pack import GETATTR_BASIC
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from cloudfs.wire.client import Client
 
 MAX_ENTRIES = 1 << 20  # of one directory
+MAX_STAT = 1024  # bytes: more than a stat of ours has, so a read this much short is the last
+Entry = tuple[str, Qid, Stat | None]
 _SAME2, _SAME4, _SAME8 = 0xFFFF, 0xFFFFFFFF, 0xFFFFFFFFFFFFFFFF  # "do not change"
 _SETATTR = {"mode": 1, "uid": 2, "gid": 4, "length": 8, "atime": 0x90, "mtime": 0x120}
 
@@ -75,10 +78,17 @@ class File:
 
     async def open(self, mode: int) -> None:
         """Open for OREAD, OWRITE or ORDWR, or'ed with OTRUNC."""
-        name = "Tlopen" if self.dialect == "L" else "Topen"
-        self._opened(*await self.call(name, _flags(mode) if name == "Tlopen" else mode))
+        (answer,) = await self.client.together((self.to_open(mode),), self.deadline)
+        self.opened(*answer)
 
-    def _opened(self, qid: Qid, iounit: int) -> None:
+    def to_open(self, mode: int) -> Call:
+        """The request of `open`, to be sent together with others."""
+        if self.dialect == "L":
+            return Call("Tlopen", self.fid, _flags(mode))
+        return Call("Topen", self.fid, mode)
+
+    def opened(self, qid: Qid, iounit: int) -> None:
+        """Take the answer to `to_open`."""
         most = self.client.msize - IOHDRSZ
         self.qid = qid
         self.iounit = min(iounit or most, most)
@@ -100,7 +110,7 @@ class File:
             unix = ("",) if self.dialect == "u" else ()
             made = await self.call("Tcreate", name, perm, mode, *unix)
         self.path = (*self.path, name)
-        self._opened(*made)
+        self.opened(*made)
 
     async def read(self, offset: int, count: int) -> bytes | memoryview:
         """At most count bytes, and at most a frame's worth; b"" is the end."""
@@ -116,17 +126,25 @@ class File:
 
     async def stat(self) -> Stat:
         """Attributes now."""
+        (answer,) = await self.client.together((self.to_stat(),), self.deadline)
+        return self.stat_of(answer)
+
+    def to_stat(self) -> Call:
+        """The request of `stat`, to be sent together with others."""
         if self.dialect == "L":
-            _, qid, mode, uid, gid, _, _, size, _, _, _, _, mtime, nanos, *_ = await self.call(
-                "Tgetattr", GETATTR_BASIC
-            )
+            return Call("Tgetattr", self.fid, GETATTR_BASIC)
+        return Call("Tstat", self.fid)
+
+    def stat_of(self, answer: tuple[Any, ...]) -> Stat:
+        """What the answer to `to_stat` says."""
+        if self.dialect == "L":
+            _, qid, mode, uid, gid, _, _, size, _, _, _, _, mtime, nanos, *_ = answer
             kind = DMDIR if qid[0] & 0x80 else 0
             name = self.path[-1] if self.path else "/"
             when = mtime + nanos / 1e9
             user, group = user_of(uid), group_of(gid)
             return Stat(name, qid[2], mode & 0o777 | kind, size, when, user, group, "", qid[1])
-        (raw,) = await self.call("Tstat")
-        stats = decode_stats(self.dialect, bytes(raw))
+        stats = decode_stats(self.dialect, bytes(answer[0]))
         if len(stats) != 1:
             raise BadMessage("an Rstat without exactly one stat")
         return _stat(stats[0])
@@ -136,6 +154,10 @@ class File:
         if self.dialect == "L":
             await self._setattr(dict(changes))
             return
+        await self.client.together((self.to_wstat(changes),), self.deadline)
+
+    def to_wstat(self, changes: dict[str, Any]) -> Call:
+        """The request of `wstat` where the dialect has stats, to be sent with others."""
         _, encode = stat_codec(self.dialect)
         mode, atime, mtime = (int(changes.get(key, _SAME4)) for key in ("mode", "atime", "mtime"))
         name, uid, gid = (changes.get(key, "") for key in ("name", "uid", "gid"))
@@ -143,7 +165,7 @@ class File:
         length = changes.get("length", _SAME8)
         unix = ("", _SAME4, _SAME4, _SAME4) if self.dialect == "u" else ()
         body = encode(_SAME2, _SAME4, qid, mode, atime, mtime, length, name, uid, gid, "", *unix)
-        await self.call("Twstat", len(body).to_bytes(2, "little") + body)
+        return Call("Twstat", self.fid, len(body).to_bytes(2, "little") + body)
 
     async def _setattr(self, changes: dict[str, Any]) -> None:
         name = changes.pop("name", None)
@@ -166,21 +188,26 @@ class File:
         times = (*_time(changes, "atime"), *_time(changes, "mtime"))
         await self.call("Tsetattr", valid, mode & 0o777, uid, gid, length, *times)
 
-    async def entries(self) -> list[tuple[str, Qid, Stat | None]]:
+    async def entries(self, begun: bytes | memoryview | None = None) -> list[Entry]:
         """What an open directory holds: name, qid, and attributes where the dialect
-        tells them at once.  "." and ".." are left out."""
+        tells them at once.  "." and ".." are left out.
+
+        begun: the stats that a read at its beginning, of a frame's worth, gave already.
+        """
         read = self._read_entries if self.dialect == "L" else self._read_stats
-        found: list[tuple[str, Qid, Stat | None]] = []
-        offset = 0
-        while True:
+        found = self._stats(begun or b"")
+        offset = len(begun or b"")
+        while begun is None or len(begun) > self.iounit - MAX_STAT:
+            begun = None
             some, offset = await read(offset)
             if not some:
                 return found
             found += [entry for entry in some if entry[0] not in (".", "..")]
             if len(found) > MAX_ENTRIES:
                 raise CloudError("toomany", f"a directory of more than {MAX_ENTRIES} files")
+        return found
 
-    async def _read_entries(self, offset: int) -> tuple[list[tuple[str, Qid, Stat | None]], int]:
+    async def _read_entries(self, offset: int) -> tuple[list[Entry], int]:
         (data,) = await self.call("Treaddir", offset, self.iounit)
         entries = decode_dirents(bytes(data))
         if entries and entries[-1][1] == offset:
@@ -188,10 +215,15 @@ class File:
         last = entries[-1][1] if entries else offset
         return [(name, qid, None) for qid, _, _, name in entries], last
 
-    async def _read_stats(self, offset: int) -> tuple[list[tuple[str, Qid, Stat | None]], int]:
+    async def _read_stats(self, offset: int) -> tuple[list[Entry], int]:
         data = await self.read(offset, self.iounit)
+        return self._stats(data), offset + len(data)
+
+    def _stats(self, data: bytes | memoryview) -> list[Entry]:
+        if not data:
+            return []
         stats = decode_stats(self.dialect, bytes(data))
-        return [(fields[7], fields[2], _stat(fields)) for fields in stats], offset + len(data)
+        return [(fields[7], fields[2], _stat(fields)) for fields in stats]
 
 
 def _flags(mode: int) -> int:

@@ -1,4 +1,4 @@
-"""Where clients knock: unix sockets and loopback TCP, and who it is that knocks."""
+"""Where clients knock: unix sockets, loopback TCP and TLS, and who it is that knocks."""
 
 from __future__ import annotations
 
@@ -9,11 +9,14 @@ import socket as sockets
 import stat
 import struct
 from dataclasses import dataclass
+from typing import Any
 
 from cloudfs.errors import CloudError, from_errno
+from cloudfs.factotum.cloudkey import KeyFiles, server_context
 from cloudfs.tree.api import NOBODY, Who
 from cloudfs.tree.idmap import who_of
 from cloudfs.wire.address import Address, parse
+from cloudfs.wire.tls import Door
 
 BACKLOG = 512
 MAX_PATH = 107  # bytes of a unix socket's path (unix(7))
@@ -22,11 +25,13 @@ _CREDENTIALS = struct.Struct("3i")  # pid, uid, gid
 
 @dataclass(slots=True)
 class Listener:
-    """A socket that clients connect to.  file: device and inode of a unix socket's file."""
+    """A socket that clients connect to.  file: device and inode of a unix socket's file.
+    door: where it is for other nodes, their handshakes."""
 
     socket: sockets.socket
     address: Address
     file: tuple[int, int] | None = None
+    door: Door | None = None
 
     def who(self, client: sockets.socket) -> Who:
         """The caller at the other end: what the kernel vouches for on a unix socket, nobody
@@ -45,14 +50,30 @@ class Listener:
                 os.unlink(self.address.path)
 
 
-def listen(text: str) -> Listener:
-    """Listen at `unix:PATH`, a path, `tcp:HOST:PORT` or `HOST:PORT` (port 0: any free one).
+def listen(text: str, files: KeyFiles | None = None) -> Listener:
+    """Listen at `unix:PATH`, a path, `tcp:HOST:PORT`, `HOST:PORT` or, with this node's
+    keys, `tls:HOST:PORT` (port 0: any free one).
 
-    Raises CloudError: `busy` if somebody listens there, `refused` for a host that is not
-    this machine's loopback, or what the system said.
+    Raises CloudError: `busy` if somebody listens there, `refused` for plain TCP at a host
+    that is not this machine's loopback and for TLS without keys, or what the system said.
     """
     address = parse(text)
-    return _unix(address) if address.path else _tcp(address)
+    if address.path:
+        return _unix(address)
+    return _tls(address, files) if address.tls else _tcp(address)
+
+
+def _tls(address: Address, files: KeyFiles | None) -> Listener:
+    if files is None:
+        raise CloudError("refused", f"{address}: TLS wants the keys of a node")
+    door = Door(server_context(files))
+    try:
+        found = sockets.getaddrinfo(
+            address.host, address.port, type=sockets.SOCK_STREAM, flags=sockets.AI_PASSIVE
+        )
+    except OSError as error:
+        raise CloudError("bad", f"{address}: {error.strerror}") from None
+    return _inet(address, found[0][0], found[0][4][:2], door)
 
 
 def _tcp(address: Address) -> Listener:
@@ -68,15 +89,20 @@ def _tcp(address: Address) -> Listener:
             f"listen at tcp:127.0.0.1:{address.port} or at a unix socket",
         )
     family = sockets.AF_INET6 if ":" in host else sockets.AF_INET
+    return _inet(address, family, (host, address.port), None)
+
+
+def _inet(address: Address, family: int, at: tuple[Any, ...], door: Door | None) -> Listener:
     sock = sockets.socket(family, sockets.SOCK_STREAM)
     try:
         sock.setsockopt(sockets.SOL_SOCKET, sockets.SO_REUSEADDR, 1)
-        sock.bind((host, address.port))
+        sock.bind(at)
         _ready(sock)
     except OSError as error:
         sock.close()
         raise from_errno(error.errno or 0, f"{address}: {error.strerror}") from None
-    return Listener(sock, Address(host=host, port=sock.getsockname()[1]))
+    host, port = sock.getsockname()[:2]
+    return Listener(sock, Address(host=host, port=port, tls=address.tls), None, door)
 
 
 def _unix(address: Address) -> Listener:

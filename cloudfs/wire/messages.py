@@ -19,6 +19,10 @@ from __future__ import annotations
 from typing import NamedTuple
 
 VERSIONS = {"9": "9P2000", "u": "9P2000.u", "L": "9P2000.L"}
+# 9P2000.u as nodes speak it with each other: names of users instead of numbers, requests
+# that do not block are answered in the order in which they came, and the ename of an
+# Rerror is why it failed and, after a newline, what to do about it.
+NODES = "9P2000.u.node"
 
 NOTAG = 0xFFFF
 NOFID = 0xFFFFFFFF

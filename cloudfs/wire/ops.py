@@ -25,12 +25,13 @@ from cloudfs.wire.fids import (
     Tree,
     unknown,
 )
-from cloudfs.wire.messages import IOHDRSZ, NOFID, READ_HEAD
+from cloudfs.wire.messages import IOHDRSZ, NODES, NOFID, READ_HEAD
 from cloudfs.wire.pack import Listing, listing, open_reply, qid, walk_reply
 
 if TYPE_CHECKING:
     from cloudfs.wire.session import Session
 
+OWN = "node"  # the aname of a node's own directory
 SEPARATE = 32 << 10  # bytes of data from which a reply is sent from where it lies
 
 _DATA = struct.Struct("<IBHI")  # head of an Rread or Rreaddir; an Rwrite
@@ -90,7 +91,8 @@ def t_version(session: Session, tag: int, msize: int, version: str) -> Reply:
     key = agree(version)
     session.speak(key)
     session.msize = min(msize, MAX_MSIZE)
-    spoken = session.codec.version if key else "unknown"
+    session.tells = version == NODES
+    spoken = NODES if session.tells else session.codec.version if key else "unknown"
     return session.reply["Rversion"](tag, session.msize, spoken)
 
 
@@ -105,13 +107,21 @@ def t_auth(
 def t_attach(
     session: Session, tag: int, number: int, afid: int, uname: str, aname: str, n_uname: int = 0
 ) -> Reply | None:
-    """uname and n_uname only claim who the caller is, so they say nothing here."""
+    """aname: a path; one that begins with `node` begins in the node's own directory.
+
+    uname and n_uname only claim who the caller is, so they say nothing here, unless it is
+    another node of the cloud that says it.
+    """
     if afid != NOFID:
         raise CloudError("nofid", f"afid {afid} has proved nothing")
     session.free(number)
-    space = session.make_space(session.who)
-    tree = Tree(space, space.attach(session.who))
+    who = session.vouch(uname) if session.vouch is not None else session.who
     names = [name for name in aname.split("/") if name]
+    make_space = session.make_space
+    if session.node_space is not None and names[:1] == [OWN]:
+        make_space, names = session.node_space, names[1:]
+    space = make_space(who)
+    tree = Tree(space, space.attach(who))
     session.promise(number, tree)  # so that a failure closes the space again
     try:
         if len(names) > MAX_DEPTH:

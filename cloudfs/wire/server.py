@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import select
 import socket
+import ssl
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -28,6 +29,7 @@ from cloudfs.wire.fids import Job
 from cloudfs.wire.listen import Listener
 from cloudfs.wire.locks import Locks
 from cloudfs.wire.session import Session
+from cloudfs.wire.tls import Door, Secured
 from cloudfs.wire.trace import Trace
 
 MAX_CONNECTIONS = 4096
@@ -45,16 +47,20 @@ log = logging.getLogger(__name__)
 
 
 class Server:
-    """Serves the name spaces that `make_space` makes.
+    """Serves the name spaces that `make_space` makes, and those of this node's own
+    directory, which `node_space` makes, to those who attach to `node`.
 
-    closed is told each Space that is no longer used.  frame_time and stuck_time, in
-    seconds, say how long clients may be slow.
+    far_user: the caller that another node names; without it what comes through TLS is
+    nobody's.  closed is told each Space that is no longer used.  frame_time and stuck_time,
+    in seconds, say how long clients may be slow.
     """
 
     def __init__(
         self,
         make_space: Callable[[Who], Space],
         *,
+        node_space: Callable[[Who], Space] | None = None,
+        far_user: Callable[[str], Who] | None = None,
         trace: Trace | None = None,
         closed: Callable[[Space], None] | None = None,
         frame_time: float = FRAME_TIME,
@@ -63,6 +69,8 @@ class Server:
         max_of_one: int = MAX_OF_ONE,
     ) -> None:
         self.make_space = make_space
+        self.node_space = node_space
+        self.far_user = far_user
         self.trace = trace
         self.closed = closed
         self.frame_time = frame_time
@@ -73,6 +81,7 @@ class Server:
         self._of: Counter[str] = Counter()  # connections of each user
         self._count = 0
         self._locks = Locks()
+        self._more: list[Listener] = []  # that came while it served
         self._scopes: dict[Job, trio.CancelScope] = {}
         self._again: list[Connection] = []  # those with whole frames left
         self._todo: deque[Callable[[], None]] = deque()  # tasks to start or to cancel
@@ -104,13 +113,19 @@ class Server:
                     while self._todo:
                         self._todo.popleft()()
         finally:
-            for listener in listeners:
+            for listener in [*listeners, *self._more]:
                 listener.close()
             self._epoll.close()
 
-    def adopt(self, sock: socket.socket, who: Who) -> Connection | None:
-        """While `serve` runs, serve a connected socket on behalf of who; None if there are
-        too many."""
+    def listen_also(self, listener: Listener) -> None:
+        """While `serve` runs, serve those who come to one more listener, until it ends."""
+        assert self._nursery is not None
+        self._more.append(listener)
+        self._nursery.start_soon(self._accept, listener)
+
+    def adopt(self, sock: socket.socket, who: Who, node: bool = False) -> Connection | None:
+        """While `serve` runs, serve a connected socket on behalf of who, or of those that
+        the node who names; None if there are too many."""
         key = who.user
         if len(self.connections) >= self.max_connections or self._of[key] >= self.max_of_one:
             log.warning("a connection of %s refused: there are too many", key)
@@ -121,12 +136,15 @@ class Server:
         session = Session(
             who,
             self.make_space,
+            node_space=self.node_space,
+            vouch=self.far_user if node else None,
             closed=self.closed,
             trace=self.trace,
             locks=self._locks,
             name=name,
         )
-        connection = Connection(sock, who, session, name)
+        kind = Secured if isinstance(sock, ssl.SSLSocket) else Connection
+        connection = kind(sock, who, session, name)
         self.connections[sock.fileno()] = connection
         self._of[key] += 1
         self._epoll.register(sock.fileno(), select.EPOLLIN)
@@ -325,7 +343,7 @@ class Server:
         while True:
             await trio.lowlevel.wait_readable(sock.fileno())
             try:
-                client, _ = sock.accept()
+                client, peer = sock.accept()
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
                 continue
             except OSError as error:  # no file descriptors left: others must end first
@@ -334,12 +352,24 @@ class Server:
                 continue
             if client.family != socket.AF_UNIX:
                 client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if listener.door is not None:
+                assert self._nursery is not None
+                self._nursery.start_soon(self._greet, listener.door, client, peer[0])
+                continue
             try:
                 who = listener.who(client)
             except OSError:
                 client.close()
                 continue
             self.adopt(client, who)
+
+    async def _greet(self, door: Door, client: socket.socket, name: str) -> None:
+        found = await door.greet(client, name)
+        if found is not None:
+            sock, node = found
+            connection = self.adopt(sock, Who(f"node {node}", None), True)
+            if connection is not None:
+                self._receive(connection)  # what came with the end of the handshake
 
     async def _watch(self) -> None:
         """Cut off the clients that begin a frame and do not end it, or take no replies."""

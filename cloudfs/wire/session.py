@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from cloudfs.wire.trace import Trace
 
 TURN_FRAMES = 64  # frames answered in one step, so that other connections get their turn
+MAX_TOLD = 1000  # characters of a reason
 TURN_BYTES = 128 << 10  # bytes answered in one step, for the same reason
 
 log = logging.getLogger(__name__)
@@ -49,7 +50,9 @@ class Session:
     """The fids, tags and dialect of one connection.
 
     who: the caller, as the connection proved it.  make_space: makes the name space of
-    each attach.  closed: told each Space that no fid uses any more.
+    each attach, node_space that of an attach to the node's own directory.  vouch: on a
+    connection of another node, the caller that it names.  closed: told each Space that no
+    fid uses any more.  tells: whether errors are answered with their reasons.
     """
 
     def __init__(
@@ -57,6 +60,8 @@ class Session:
         who: Who,
         make_space: Callable[[Who], Space],
         *,
+        node_space: Callable[[Who], Space] | None = None,
+        vouch: Callable[[str], Who] | None = None,
         closed: Callable[[Space], None] | None = None,
         trace: Trace | None = None,
         locks: Locks | None = None,
@@ -64,6 +69,9 @@ class Session:
     ) -> None:
         self.who = who
         self.make_space = make_space
+        self.node_space = node_space
+        self.vouch = vouch
+        self.tells = False
         self.name = name  # what the trace calls the connection
         self.out: list[bytes | memoryview] = []
         self.out_size = 0  # bytes in out
@@ -334,7 +342,8 @@ class Session:
         if self.key == "L":
             return self.reply["Rlerror"](tag & 0xFFFF, error.errno)
         if self.key == "u":
-            return self.reply["Rerror"](tag & 0xFFFF, error.text, error.errno)
+            text = _told(error) if self.tells else error.text
+            return self.reply["Rerror"](tag & 0xFFFF, text, error.errno)
         return self.reply["Rerror"](tag & 0xFFFF, error.text)
 
     def broken(self, tag: int, error: Exception, fid: Fid | None) -> bytes:
@@ -350,6 +359,12 @@ class Session:
     def _show(self, arrow: str, frame: bytes) -> None:
         assert self.trace is not None
         self.trace.frame(self.name, arrow, self.codec, frame)
+
+
+def _told(error: CloudError) -> str:
+    """The ename between nodes: why, and what to do about it."""
+    why, fix = (" ".join(part.split("\n"))[:MAX_TOLD] for part in (error.why, error.fix))
+    return f"{why}\n{fix}"
 
 
 def _any(data: bytes, at: int, end: int) -> tuple[Any, ...]:
