@@ -45,9 +45,15 @@ def private(path: str, flags: int) -> int:
 def node_name(given: str = "") -> str:
     """The node's name: what is given, else the host's; a DNS label in lower case."""
     name = given or re.sub(r"[^a-z0-9-]+", "-", socket.gethostname().split(".")[0].lower())
-    name = name if given else name.strip("-") or "node"
+    return label(name if given else name.strip("-") or "node", "node")
+
+
+def label(name: str, what: str) -> str:
+    """The same name of a node or cluster; CloudError("bad") where it is no DNS label."""
     if not _NAME.fullmatch(name):
-        raise CloudError("bad", f"{name!r} is no node name", "use a-z, 0-9 and -, at most 63")
+        raise CloudError(
+            "bad", f"{name[:70]!r} is no {what} name", "use a-z, 0-9 and -, at most 63"
+        )
     return name
 
 

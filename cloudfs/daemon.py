@@ -44,13 +44,16 @@ log = logging.getLogger("cloudfs")
 
 @dataclass(slots=True)
 class Settings:
-    """What a daemon is told.  mount None: no FUSE mount.  tcp: HOST:PORT or ""."""
+    """What a daemon is told.  mount None: no FUSE mount.  tcp, listen: HOST:PORT
+    or ""; "" for listen and cluster is as it was last time."""
 
     state: Path
     mount: Path | None = None
     node: str = "node"
-    cluster: str = "local"
+    cluster: str = ""
     tcp: str = ""
+    listen: str = ""
+    seeds: tuple[str, ...] = ()
     trace: bool = False
     bounds: Bounds = field(default_factory=Bounds)
 
@@ -72,8 +75,10 @@ class Daemon:
         self.errors = ErrLog()
         self.trace = Trace()
         events = Log(1024)
+        cluster = settings.cluster or self.records.get("cluster", "local")
+        self.records.set("cluster", cluster)
         self.machine = Machine(
-            settings.node, settings.cluster, self.owner, self.metrics, self.records, events
+            settings.node, cluster, self.owner, self.metrics, self.records, events
         )
         self.objects = Objects(
             self.host,
@@ -88,9 +93,7 @@ class Daemon:
             reserve=self.machine.reserve,
         )
         self.cloud = Cloud(self.machine, self.objects)
-        self.trees = build(
-            self.cloud, events, self.errors, self.trace, self.reach, self._shown
-        )
+        self.trees = build(self.cloud, events, self.errors, self.trace, self.reach, self._shown)
 
     async def reach(self, node: str, who: Who, path: tuple[str, ...], seconds: float) -> Node:
         raise CloudError("unreachable", f"node {node} cannot be reached")
@@ -190,7 +193,11 @@ def parse(argv: list[str] | None) -> Settings:
     parser.add_argument("--mount", type=Path, help="where to mount ($CLOUDFS_MOUNT)")
     parser.add_argument("--no-mount", action="store_true", help="serve 9P only")
     parser.add_argument("--node", default="", help="this node's name; the host's by default")
-    parser.add_argument("--cluster", default="local", help="the cluster it is in")
+    parser.add_argument("--cluster", default="", help="the cluster it is in")
+    parser.add_argument("--listen", default="", metavar="HOST:PORT", help="for other nodes")
+    parser.add_argument(
+        "--seed", action="append", default=[], metavar="HOST:PORT", help="a node of the cloud"
+    )
     parser.add_argument("--tcp", default="", metavar="HOST:PORT", help="plain 9P on loopback")
     parser.add_argument("--trace", action="store_true", help="print every 9P message")
     parser.add_argument("--version", action="version", version=f"cloudfs {cloudfs.__version__}")
@@ -199,8 +206,10 @@ def parse(argv: list[str] | None) -> Settings:
         state=(args.state or config.state_dir()).absolute(),
         mount=None if args.no_mount else (args.mount or config.mount_dir()).absolute(),
         node=config.node_name(args.node),
-        cluster=args.cluster,
+        cluster=config.label(args.cluster, "cluster") if args.cluster else "",
         tcp=args.tcp,
+        listen=args.listen,
+        seeds=tuple(args.seed),
         trace=args.trace,
         bounds=config.bounds(),
     )

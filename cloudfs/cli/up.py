@@ -30,6 +30,12 @@ GREETING = b"\x13\0\0\0d\xff\xff\0\0\x01\0\x06\x009P2000"  # Tversion, msize 64 
 @click.option("--mount", "mount", metavar="DIR", help="Where to mount the tree.")
 @click.option("--no-mount", is_flag=True, help="Only serve it, on the node's socket.")
 @click.option("--node", metavar="NAME", help="The node's name; else the host's.")
+@click.option("--cluster", metavar="NAME", help="The cluster it is in; else as last time.")
+@click.option(
+    "--listen",
+    metavar="HOST:PORT",
+    help="Where other nodes reach it; for a cloud of more than one.",
+)
 @click.option("--tcp", metavar="HOST:PORT", help="Serve 9P there too; loopback only.")
 @click.option("--trace", is_flag=True, help="Write every 9P message to the log.")
 @click.pass_obj
@@ -38,6 +44,8 @@ def up(
     mount: str | None,
     no_mount: bool,
     node: str | None,
+    cluster: str | None,
+    listen: str | None,
     tcp: str | None,
     trace: bool,
 ) -> None:
@@ -45,12 +53,17 @@ def up(
 
     Root's node serves the whole machine at /cloud; another user's is that user's own,
     at ~/cloud.  It writes its log to the file log in its state directory.
+
+    With --listen it is a node that others can join, and that can join others: see
+    cloudfs join --help.  It listens there and at the few ports above, TCP and UDP; the
+    address is kept for the next time.
     """
     state = config.state_dir()
     point = None if no_mount else Path(mount).absolute() if mount else config.mount_dir()
     command = [sys.executable, "-m", "cloudfs.daemon", "--state", str(state)]
     command += ["--no-mount"] if point is None else ["--mount", str(point)]
-    for name, value in (("--node", node), ("--tcp", tcp)):
+    given = {"--node": node, "--cluster": cluster, "--listen": listen, "--tcp": tcp}
+    for name, value in given.items():
         command += [name, value] if value else []
     command += ["--trace"] if trace else []
     if options.explain:

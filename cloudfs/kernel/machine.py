@@ -4,15 +4,29 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Protocol
 
 from cloudfs.errors import CloudError
 from cloudfs.kernel.bell import Log
 from cloudfs.kernel.records import Records
 from cloudfs.kernel.reserve import Reserve, amount
 from cloudfs.node.metrics import Metrics
+from cloudfs.wait import Wait
 
 MAX_LABELS = 64
+
+
+class Party(Protocol):
+    """What joins this node to others."""
+
+    def join(self, seeds: list[str]) -> Wait[None]:
+        """Join the cloud of the nodes at these addresses; the Wait ends once that is so."""
+
+    def leave(self) -> Wait[None]:
+        """Leave it; the Wait ends once the others were told."""
+
+    def introduce(self, cluster: str, name: str) -> str:
+        """Where another node belongs; see kernel/introduce.py."""
 
 
 class Machine:
@@ -29,6 +43,7 @@ class Machine:
         self.started = self.changed = time.time()
         self.addresses: list[str] = []  # where it serves 9P
         self.public = ""  # HOST:PORT where other nodes find it
+        self.party: Party | None = None
         self._records = records
         self.labels: dict[str, str] = records.get("labels", {})
         self.price: float = records.get("price", 0.0)  # of a core-hour

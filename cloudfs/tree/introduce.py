@@ -5,17 +5,13 @@ It is walked to and not listed: write "CLUSTER NAME", read the answer (kernel/in
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from cloudfs import ndb
 from cloudfs.errors import CloudError
+from cloudfs.kernel.machine import Machine, Party
 from cloudfs.tree.api import Cues, Handle
 from cloudfs.tree.files import Row
 from cloudfs.tree.handles import Text
 from cloudfs.tree.space import Attach
-
-# answer(cluster, name) → text; "" from a node that has no place itself.
-Introduce = Callable[[str, str], str]
 
 
 class Introduction(Row):
@@ -24,22 +20,22 @@ class Introduction(Row):
     def __init__(self) -> None:
         super().__init__("introduce", 0o666, "Write CLUSTER NAME, read where that node belongs.")
 
-    def open(self, subject: Introduce, mode: int, at: Attach, cues: Cues) -> Handle:
-        return Asked(subject)
+    def open(self, subject: Machine, mode: int, at: Attach, cues: Cues) -> Handle:
+        return Asked(subject.party)
 
 
 class Asked(Text):
     """One question and its answer."""
 
-    __slots__ = ("_answer",)
+    __slots__ = ("_party",)
 
-    def __init__(self, answer: Introduce) -> None:
+    def __init__(self, party: Party | None) -> None:
         super().__init__("")
-        self._answer = answer
+        self._party = party
 
     def write(self, offset: int, data: bytes | memoryview) -> int:
         words = ndb.words(ndb.text_line(bytes(data).rstrip(b"\n")))
         if len(words) != 2:
             raise CloudError("bad", "introduce: wants two words", "write: CLUSTER NAME")
-        self.data = self._answer(*words).encode()
+        self.data = self._party.introduce(*words).encode() if self._party else b""
         return len(data)

@@ -8,16 +8,17 @@ from cloudfs import ndb
 from cloudfs.errors import CloudError
 from cloudfs.kernel import query
 from cloudfs.kernel.bell import Log as KernelLog
-from cloudfs.kernel.machine import Machine
+from cloudfs.kernel.machine import Machine, Party
 from cloudfs.kernel.verb import Verb, find, help_of, table
 from cloudfs.tree import numbers
-from cloudfs.tree.api import Cues, Handle
+from cloudfs.tree.api import Cues, Handle, Wait
 from cloudfs.tree.files import Ctl, Log, Row, Value
 from cloudfs.tree.handles import Following, Text
+from cloudfs.tree.introduce import Introduction
 from cloudfs.tree.place import place
 from cloudfs.tree.proc import Proc
 from cloudfs.tree.space import Attach
-from cloudfs.tree.table import TableDir
+from cloudfs.tree.table import File, TableDir
 
 DOC = """\
 Every machine of the cloud, each a directory with what it is and how busy it is.
@@ -56,6 +57,7 @@ def own(machine: Machine, proc: Proc, tape: Tape) -> TableDir:
         lambda: machine.changed,
         [proc.own([place(proc.objects)])],
         NODE_DOC + help_of(VERBS.values()),
+        [File(Introduction(), machine, numbers.INTRODUCE, machine.owner, lambda: machine.changed)],
     )
 
 
@@ -108,7 +110,26 @@ def _undrain(machine: Machine, args: list[str], at: Attach) -> None:
     machine.undrain()
 
 
+def _join(machine: Machine, args: list[str], at: Attach) -> Wait[None]:
+    """Join the cloud of the nodes at these addresses, any of it; its key must be in the
+    state directory."""
+    return _party(machine).join(args)
+
+
+def _leave(machine: Machine, args: list[str], at: Attach) -> Wait[None]:
+    """Leave the cloud; the objects of this node go on."""
+    return _party(machine).leave()
+
+
+def _party(machine: Machine) -> Party:
+    if machine.party is None:
+        raise CloudError("unsupported", "this node knows no other nodes")
+    return machine.party
+
+
 VERBS = table(
+    Verb("join HOST:PORT...", 1, 16, _join),
+    Verb("leave", 0, 0, _leave),
     Verb("drain [WHY...]", 0, None, _drain),
     Verb("undrain", 0, 0, _undrain),
     Verb("label K=V...", 1, None, _label),
@@ -121,10 +142,9 @@ def _ctl(machine: Machine, at: Attach) -> str:
     return f"{machine.name}\n" + "".join(f"{verb.usage}\n" for verb in VERBS.values())
 
 
-def _act(machine: Machine, line: str, at: Attach) -> None:
+def _act(machine: Machine, line: str, at: Attach) -> Wait[None] | None:
     found = find(VERBS, line)
-    if found:
-        found[0].run(machine, found[1], at)
+    return found[0].run(machine, found[1], at) if found else None
 
 
 def _status(machine: Machine, at: Attach) -> str:

@@ -23,4 +23,4 @@ def named(*path: str) -> int:
     return _NAMED | int.from_bytes(digest, "big") << 8
 
 
-ROOT, PROC, NODES, SELF, VIEW, NODE_PROC, PLACE, CLUSTERS = map(fixed, range(8))
+ROOT, PROC, NODES, SELF, VIEW, NODE_PROC, PLACE, CLUSTERS, INTRODUCE = map(fixed, range(9))
