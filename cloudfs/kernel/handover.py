@@ -25,7 +25,7 @@ and treats it as one without an answer.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Protocol
 
 import trio
@@ -33,6 +33,7 @@ import trio
 from cloudfs import ndb
 from cloudfs.errors import CloudError
 from cloudfs.kernel import placement
+from cloudfs.kernel.moved import Moved, group
 from cloudfs.kernel.object import Object
 from cloudfs.kernel.offer import exec_line, lines_of
 from cloudfs.kernel.placement import Attributes, Wish
@@ -47,8 +48,6 @@ log = logging.getLogger(__name__)
 ASK, OFFER, COMMIT, WITHDRAW = 2.0, 3.0, 10.0, 2.0  # seconds for each step
 FIRST_PAUSE, LAST_PAUSE = 0.5, 10.0  # seconds between two questions of `seek`
 MOST = 8  # candidates that are asked
-REMEMBER = 3600.0  # seconds for which it is remembered where an object went
-MANY_MOVED = 16384  # objects of which that is remembered
 
 # Kinds of error after which nobody knows whether a write was done: those that say that
 # no answer came, and those that a node's answer may share with them.
@@ -77,39 +76,6 @@ class Cloud(Protocol):
 
     def reach(self, node: str, user: str) -> Reach:
         """The own tree of a node, to work on as that user."""
-
-
-class Moved:
-    """Where objects went, the oldest forgotten first."""
-
-    def __init__(self) -> None:
-        self._all: dict[str, tuple[str, float, tuple[str, ...]]] = {}
-
-    def add(self, made: Object, node: str) -> None:
-        self._all.pop(made.id, None)
-        self._forget(MANY_MOVED - 1)
-        self._all[made.id] = node, trio.current_time() + REMEMBER, group(made)
-
-    def get(self, id: str) -> str | None:
-        self._forget(MANY_MOVED)
-        return self._all[id][0] if id in self._all else None
-
-    def of_group(self, key: tuple[str, ...]) -> Iterator[str]:
-        """The nodes of those that spread alike, one for each object."""
-        self._forget(MANY_MOVED)
-        return (node for node, _, its in self._all.values() if its == key)
-
-    def _forget(self, most: int) -> None:
-        while self._all:
-            id, (_, until, _) = next(iter(self._all.items()))
-            if until > trio.current_time() and len(self._all) <= most:
-                return
-            del self._all[id]
-
-
-def group(made: Object) -> tuple[str, ...]:
-    """Objects that `spread` keeps apart have the same."""
-    return made.user, made.app, made.spread
 
 
 class Handover:

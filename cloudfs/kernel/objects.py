@@ -373,9 +373,10 @@ class Objects:
 
     async def maybe_again(self, made: Object, end: Exit) -> None:
         pause = lifecycle.restart_pause(made.restart, end, bool(made.asked), made.pause)
+        failed = ""
         while pause is not None:
             made.pause = pause
-            made.why = f"starts again in {pause:g} s"
+            made.why = f"{failed}starts again in {pause:g} s"
             self.keep(made)
             with trio.move_on_after(pause):
                 while self._waits(made):
@@ -386,7 +387,7 @@ class Objects:
                 await self.again(made).run()
                 return
             except CloudError as error:
-                made.why = f"start again failed: {error}"
+                failed = f"start again failed: {error}; "
                 pause = min(lifecycle.LAST_PAUSE, pause * 2)
 
     def _waits(self, made: Object) -> bool:
