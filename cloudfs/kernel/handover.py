@@ -30,7 +30,6 @@ from typing import TYPE_CHECKING, Protocol
 
 import trio
 
-from cloudfs import ndb
 from cloudfs.errors import CloudError
 from cloudfs.kernel import placement
 from cloudfs.kernel.moved import Moved, group
@@ -225,9 +224,8 @@ class Handover:
                     "timeout", made.why, "it is lost until that node is heard of"
                 ) from None
             # Before it is new here: a second exec may choose that node again.
-            await self._try_withdraw(made, node)
-            made.placed = ""
-            raise CloudError(error.kind, f"node {node}: {error.why or error.text}", error.fix)
+            if not await self._withdraw(made, node):
+                raise CloudError(error.kind, f"node {node}: {error.why or error.text}", error.fix)
         self.gone(made, node)
 
     async def _write(self, node: str, user: str, path: str, text: str, seconds: float) -> None:
@@ -237,8 +235,11 @@ class Handover:
                 await self._cloud.reach(node, user).write(path, text)
         except trio.TooSlowError:
             raise CloudError("timeout", f"node {node} does not answer") from None
-        except (OSError, trio.BrokenResourceError, trio.ClosedResourceError) as error:
-            raise CloudError("pipe", f"node {node}: {error}") from None
+        except CloudError:
+            raise
+        except Exception as fault:
+            log.warning("write to node %s: %r", node, fault)
+            raise CloudError("pipe", f"node {node}: {fault}") from None
 
     # --- where it went ------------------------------------------------------------------------
 
@@ -285,9 +286,8 @@ class Handover:
 
     async def _withdraw(self, made: Object, node: str) -> bool | None:
         """Whether the object began on that node; if False it never will.  None: unknown."""
-        line = f"withdraw {ndb.quote(made.id)}\n"
         try:
-            await self._write(node, made.user, "proc/place", line, WITHDRAW)
+            await self._write(node, made.user, "proc/place", f"withdraw {made.id}\n", WITHDRAW)
         except CloudError as error:
             return True if error.kind == "busy" else None
         return False
@@ -311,6 +311,8 @@ class Handover:
             moved = self.moved.get(made.id)
             if moved:
                 raise CloudError("stale", f"object {made.id} is on node {moved} now", "try again")
+            if made.state == "lost" and made.placed:
+                raise CloudError("busy", made.why, "kill it there when that node answers")
             if made.state in ("new", "running", "stopped"):
                 rest = self._objects.kill(made, why)
                 if rest is not None:

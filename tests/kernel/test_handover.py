@@ -1,5 +1,6 @@
 """Objects that go to other nodes: which, what is refused, and every fault on the way."""
 
+import contextlib
 import itertools
 
 import pytest
@@ -361,6 +362,23 @@ async def test_lost_while_its_node_is_silent_and_never_run_elsewhere(autojump_cl
     assert net.copies(made.id) == ["n2"]
 
 
+async def test_a_reach_that_breaks_is_no_answer(autojump_clock, net, n1):
+    class Broken:
+        async def write(self, path, text):
+            if path.endswith("ctl"):
+                await net.write("n2", "ann", path, text)
+                raise ValueError("a fault of the code")
+            await net.write("n2", "ann", path, text)
+
+    n1.reach = lambda node, user: Broken()
+    made = await n1.tell(n1.new(), "on n2")
+    with pytest.raises(CloudError, match="has not answered"):
+        await n1.tell(made, "exec sleep 300")
+    await trio.sleep(1)
+    assert n1.objects.moved_to(made.id) == "n2"
+    assert net.begun(made.id) == ["n2"]
+
+
 async def test_a_node_that_speaks_for_it_has_it(autojump_clock, net, n1):
     net.faults["commit", 1] = "silent-after"
     made = await n1.tell(n1.new(), "on n2")
@@ -418,24 +436,20 @@ async def test_kill_while_a_node_is_sought(autojump_clock, net, n1):
 @pytest.mark.parametrize(("fault", "left"), [("", "gone"), ("silent-before", "lost")])
 async def test_kill_after_a_node_was_told(autojump_clock, net, n1, fault, left):
     net.faults["commit", 1] = fault
+    net.faults["withdraw", 1] = "silent-before"
     made = await n1.tell(n1.new(), "on n2")
-    said = []
 
     async def begin():
-        try:
+        with contextlib.suppress(CloudError):
             await n1.tell(made, "exec sleep 300")
-        except CloudError as error:
-            said.append(error.kind)
 
     async with trio.open_nursery() as tasks:
         tasks.start_soon(begin)
         while not made.placed:
             await trio.sleep(0)
-        if fault:
+        said = "has not answered" if fault else "is on node n2 now"
+        with pytest.raises(CloudError, match=said):
             await n1.tell(made, "kill")
-        else:
-            with pytest.raises(CloudError, match="is on node n2 now"):
-                await n1.tell(made, "kill")
     assert made.state == left
     assert net.copies(made.id) == ([] if fault else ["n2"])
 
