@@ -8,8 +8,7 @@ from collections.abc import Container
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cloudfs.errors import CloudError
-from cloudfs.kernel import lifecycle
+from cloudfs.kernel import lifecycle, restarts
 from cloudfs.kernel.object import Object, add
 from cloudfs.kernel.reserve import wanted
 from cloudfs.node.api import Exit, Usage
@@ -53,7 +52,7 @@ def adopt(objects: Objects, id: str, record: dict[str, Any]) -> None:
         objects.reserve.count(id, wanted(made.limits))
         _find_again(objects, made)
     elif made.state == "exited" and made.exit is not None and made.restart != "never":
-        objects.spawn(objects.maybe_again, made, made.exit)
+        objects.spawn(restarts.follow, objects, made, made.exit)
 
 
 def _find_again(objects: Objects, made: Object) -> None:
@@ -78,12 +77,4 @@ def _find_again(objects: Objects, made: Object) -> None:
         objects.become(made, "lose", why=made.why)
         lost = Exit(0, None, None, 0.0, 0.0, 0.0, time.time(), made.why)
         if lifecycle.restart_pause(made.restart, lost, False, 0) is not None:
-            objects.spawn(_retry_lost, objects, made)
-
-
-async def _retry_lost(objects: Objects, made: Object) -> None:
-    try:
-        await objects.again(made).run()
-    except CloudError as error:
-        made.why = f"start again failed: {error}"
-        objects.keep(made)
+            objects.spawn(restarts.retry_lost, objects, made)

@@ -25,14 +25,14 @@ and treats it as one without an answer.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Protocol
 
 import trio
 
-from cloudfs import ndb
 from cloudfs.errors import CloudError
 from cloudfs.kernel import placement
+from cloudfs.kernel.moved import Moved, group
 from cloudfs.kernel.object import Object
 from cloudfs.kernel.offer import exec_line, lines_of
 from cloudfs.kernel.placement import Attributes, Wish
@@ -47,8 +47,6 @@ log = logging.getLogger(__name__)
 ASK, OFFER, COMMIT, WITHDRAW = 2.0, 3.0, 10.0, 2.0  # seconds for each step
 FIRST_PAUSE, LAST_PAUSE = 0.5, 10.0  # seconds between two questions of `seek`
 MOST = 8  # candidates that are asked
-REMEMBER = 3600.0  # seconds for which it is remembered where an object went
-MANY_MOVED = 16384  # objects of which that is remembered
 
 # Kinds of error after which nobody knows whether a write was done: those that say that
 # no answer came, and those that a node's answer may share with them.
@@ -77,39 +75,6 @@ class Cloud(Protocol):
 
     def reach(self, node: str, user: str) -> Reach:
         """The own tree of a node, to work on as that user."""
-
-
-class Moved:
-    """Where objects went, the oldest forgotten first."""
-
-    def __init__(self) -> None:
-        self._all: dict[str, tuple[str, float, tuple[str, ...]]] = {}
-
-    def add(self, made: Object, node: str) -> None:
-        self._all.pop(made.id, None)
-        self._forget(MANY_MOVED - 1)
-        self._all[made.id] = node, trio.current_time() + REMEMBER, group(made)
-
-    def get(self, id: str) -> str | None:
-        self._forget(MANY_MOVED)
-        return self._all[id][0] if id in self._all else None
-
-    def of_group(self, key: tuple[str, ...]) -> Iterator[str]:
-        """The nodes of those that spread alike, one for each object."""
-        self._forget(MANY_MOVED)
-        return (node for node, _, its in self._all.values() if its == key)
-
-    def _forget(self, most: int) -> None:
-        while self._all:
-            id, (_, until, _) = next(iter(self._all.items()))
-            if until > trio.current_time() and len(self._all) <= most:
-                return
-            del self._all[id]
-
-
-def group(made: Object) -> tuple[str, ...]:
-    """Objects that `spread` keeps apart have the same."""
-    return made.user, made.app, made.spread
 
 
 class Handover:
@@ -259,9 +224,8 @@ class Handover:
                     "timeout", made.why, "it is lost until that node is heard of"
                 ) from None
             # Before it is new here: a second exec may choose that node again.
-            await self._try_withdraw(made, node)
-            made.placed = ""
-            raise CloudError(error.kind, f"node {node}: {error.why or error.text}", error.fix)
+            if not await self._withdraw(made, node):
+                raise CloudError(error.kind, f"node {node}: {error.why or error.text}", error.fix)
         self.gone(made, node)
 
     async def _write(self, node: str, user: str, path: str, text: str, seconds: float) -> None:
@@ -271,8 +235,11 @@ class Handover:
                 await self._cloud.reach(node, user).write(path, text)
         except trio.TooSlowError:
             raise CloudError("timeout", f"node {node} does not answer") from None
-        except (OSError, trio.BrokenResourceError, trio.ClosedResourceError) as error:
-            raise CloudError("pipe", f"node {node}: {error}") from None
+        except CloudError:
+            raise
+        except Exception as fault:
+            log.warning("write to node %s: %r", node, fault)
+            raise CloudError("pipe", f"node {node}: {fault}") from None
 
     # --- where it went ------------------------------------------------------------------------
 
@@ -319,9 +286,8 @@ class Handover:
 
     async def _withdraw(self, made: Object, node: str) -> bool | None:
         """Whether the object began on that node; if False it never will.  None: unknown."""
-        line = f"withdraw {ndb.quote(made.id)}\n"
         try:
-            await self._write(node, made.user, "proc/place", line, WITHDRAW)
+            await self._write(node, made.user, "proc/place", f"withdraw {made.id}\n", WITHDRAW)
         except CloudError as error:
             return True if error.kind == "busy" else None
         return False
@@ -345,6 +311,8 @@ class Handover:
             moved = self.moved.get(made.id)
             if moved:
                 raise CloudError("stale", f"object {made.id} is on node {moved} now", "try again")
+            if made.state == "lost" and made.placed:
+                raise CloudError("busy", made.why, "kill it there when that node answers")
             if made.state in ("new", "running", "stopped"):
                 rest = self._objects.kill(made, why)
                 if rest is not None:

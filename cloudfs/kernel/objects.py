@@ -17,7 +17,7 @@ import trio
 
 from cloudfs.config import Bounds
 from cloudfs.errors import CloudError
-from cloudfs.kernel import adoption, lifecycle, placement
+from cloudfs.kernel import adoption, lifecycle, placement, restarts
 from cloudfs.kernel.bell import Log, first
 from cloudfs.kernel.handover import Cloud, Handover
 from cloudfs.kernel.object import Object, add, new_id
@@ -371,29 +371,7 @@ class Objects:
         made.used.mem = made.used.pids = 0
         made.why = end.why
         self.become(made, "ended", code=end.code, signal=end.signal, why=end.why)
-        await self.maybe_again(made, end)
-
-    async def maybe_again(self, made: Object, end: Exit) -> None:
-        pause = lifecycle.restart_pause(made.restart, end, bool(made.asked), made.pause)
-        while pause is not None:
-            made.pause = pause
-            made.why = f"starts again in {pause:g} s"
-            self.keep(made)
-            with trio.move_on_after(pause):
-                while self._waits(made):
-                    await made.bell.wait()
-            if not self._waits(made):
-                return
-            try:
-                await self.again(made).run()
-                return
-            except CloudError as error:
-                made.why = f"start again failed: {error}"
-                pause = min(lifecycle.LAST_PAUSE, pause * 2)
-
-    def _waits(self, made: Object) -> bool:
-        """Whether an object that ended is still to be started again."""
-        return made.state == "exited" and not made.asked and made.restart != "never"
+        await restarts.follow(self, made, end)
 
     def become(self, made: Object, event: str, **more: object) -> None:
         made.state = lifecycle.after(made.state, event)

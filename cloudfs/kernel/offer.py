@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING
 
 from cloudfs import ndb
 from cloudfs.errors import CloudError
+from cloudfs.kernel import query
 from cloudfs.kernel.object import Object
 from cloudfs.kernel.verb import Verb, find, table
 from cloudfs.kernel.verbs import OBJECT
@@ -42,6 +43,7 @@ MAX_LINES = 512
 MAX_BYTES = 256 << 10
 MAX_BINDS = 64
 SETUP = ("dir", "env", "limit", "require", "app", "label", "runtime", "restart", "nice")
+FROM_THERE = ("age", "rtt")  # attributes of a node that only the one that asks can tell
 _ID = re.compile(r"[a-z2-7]{16}")
 
 
@@ -140,7 +142,7 @@ def lines_of(made: Object) -> Iterator[str]:
         ("dir", [made.dir] if made.dir else []),
         *(("env", [f"{name}={value}"]) for name, value in made.env.items()),
         ("limit", [f"{name}={value!r}" for name, value in limits.items()]),
-        ("require", made.require),
+        ("require", [e for e in made.require if query.parse(e).attr not in FROM_THERE]),
         ("app", [made.app] if made.app else []),
         *(("label", [f"{name}={value}"]) for name, value in made.labels.items()),
         ("runtime", [made.runtime, *net] if made.runtime else []),

@@ -31,5 +31,5 @@ class Place(Row):
 
     def open(self, subject: Objects, mode: int, at: Attach, cues: Cues) -> Handle:
         text = "" if mode & 3 == 1 else (offer.__doc__ or "").rstrip() + "\n"
-        # An offer has no lines to a person, who would want to know which was refused.
+        # The lines are a program's: which one was refused says nothing to a person.
         return Lines(text, Offer(subject, at.who, at.space).line, numbered=False)

@@ -1,0 +1,45 @@
+"""Where objects went that other nodes took, for a while."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import trio
+
+from cloudfs.kernel.object import Object
+
+REMEMBER = 3600.0  # seconds
+MANY = 16384  # objects
+
+
+class Moved:
+    """Where objects went, the oldest forgotten first."""
+
+    def __init__(self) -> None:
+        self._all: dict[str, tuple[str, float, tuple[str, ...]]] = {}
+
+    def add(self, made: Object, node: str) -> None:
+        self._all.pop(made.id, None)
+        self._forget(MANY - 1)
+        self._all[made.id] = node, trio.current_time() + REMEMBER, group(made)
+
+    def get(self, id: str) -> str | None:
+        self._forget(MANY)
+        return self._all[id][0] if id in self._all else None
+
+    def of_group(self, key: tuple[str, ...]) -> Iterator[str]:
+        """The nodes of those that spread alike, one for each object."""
+        self._forget(MANY)
+        return (node for node, _, its in self._all.values() if its == key)
+
+    def _forget(self, most: int) -> None:
+        while self._all:
+            id, (_, until, _) = next(iter(self._all.items()))
+            if until > trio.current_time() and len(self._all) <= most:
+                return
+            del self._all[id]
+
+
+def group(made: Object) -> tuple[str, ...]:
+    """Objects that `spread` keeps apart have the same."""
+    return made.user, made.app, made.spread

@@ -1,0 +1,179 @@
+"""Several nodes in one process: tables of objects over twins, that reach each other
+through their real trees, with faults on the way."""
+
+from __future__ import annotations
+
+import contextlib
+
+import trio
+import trio.testing
+
+from cloudfs.errors import CloudError
+from cloudfs.kernel import verbs
+from cloudfs.kernel.bell import Log
+from cloudfs.kernel.machine import Machine
+from cloudfs.kernel.objects import Objects
+from cloudfs.kernel.records import Records
+from cloudfs.kernel.reserve import Reserve, amount
+from cloudfs.node.metrics import Metrics
+from cloudfs.node.twin import Twin
+from cloudfs.tree.api import OWRITE
+from cloudfs.tree.nodes import nodes
+from cloudfs.tree.proc import Proc
+from cloudfs.tree.space import ErrLog, Space
+from cloudfs.wait import settle
+from cloudfs.who import Who
+from cloudfs.wire.trace import Trace
+
+ANN, BOB = Who("ann", 1001), Who("bob", 1002)
+CPUS, MEM = 2, 1000
+
+# What may happen to one write on its way.  "late": no answer, and it arrives 15 s later.
+FAULTS = ("refused-before", "refused-after", "silent-before", "silent-after", "late")
+
+
+class Net:
+    """The nodes, and what is to happen to the next writes.
+
+    faults: (step, number) → fault, where the step is "offer", "commit" or "withdraw" and
+    the number counts the writes of that step.  down: nodes that do not answer at all.
+    """
+
+    def __init__(self, path, nursery):
+        self.path, self.nursery = path, nursery
+        self.nodes = {}
+        self.faults = {}
+        self.counts = {}
+        self.down = set()
+        self.written = []  # (node, path, text)
+
+    async def add(self, name, **more):
+        node = self.nodes[name] = Member(self, name, **more)
+        await node.up()
+        return node
+
+    async def write(self, node, user, path, text):
+        step = "commit" if path.endswith("ctl") else text.split()[0]
+        step = "offer" if step == "object" else step
+        count = self.counts[step] = self.counts.get(step, 0) + 1
+        fault = self.faults.get((step, count), "")
+        self.written.append((node, path, text))
+        if node in self.down:
+            await trio.sleep_forever()
+        if fault == "late":
+            self.nursery.start_soon(self._late, node, user, path, text)
+        if fault.endswith("after") or not fault:
+            await self.nodes[node].write(user, path, text)
+        if fault.startswith("refused"):
+            raise CloudError("pipe", "the connection broke")
+        if fault:
+            await trio.sleep_forever()
+
+    async def _late(self, node, user, path, text):
+        await trio.sleep(15)
+        with contextlib.suppress(CloudError):
+            await self.nodes[node].write(user, path, text)
+
+    def copies(self, id):
+        """Where a program of that object runs now."""
+        return [
+            name
+            for name, node in self.nodes.items()
+            if id in node.twin.played and node.twin.played[id].exit is None
+        ]
+
+    def begun(self, id):
+        return [name for name, node in self.nodes.items() if id in node.twin.played]
+
+    def free(self):
+        return {name: node.reserve.free for name, node in self.nodes.items()}
+
+
+class Reached:
+    def __init__(self, net, node, user):
+        self.net, self.node, self.user = net, node, user
+
+    async def write(self, path, text):
+        await self.net.write(self.node, self.user, path, text)
+
+
+class Member:
+    """One node, as what the kernel needs of the others (`Cloud`) too."""
+
+    def __init__(self, net, name, cluster="paris", idle=2.0, owner="ann"):
+        self.net, self.name, self.cluster, self.idle, self.owner = net, name, cluster, idle, owner
+        self.path = net.path / name
+        self.path.mkdir()
+        self.twin = Twin()
+        self.told = {}  # in place of the attributes that others see
+        self.asleep = False
+
+    async def up(self):
+        self.records = Records(self.path / "db")
+        events = Log(100)
+        metrics = Metrics(self.path)
+        self.machine = Machine(self.name, self.cluster, self.owner, metrics, self.records, events)
+        self.reserve = self.machine.reserve = Reserve(amount(CPUS, MEM))
+        self.objects = Objects(
+            self.twin, self.records, self.path, self.name, self.owner, events=events,
+            attributes=self.attributes, reserve=self.reserve, others=self,
+        )  # fmt: skip
+        proc = Proc(self.objects, lambda: 0.0)
+        self.root = nodes(self.machine, proc, Trace())
+        self.spaces = {}
+        self.scope = await self.net.nursery.start(self._run)
+
+    async def _run(self, task_status):
+        with trio.CancelScope() as scope:
+            async with trio.open_nursery() as nursery:
+                await nursery.start(self.objects.run)
+                task_status.started(scope)
+
+    async def down(self):
+        self.scope.cancel()
+        await trio.testing.wait_all_tasks_blocked()
+        self.records.close()
+
+    def attributes(self):
+        has = self.machine.attributes()
+        return (
+            has | {"cpus": CPUS, "cpu.idle": self.idle, "load": 0.0, "mem.total": MEM} | self.told
+        )
+
+    async def write(self, user, path, text):
+        space = self.spaces.setdefault(user, Space(self.root, ErrLog()))
+        at = space.attach(Who(user, None))
+        refs, error = at.walk_all(at.root(), [self.name, *path.split("/")])
+        if error:
+            raise at.note(error, path.split("/"))
+        handle = at.open(refs[-1], OWRITE)
+        await settle(handle.write(0, text.encode()))
+        await settle(handle.close())
+
+    # --- Cloud
+
+    def knows(self, node):
+        return node in self.net.nodes
+
+    async def candidates(self, wish):
+        if self.asleep:
+            await trio.sleep_forever()
+        await trio.lowlevel.checkpoint()
+        return {
+            name: node.attributes() | {"age": 0.0}
+            for name, node in self.net.nodes.items()
+            if node is not self
+        }
+
+    def reach(self, node, user):
+        return Reached(self.net, node, user)
+
+    # --- what tests do
+
+    def new(self, who=ANN, session=None):
+        return self.objects.get(self.objects.promise(who, session, []), who)
+
+    async def tell(self, made, *lines, who=ANN):
+        for line in lines:
+            await settle(verbs.act(self.objects, made, line, who))
+        return made
