@@ -17,7 +17,8 @@ from cloudfs.node.api import Exit, Limits, Running, Usage
 # What is kept in the record, and so outlives the daemon, beside limits, exit and used.
 KEPT = (
     *("user", "state", "argv", "env", "dir", "app", "labels", "runtime", "net", "restart"),
-    *("nice", "require", "prefer", "binds", "created", "started", "changed", "pause", "why"),
+    *("nice", "require", "prefer", "binds", "created", "started", "changed", "pause"),
+    *("why", "asked"),
 )
 
 
@@ -34,7 +35,6 @@ class Object:
 
     __slots__ = (
         *KEPT,
-        "asked",
         "bell",
         "events",
         "exit",

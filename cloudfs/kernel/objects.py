@@ -319,6 +319,9 @@ class Objects:
                 while self._waits(made):
                     await made.bell.wait()
             if not self._waits(made):
+                if made.state == "exited":  # killed, or its policy was changed
+                    made.why = made.asked or end.why
+                    self.keep(made)
                 return
             try:
                 await self.again(made).run()
@@ -376,6 +379,7 @@ class Objects:
             return None
         running = made.need_running()
         made.asked = why
+        self.keep(made)  # before it dies: no later daemon is to start it again
         running.kill(why)
 
         async def run() -> None:

@@ -219,8 +219,7 @@ def post(objects: Objects, made: Object, text: str, who: Who) -> None:
         raise CloudError("bad", f"a note is 1 to {MAX_NOTE} bytes of one line")
     made.notes.add("note", user=who.user, text=text)
     if text == "kill":
-        made.asked = f"killed by {who.user}"
-        running.kill(made.asked)
+        objects.kill(made, f"killed by {who.user}")
     elif text in NOTES:
         running.signal(NOTES[text])
 

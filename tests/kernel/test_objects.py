@@ -312,9 +312,33 @@ async def test_restart_on_failure_with_pauses(autojump_clock, node):
     await trio.sleep(8)
     starts = made.events.since(0)[0].count("event=began")
     assert starts == 4  # at 0, 1, 3 and 7 seconds
+    assert made.why == "starts again in 8 s"
     await tell(node.objects, made, "kill")
     await trio.sleep(100)
     assert made.events.since(0)[0].count("event=began") == starts
+    assert (made.state, made.why) == ("exited", "killed by ann")
+
+
+async def test_a_policy_taken_back_before_the_restart(autojump_clock, node):
+    made = await begin(node.objects, "exit 3", "restart always")
+    await trio.sleep(0.5)
+    await tell(node.objects, made, "restart never")
+    await trio.sleep(10)
+    assert (made.state, made.why) == ("exited", "")
+
+
+@pytest.mark.parametrize("line", ["kill", "note kill"])
+async def test_what_was_killed_is_not_started_by_the_next_daemon(autojump_clock, node, line):
+    made = await begin(node.objects, "sleep 100", "restart always")
+    await tell(node.objects, made, line)
+    await trio.sleep(1)
+    ended = await begin(node.objects, "exit 3", "restart always")
+    await trio.sleep(0.5)
+    await tell(node.objects, ended, "kill")
+    await node.down()
+    objects = await node.up()
+    await trio.sleep(100)
+    assert {objects.all[id].state for id in (made.id, ended.id)} == {"exited"}
 
 
 async def test_restart_always_until_killed(autojump_clock, node):
