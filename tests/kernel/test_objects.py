@@ -140,6 +140,8 @@ async def test_one_user_cannot_fill_the_node(autojump_clock, tmp_path, nursery):
         ("limit cpu=-1", "a number above 0", ""),
         ("limit mem=lots", "a number above 0", ""),
         ("limit pids=1.5", "a whole number", ""),
+        ("limit mem=\u0661\u0662", "a number above 0", ""),
+        ("limit cpu=1_0", "a number above 0", ""),
         ("limit time=nan", "a number above 0", ""),
         ("limit disk=1", "no limit 'disk'", "limits: cpu"),
         ("limit cpu", "'cpu' is no", "write it as"),
@@ -156,6 +158,7 @@ async def test_one_user_cannot_fill_the_node(autojump_clock, tmp_path, nursery):
         ("nice -5", "node's owner", ""),
         ("stop", "stop: object .* is new", "it works while running"),
         ("signal TERM", "is new", "running or stopped"),
+        ("app help", "cannot be a name", ""),
         ("exec nosuchprogram", "no program nosuchprogram", ""),
         ("close stdout", "is new", ""),
     ],
@@ -257,6 +260,15 @@ async def test_notes_and_signals(autojump_clock, node):
     await tell(node.objects, made, "signal term")
     await made.bell.wait()
     assert made.exit.signal == 15
+
+
+@pytest.mark.parametrize("word", ["WINK", "99", "-1", "9" * 5000, "\u0669"])
+async def test_a_signal_that_is_none(autojump_clock, node, word):
+    made = await begin(node.objects, "sleep 100")
+    with pytest.raises(CloudError, match="no signal") as caught:
+        await tell(node.objects, made, f"signal {word}")
+    assert caught.value.kind == "bad"
+    assert made.state == "running"
 
 
 async def test_stdin(autojump_clock, node):
