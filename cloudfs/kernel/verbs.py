@@ -134,7 +134,9 @@ def _on(objects: Objects, made: Object, args: list[str], who: Who) -> None:
 
 
 def _require(objects: Objects, made: Object, args: list[str], who: Who) -> None:
-    """Only run it on a node that meets every expression, as cpus>=2 arch=x86_64."""
+    """Only run it on a node that meets every expression, as cpus>=2 arch=x86_64: = or !=
+    a word, or < <= > >= a number, of node cluster arch cpus load cpu.idle (cores) mem.free
+    mem.total disk.free (bytes) price label.NAME."""
     made.require = [str(query.parse(arg)) for arg in args]
 
 
