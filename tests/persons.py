@@ -18,6 +18,9 @@ from pathlib import Path
 import cloudfs
 
 NOBODY = 65534
+# The signals as a terminal's shell leaves them: nohup and a shell's & ignore some, and
+# what is ignored stays so in children.
+PLAIN = ["env", "--default-signal"]
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 # Keeps what is needed, covers what is closed, and shows what was kept in its place:
@@ -142,7 +145,7 @@ class Session:
     def start(self, *command: str, **more: object) -> subprocess.Popen[str]:
         """A command of this person, going on beside the test."""
         return subprocess.Popen(
-            [*self.person.become, *command], env=self.env, cwd="/", text=True, **more
+            [*PLAIN, *self.person.become, *command], env=self.env, cwd="/", text=True, **more
         )  # type: ignore[call-overload,no-any-return]
 
     def run(
@@ -150,7 +153,7 @@ class Session:
     ) -> subprocess.CompletedProcess[str]:
         """A command of this person, to its end; status is the one wanted, None for any."""
         done = subprocess.run(
-            [*self.person.become, *command],
+            [*PLAIN, *self.person.become, *command],
             env=self.env,
             cwd="/",
             input=stdin,

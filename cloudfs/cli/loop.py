@@ -10,12 +10,12 @@ from cloudfs.errors import CloudError
 
 
 def run(work: Callable[[], Awaitable[None]]) -> None:
-    """trio.run(work); a CloudError or ^C is raised without the groups that nurseries wrap it
-    in, the first if there are several."""
+    """trio.run(work); a CloudError, ^C, or that nobody reads our output any more is raised
+    without the groups that nurseries wrap it in, the first if there are several."""
     failed: BaseException | None = None
     try:
         trio.run(work)
-    except* (CloudError, KeyboardInterrupt) as group:
+    except* (CloudError, KeyboardInterrupt, BrokenPipeError) as group:
         failed = group
     while isinstance(failed, BaseExceptionGroup):
         failed = failed.exceptions[0]

@@ -10,18 +10,18 @@ import click
 
 import cloudfs
 from cloudfs.cli import TABLE, Options
-from cloudfs.cli.files import Files, Shell, open_files
+from cloudfs.cli.files import Files, Shell, ids, open_files
 from cloudfs.errors import CloudError
 
-# page: (path of its help file in the tree, what it is about).  NODE and ID stand for
-# the first node and a new object.
+# topic: (the directory of the tree that it is about, what that is).  NODE and ID stand
+# for any node and any object.
 TREE = {
-    "cloudfs-tree": ("help", "the root of the tree"),
-    "cloudfs-proc": ("proc/help", "objects"),
-    "cloudfs-object": ("proc/ID/help", "one object"),
-    "cloudfs-nodes": ("nodes/help", "machines"),
-    "cloudfs-node": ("nodes/NODE/help", "one machine"),
-    "cloudfs-view": ("view/help", "objects in other arrangements"),
+    "tree": ("", "the root of the tree"),
+    "proc": ("proc", "objects"),
+    "object": ("proc/ID", "one object: its files and verbs"),
+    "nodes": ("nodes", "machines"),
+    "node": ("nodes/NODE", "one machine: its files and verbs"),
+    "view": ("view", "objects in other arrangements"),
 }
 
 
@@ -52,7 +52,8 @@ def why(options: Options, every: bool) -> None:
 def show_help(ctx: click.Context, topic: str | None, folder: str | None) -> None:
     """Print the manual of a command or of a directory of the tree.
 
-    TOPIC is a command, or a directory as proc or nodes: then it is the file help in it.
+    TOPIC is a command, or a kind of directory (tree, proc, object, nodes, node, view), or
+    the path of one: then it is the file help in it.  As in: cloudfs help object
     """
     parent = ctx.find_root()
     if folder is not None:
@@ -63,9 +64,28 @@ def show_help(ctx: click.Context, topic: str | None, folder: str | None) -> None
     elif topic in TABLE:
         click.echo(command_help(parent, topic))
     else:
-        where = topic.removeprefix("/cloud").strip("/")
-        for chunk in open_files(ctx.obj).stream(f"{where}/help" if where else "help"):
-            click.echo(chunk, nl=False)
+        files = open_files(ctx.obj)
+        try:
+            for chunk in files.stream(help_file(files, topic)):
+                click.echo(chunk, nl=False)
+        except CloudError as error:
+            if error.kind not in ("absent", "notdir"):
+                raise
+            raise CloudError(
+                "absent",
+                f"there is no manual of {topic}",
+                f"it is of a command (see: cloudfs help), or of: {' '.join(TREE)}",
+            ) from None
+
+
+def help_file(files: Files, topic: str) -> str:
+    """The path of the help file of a topic of TREE, or of a directory."""
+    where, _ = TREE.get(topic, (topic.removeprefix("/cloud"), ""))
+    if "NODE" in where.split("/"):
+        where = where.replace("NODE", next(name for name in files.list("nodes") if name != "help"))
+    if "ID" in where.split("/"):
+        where = where.replace("ID", next(iter(ids(files)), "") or files.clone())
+    return f"{where}/help".strip("/")
 
 
 def command_help(parent: click.Context, name: str) -> str:
@@ -89,10 +109,8 @@ def write_pages(parent: click.Context, folder: Path, files: Files) -> Iterator[P
     pages = {"cloudfs.1": ("the Cloud Operating System, seen as files", parent.get_help())}
     for name, (_, line) in TABLE.items():
         pages[f"cloudfs-{name}.1"] = (line.rstrip("."), command_help(parent, name))
-    node, id = next(name for name in files.list("nodes") if name != "help"), files.clone()
-    for name, (where, line) in TREE.items():
-        text = files.read(where.replace("NODE", node).replace("ID", id))
-        pages[f"{name}.4"] = (line, text)
+    for topic, (_, line) in TREE.items():
+        pages[f"cloudfs-{topic}.4"] = (line, files.read(help_file(files, topic)))
     for name, (line, text) in pages.items():
         path = folder / name
         path.write_text(page(path.stem, path.suffix[1:], line, text))

@@ -66,13 +66,13 @@ def mount(options: Options, foreground: bool, until_eof: bool, places: tuple[str
 
 
 @click.command()
-@click.option("-a", "flag", flag_value="a", help="After what is there, in a union.")
-@click.option("-b", "flag", flag_value="b", help="Before what is there, in a union.")
+@click.option("-a", "after", is_flag=True, help="After what is there, in a union.")
+@click.option("-b", "before", is_flag=True, help="Before what is there, in a union.")
 @click.option("-c", "creates", is_flag=True, help="New files go into NEW.")
 @click.argument("new")
 @click.argument("old")
 @click.pass_obj
-def bind(options: Options, flag: str | None, creates: bool, new: str, old: str) -> None:
+def bind(options: Options, after: bool, before: bool, creates: bool, new: str, old: str) -> None:
     """Make NEW appear at OLD, in the name space of the mount that OLD is in.
 
     As in: cloudfs bind /cloud/view/by-app /cloud/proc
@@ -80,6 +80,8 @@ def bind(options: Options, flag: str | None, creates: bool, new: str, old: str) 
     Writes bind NEW OLD to the ctl of that mount.  For a name space that only you see,
     see cloudfs shell.
     """
+    if after and before:
+        raise click.UsageError("NEW goes before or after what is there, not both")
     point, target = place(old)
     other, source = place(new)
     if point and other and point != other:
@@ -87,7 +89,7 @@ def bind(options: Options, flag: str | None, creates: bool, new: str, old: str) 
             "xdev", f"{new} is in the mount at {other}, {old} in the one at {point}",
             "bind within one mount, or as root: mount --bind",
         )  # fmt: skip
-    flags = (flag or "") + ("c" if creates else "")
+    flags = "a" * after + "b" * before + "c" * creates
     words = ["bind", *([f"-{flags}"] if flags else []), f"/cloud{source}", f"/cloud{target}"]
     try:
         name_space(options, point or other).write("ctl", " ".join(map(ndb.quote, words)))

@@ -20,8 +20,8 @@ from cloudfs.node.api import Exit, Limits, Running, Usage
 # What is kept in the record, and so outlives the daemon, beside limits, exit and used.
 KEPT = (
     *("user", "state", "argv", "env", "dir", "app", "labels", "runtime", "net", "restart"),
-    *("nice", "require", "prefer", "binds", "created", "started", "changed", "pause", "why"),
-    *("on", "spread", "placed"),
+    *("nice", "require", "prefer", "binds", "created", "started", "changed", "pause"),
+    *("why", "asked", "on", "spread", "placed"),
 )
 
 
@@ -38,7 +38,6 @@ class Object:
 
     __slots__ = (
         *KEPT,
-        "asked",
         "bell",
         "events",
         "exit",

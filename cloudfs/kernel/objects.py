@@ -423,6 +423,7 @@ class Objects:
             return None
         running = made.need_running()
         made.asked = why
+        self.keep(made)  # before it dies: no later daemon is to start it again
         running.kill(why)
 
         async def run() -> None:

@@ -27,6 +27,9 @@ async def follow(objects: Objects, made: Object, end: Exit) -> None:
             while _waits(made):
                 await made.bell.wait()
         if not _waits(made):
+            if made.state == "exited":  # killed, or its policy was changed
+                made.why = made.asked or end.why
+                objects.keep(made)
             return
         try:
             await objects.again(made).run()

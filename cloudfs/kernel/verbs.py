@@ -148,7 +148,9 @@ def _on(objects: Objects, made: Object, args: list[str], who: Who) -> None:
 
 
 def _require(objects: Objects, made: Object, args: list[str], who: Who) -> None:
-    """Only run it on a node that meets every expression, as cpus>=2 arch=x86_64."""
+    """Only run it on a node that meets every expression, as cpus>=2 arch=x86_64: = or !=
+    a word, or < <= > >= a number, of node cluster arch cpus load cpu.idle (cores) mem.free
+    mem.total disk.free (bytes) price label.NAME."""
     made.require = [str(query.parse(arg)) for arg in args]
 
 
@@ -171,6 +173,8 @@ def _name(word: str, what: str) -> str:
 
 def _app(objects: Objects, made: Object, args: list[str], who: Who) -> None:
     """The application it belongs to."""
+    if args[0] == "help":
+        raise CloudError("bad", "app: 'help' cannot be a name", "view/by-app has a file help")
     made.app = _name(args[0], "app")
 
 
@@ -239,8 +243,7 @@ def post(objects: Objects, made: Object, text: str, who: Who) -> None:
         raise CloudError("bad", f"a note is 1 to {MAX_NOTE} bytes of one line")
     made.notes.add("note", user=who.user, text=text)
     if text == "kill":
-        made.asked = f"killed by {who.user}"
-        running.kill(made.asked)
+        objects.kill(made, f"killed by {who.user}")
     elif text in NOTES:
         running.signal(NOTES[text])
 
@@ -248,10 +251,8 @@ def post(objects: Objects, made: Object, text: str, who: Who) -> None:
 def _signal(objects: Objects, made: Object, args: list[str], who: Who) -> None:
     """Send its first process a signal, as TERM or 15."""
     text = args[0].upper()
-    known = {s.name: s for s in signals.Signals}
-    found = known.get(text) or known.get(f"SIG{text}")
-    if found is None and text.isdecimal() and int(text) in set(known.values()):
-        found = signals.Signals(int(text))
+    known = {word: s for s in signals.Signals for word in (s.name, s.name[3:], str(s.value))}
+    found = known.get(text)
     if found is None:
         raise CloudError("bad", f"signal: no signal {args[0][:40]!r}", "write: signal TERM")
     made.need_running().signal(found)

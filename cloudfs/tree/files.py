@@ -20,6 +20,8 @@ from cloudfs.tree.api import DMAPPEND, Cues, Handle, Wait
 from cloudfs.tree.handles import Cloned, Following, Lines, Taken, Text
 from cloudfs.tree.space import Attach
 
+MAX_OFFSET = (1 << 63) - 1  # of a file on disk
+
 
 class Row:
     """One file of a table.  `make(subject, at, cues)` opens it."""
@@ -212,12 +214,17 @@ class _StreamHandle(Handle):
             raise from_errno(error.errno or 0, f"its file: {error.strerror}") from None
 
     def read(self, offset: int, count: int) -> bytes | Wait[bytes]:
-        data = os.pread(self.fd, count, offset) if self.fd >= 0 else b""
+        data = self._kept(offset, count)
         if data:
             if data[0] == 0 or offset < self.dropped:
                 self._check(offset)
             return data
         return Wait(partial(self._wait, offset, count)) if self.follow else b""
+
+    def _kept(self, offset: int, count: int) -> bytes:
+        # Offsets of 9P have 64 bits, those of pread(2) 63.
+        within = self.fd >= 0 and offset + count <= MAX_OFFSET
+        return os.pread(self.fd, count, offset) if within else b""
 
     def _check(self, offset: int) -> None:
         # A hole reads as NULs, so only what begins with one can lie in it.
@@ -234,7 +241,7 @@ class _StreamHandle(Handle):
             goes_on = await self.row.grown(self.subject, self.row.name, offset)
             if self.fd < 0:
                 self._open()
-            data = os.pread(self.fd, count, offset) if self.fd >= 0 else b""
+            data = self._kept(offset, count)
             if data or not goes_on:
                 if data:
                     self._check(offset)

@@ -77,8 +77,10 @@ def mute(address: str) -> None:
 
 
 def vanish(address: str) -> None:
-    """Connections that close while many of their reads are blocked."""
+    """Connections that close with locks, and while many of their reads are blocked."""
     with Nine(address) as client:
+        client.open("/version", os.O_RDONLY, fid=2)
+        client.lock(2)
         client.open("/.follow/events", os.O_RDONLY)
         for tag in range(100):
             client.send(TREAD, tag, struct.pack("<IQI", 1, 1 << 40, 4096))

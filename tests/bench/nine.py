@@ -10,7 +10,7 @@ import struct
 from types import TracebackType
 
 NOFID = 0xFFFFFFFF
-TLOPEN, RLERROR, TVERSION, TATTACH, TFLUSH = 12, 7, 100, 104, 108
+TLOPEN, RLERROR, TLOCK, TVERSION, TATTACH, TFLUSH = 12, 7, 52, 100, 104, 108
 TWALK, TREAD, TWRITE, TCLUNK = 110, 116, 118, 120
 
 
@@ -90,6 +90,11 @@ class Nine:
 
     def clunk(self, fid: int = 1) -> None:
         self.call(TCLUNK, struct.pack("<I", fid))
+
+    def lock(self, fid: int = 1) -> bool:
+        """Lock all of an open file for writing; False if another has a lock on it."""
+        body = struct.pack("<IBIQQI", fid, 1, 0, 0, 0, os.getpid()) + text("nine")
+        return self.call(TLOCK, body)[0] == 0
 
     def read(self, path: str) -> bytes:
         """The whole of a file."""

@@ -17,8 +17,14 @@ def test_help_of_commands_and_directories(cloud: Session) -> None:
     assert "cloudfs 9p cat" in cloud.cloudfs("help", "9p").stdout
     assert cloud.cloudfs("help", "proc").stdout == cloud.sh("cat $CLOUDFS_MOUNT/proc/help")
     assert cloud.cloudfs("help", "/cloud").stdout == cloud.sh("cat $CLOUDFS_MOUNT/help")
-    done = cloud.cloudfs("help", "nowhere", status=1)
-    assert "nowhere" in done.stderr
+    for topic in TREE:
+        assert len(cloud.cloudfs("help", topic).stdout) > 50
+    assert "exec CMD ARG" in cloud.cloudfs("help", "object").stdout
+    assert "price N" in cloud.cloudfs("help", "node").stdout
+    for wrong in ("nowhere", "ctl", "proc/nowhere"):
+        done = cloud.cloudfs("help", wrong, status=1)
+        assert f"no manual of {wrong}" in done.stderr
+        assert "object" in done.stderr
 
 
 def test_version_tells_of_the_node_too(cloud: Session, own: Session) -> None:
@@ -33,7 +39,7 @@ def test_every_command_and_directory_gets_a_page(cloud: Session) -> None:
     wanted = {
         "cloudfs.1",
         *(f"cloudfs-{name}.1" for name in TABLE),
-        *(f"{name}.4" for name in TREE),
+        *(f"cloudfs-{topic}.4" for topic in TREE),
     }
     assert {path.name for path in folder.iterdir()} == wanted
     for path in folder.iterdir():

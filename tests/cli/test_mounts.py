@@ -23,6 +23,9 @@ def test_wrong_binds_are_refused(cloud: Session) -> None:
     assert "none" in done.stderr
     done = cloud.cloudfs("unmount", f"{cloud.mount}/proc", status=1)
     assert "nothing like that is bound" in done.stderr
+    done = cloud.cloudfs("bind", "-a", "-b", "/cloud/view", "/cloud/nodes", status=2)
+    assert "before or after" in done.stderr
+    assert cloud.cloudfs("ns").stdout == ""
 
 
 def test_a_second_mount_is_a_session_of_its_own(cloud: Session) -> None:

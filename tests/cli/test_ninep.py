@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 
 import pytest
@@ -46,6 +47,18 @@ def test_trace_shows_messages(cloud: Session) -> None:
     assert done.stdout.startswith("cloudfs ")
     assert "-> Tversion" in done.stderr
     assert "<- Rread" in done.stderr
+
+
+def test_a_reader_that_goes_ends_it_quietly(cloud: Session) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    for args in (("cat", "help"), ("ls", "proc"), ("ls", "-l", "/")):
+        address = f"unix:{cloud.state}/sock"
+        words = ("cloudfs", "9p", *args[:-1], address, args[-1])
+        command = cloud.start(*words, stdout=writer, stderr=subprocess.PIPE)
+        assert command.communicate(timeout=20)[1] == ""
+        assert command.returncode == 1
+    os.close(writer)
 
 
 def test_a_followed_file_can_be_interrupted(cloud: Session) -> None:

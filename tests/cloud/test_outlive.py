@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 from cloudfs import ndb
+from cloudfs.tree.idmap import user_of
 from tests.persons import Session
 
 COUNT = "i=0; while [ $i -lt {} ]; do i=$((i+1)); echo $i; sleep 0.02; done; exit {}"
@@ -99,7 +100,7 @@ def test_stdin_and_kill_work_on_what_an_earlier_daemon_started(cloud: Session) -
         time.sleep(0.05)
     cloud.sh(f"echo kill > {cloud.mount}/proc/{id}/ctl")
     end = ndb.parse(file(cloud, "proc", id, "wait"))
-    assert (end["signal"], end["why"]) == ("KILL", f"killed by {cloud.person.name}")
+    assert (end["signal"], end["why"]) == ("KILL", f"killed by {user_of(cloud.person.uid)}")
 
 
 def test_a_stopped_object_stays_stopped(cloud: Session) -> None:

@@ -96,7 +96,8 @@ class Server:
         if uid is not None:
             argv = ("setpriv", "--reuid", str(uid), "--clear-groups", *argv)
         pipe = subprocess.PIPE
-        env = {**os.environ, "LC_ALL": "C"}
+        # A terminal of a known kind for what draws on one: CI has none, and no TERM.
+        env = {**os.environ, "LC_ALL": "C", "TERM": "xterm"}
         return subprocess.Popen(
             ("env", "--default-signal", *argv),
             stdin=pipe,

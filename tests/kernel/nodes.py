@@ -18,7 +18,7 @@ from cloudfs.kernel.reserve import Reserve, amount
 from cloudfs.node.metrics import Metrics
 from cloudfs.node.twin import Twin
 from cloudfs.tree.api import OWRITE
-from cloudfs.tree.nodes import nodes
+from cloudfs.tree.nodes import own
 from cloudfs.tree.proc import Proc
 from cloudfs.tree.space import ErrLog, Space
 from cloudfs.wait import settle
@@ -119,7 +119,7 @@ class Member:
             attributes=self.attributes, reserve=self.reserve, others=self,
         )  # fmt: skip
         proc = Proc(self.objects, lambda: 0.0)
-        self.root = nodes(self.machine, proc, Trace())
+        self.root = own(self.machine, proc, Trace())
         self.spaces = {}
         self.scope = await self.net.nursery.start(self._run)
 
@@ -143,7 +143,7 @@ class Member:
     async def write(self, user, path, text):
         space = self.spaces.setdefault(user, Space(self.root, ErrLog()))
         at = space.attach(Who(user, None))
-        refs, error = at.walk_all(at.root(), [self.name, *path.split("/")])
+        refs, error = at.walk_all(at.root(), path.split("/"))
         if error:
             raise at.note(error, path.split("/"))
         handle = at.open(refs[-1], OWRITE)

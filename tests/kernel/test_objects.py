@@ -140,6 +140,8 @@ async def test_one_user_cannot_fill_the_node(autojump_clock, tmp_path, nursery):
         ("limit cpu=-1", "a number above 0", ""),
         ("limit mem=lots", "a number above 0", ""),
         ("limit pids=1.5", "a whole number", ""),
+        ("limit mem=\u0661\u0662", "a number above 0", ""),
+        ("limit cpu=1_0", "a number above 0", ""),
         ("limit time=nan", "a number above 0", ""),
         ("limit disk=1", "no limit 'disk'", "limits: cpu"),
         ("limit cpu", "'cpu' is no", "write it as"),
@@ -156,6 +158,7 @@ async def test_one_user_cannot_fill_the_node(autojump_clock, tmp_path, nursery):
         ("nice -5", "node's owner", ""),
         ("stop", "stop: object .* is new", "it works while running"),
         ("signal TERM", "is new", "running or stopped"),
+        ("app help", "cannot be a name", ""),
         ("exec nosuchprogram", "no program nosuchprogram", ""),
         ("close stdout", "is new", ""),
     ],
@@ -259,6 +262,15 @@ async def test_notes_and_signals(autojump_clock, node):
     assert made.exit.signal == 15
 
 
+@pytest.mark.parametrize("word", ["WINK", "99", "-1", "9" * 5000, "\u0669"])
+async def test_a_signal_that_is_none(autojump_clock, node, word):
+    made = await begin(node.objects, "sleep 100")
+    with pytest.raises(CloudError, match="no signal") as caught:
+        await tell(node.objects, made, f"signal {word}")
+    assert caught.value.kind == "bad"
+    assert made.state == "running"
+
+
 async def test_stdin(autojump_clock, node):
     made = await begin(node.objects, "cat")
     assert made.running.write_stdin(b"hello") == 5
@@ -312,9 +324,33 @@ async def test_restart_on_failure_with_pauses(autojump_clock, node):
     await trio.sleep(8)
     starts = made.events.since(0)[0].count("event=began")
     assert starts == 4  # at 0, 1, 3 and 7 seconds
+    assert made.why == "starts again in 8 s"
     await tell(node.objects, made, "kill")
     await trio.sleep(100)
     assert made.events.since(0)[0].count("event=began") == starts
+    assert (made.state, made.why) == ("exited", "killed by ann")
+
+
+async def test_a_policy_taken_back_before_the_restart(autojump_clock, node):
+    made = await begin(node.objects, "exit 3", "restart always")
+    await trio.sleep(0.5)
+    await tell(node.objects, made, "restart never")
+    await trio.sleep(10)
+    assert (made.state, made.why) == ("exited", "")
+
+
+@pytest.mark.parametrize("line", ["kill", "note kill"])
+async def test_what_was_killed_is_not_started_by_the_next_daemon(autojump_clock, node, line):
+    made = await begin(node.objects, "sleep 100", "restart always")
+    await tell(node.objects, made, line)
+    await trio.sleep(1)
+    ended = await begin(node.objects, "exit 3", "restart always")
+    await trio.sleep(0.5)
+    await tell(node.objects, ended, "kill")
+    await node.down()
+    objects = await node.up()
+    await trio.sleep(100)
+    assert {objects.all[id].state for id in (made.id, ended.id)} == {"exited"}
 
 
 async def test_restart_always_until_killed(autojump_clock, node):

@@ -33,6 +33,23 @@ def test_meets(text, met):
 
 
 @pytest.mark.parametrize(
+    ("text", "number"),
+    [("4e9", 4e9), ("-1.5", -1.5), (".5", 0.5), ("2.", 2.0), ("1E-05", 1e-5), ("+3", 3.0)]
+    + [
+        (word, None)
+        for word in ("", ".", "1_0", "\u0661", " 1", "1\n", "nan", "inf", "1e999", "0x1")
+    ],
+)
+def test_numbers(text, number):
+    assert query.number(text) == number
+
+
+@given(st.floats(allow_nan=False, allow_infinity=False) | st.integers(-(10**300), 10**300))
+def test_what_python_prints_is_a_number(value):
+    assert query.number(value) == float(value)
+
+
+@pytest.mark.parametrize(
     "text", ["", "cpus", "=3", "cpus>=", "cpus>many", "9>cpus", "a b=3", "sort>3", "x=" + "y" * 300]
 )
 def test_what_is_no_expression_is_refused(text):

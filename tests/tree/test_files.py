@@ -282,6 +282,16 @@ def test_a_stream_is_read_at_any_offset_with_its_true_size(stream):
     handle.close()
 
 
+@pytest.mark.parametrize("offset", [(1 << 63) - 2, (1 << 63) - 1, 1 << 63, (1 << 64) - 1])
+async def test_a_stream_ends_long_before_the_offsets_that_9p_has(stream, autojump_clock, offset):
+    stream["path"].write_bytes(b"text")
+    stream["over"] = True
+    for cues in (PLAIN, FOLLOW):
+        handle = opened(stream["row"], cues=cues)
+        assert await settle(handle.read(offset, 1 << 16)) == b""
+        handle.close()
+
+
 async def test_a_stream_is_followed_from_before_its_begin_to_its_end(stream, autojump_clock):
     handle, seen = opened(stream["row"], cues=FOLLOW), b""
 
