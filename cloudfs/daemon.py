@@ -22,6 +22,7 @@ from cloudfs import config
 from cloudfs.config import Bounds
 from cloudfs.errors import CloudError
 from cloudfs.fuse.mount import mount
+from cloudfs.joined import Joined
 from cloudfs.kernel.bell import Log
 from cloudfs.kernel.cloud import Cloud
 from cloudfs.kernel.machine import Machine
@@ -33,8 +34,10 @@ from cloudfs.node.metrics import Metrics
 from cloudfs.tree import idmap
 from cloudfs.tree.api import Node
 from cloudfs.tree.build import build
+from cloudfs.tree.others import Others
 from cloudfs.tree.space import ErrLog, Space
 from cloudfs.who import Who
+from cloudfs.wire.imports import Pool
 from cloudfs.wire.listen import listen
 from cloudfs.wire.server import Server
 from cloudfs.wire.trace import Trace
@@ -74,7 +77,8 @@ class Daemon:
         self.host = RealHost(state, settings.node)
         self.errors = ErrLog()
         self.trace = Trace()
-        events = Log(1024)
+        self.events = Log(1024)  # of the whole cloud
+        events = Log(1024, whole=self.events)
         cluster = settings.cluster or self.records.get("cluster", "local")
         self.records.set("cluster", cluster)
         self.machine = Machine(
@@ -93,10 +97,22 @@ class Daemon:
             reserve=self.machine.reserve,
         )
         self.cloud = Cloud(self.machine, self.objects)
-        self.trees = build(self.cloud, events, self.errors, self.trace, self.reach, self._shown)
+        self.pool = Pool(self.cloud.address_of, self._gone, owner=self.owner, trace=self.trace)
+        self.cloud.changed_node = self.pool.changed
+        self.objects.join(Others(self.cloud, self.reach))
+        self.trees = build(
+            self.cloud, self.events, self.errors, self.trace, self.reach, self._shown
+        )
 
     async def reach(self, node: str, who: Who, path: tuple[str, ...], seconds: float) -> Node:
-        raise CloudError("unreachable", f"node {node} cannot be reached")
+        """A file of another node; it is asked for as who, when it is used."""
+        return self.pool.reach(node).beneath(path)
+
+    def _gone(self, node: str) -> str:
+        info = self.cloud.node(node)
+        if info is None or info.state in ("alive", "drained", "suspect"):
+            return ""
+        return f"it is {info.state}, nothing was heard of it for {self.cloud.age_of(node):.0f} s"
 
     def _cloud(self, id: str) -> str:
         """The directory that the sandbox of an object shows at /cloud, or ""."""
@@ -124,13 +140,25 @@ class Daemon:
         settings = self.settings
         async with trio.open_nursery() as nursery:
             await nursery.start(self.objects.run)
-            server = Server(self.make_space, trace=self.trace, closed=self.objects.session_closed)
+            server = Server(
+                self.make_space,
+                node_space=lambda who: Space(self.trees.own, self.errors),
+                far_user=lambda name: idmap.far_user(name, self.owner),
+                trace=self.trace,
+                closed=self.objects.session_closed,
+            )
             listeners = [listen(f"unix:{config.socket_path(settings.state)}")]
             if settings.tcp:
                 listeners.append(listen(f"tcp:{settings.tcp}"))
             self.machine.addresses = [str(one.address) for one in listeners]
             await nursery.start(partial(server.serve, listeners))
             nursery.start_soon(self.metrics.run)
+            await nursery.start(self.pool.run)
+            joined = Joined(
+                settings.state, self.cloud, self.records, server, self.pool, self.events
+            )
+            self.machine.party = joined
+            await nursery.start(partial(joined.run, settings.listen, settings.seeds))
             if settings.trace:
                 nursery.start_soon(self._print_trace)
             if settings.mount is not None:

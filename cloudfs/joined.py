@@ -27,8 +27,8 @@ from cloudfs.kernel.neighbours import Neighbours
 from cloudfs.kernel.records import Records
 from cloudfs.wait import Wait
 from cloudfs.wire import address
+from cloudfs.wire.imports import Pool
 from cloudfs.wire.listen import listen
-from cloudfs.wire.pool import Pool
 from cloudfs.wire.server import Server
 
 log = logging.getLogger(__name__)
@@ -188,9 +188,9 @@ class Joined:
         who = cloudkey.fingerprint(files)
         core = Member(machine.name, machine.cluster, who, boot, public, seeds)
 
-        def engine(zone: str, doors: Sequence[str]) -> ZenohEngine:
+        def engine(zone: str, seeds: Sequence[str]) -> ZenohEngine:
             at = zones.endpoint(public, zone)
-            return ZenohEngine(machine.name, zone, at, doors, files)
+            return ZenohEngine(machine.name, zone, at, seeds, files)
 
         made = Neighbours(self.cloud, core, engine, self._ask_seed, self._events)
         self.cloud.objects.changed_one = made.object_changed

@@ -31,11 +31,15 @@ class Bell:
 
 
 class Log:
-    """The last `keep` lines of something, each with a number that only grows."""
+    """The last `keep` lines of something, each with a number that only grows.  Lines of it
+    are put into the log `whole` too, of which it is a part."""
 
-    __slots__ = ("_bell", "_clock", "_lines", "count")
+    __slots__ = ("_bell", "_clock", "_lines", "count", "whole")
 
-    def __init__(self, keep: int, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, keep: int, clock: Callable[[], float] = time.time, whole: Log | None = None
+    ) -> None:
+        self.whole = whole
         self._lines: deque[str] = deque(maxlen=keep)
         self._bell = Bell()
         self._clock = clock
@@ -50,6 +54,8 @@ class Log:
         self._lines.append(line)
         self.count += 1
         self._bell.ring()
+        if self.whole is not None:
+            self.whole.put(line)
 
     def since(self, number: int) -> tuple[str, int]:
         """The text of the lines from that number on as far as they are kept, and the

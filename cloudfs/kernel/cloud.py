@@ -62,6 +62,7 @@ class Cloud:
         self.catalog = Catalog(objects, self.cluster_of)
         self.version = 0  # grows when a node comes, goes or changes its state
         self.ask: Ask | None = None
+        self.changed_node: Callable[[str], None] = lambda node: None  # told what came or went
         self._asked: dict[str, float] = {}  # question → when
 
     # --- nodes --------------------------------------------------------------------------
@@ -83,7 +84,7 @@ class Cloud:
     def alive(self, name: str) -> bool:
         """Whether it makes sense to ask a node anything."""
         found = self.nodes.get(name)
-        return found is not None and found.state in ("alive", "suspect")
+        return found is not None and found.state in ("alive", "drained", "suspect")
 
     def age_of(self, name: str) -> float:
         """Seconds since a node was heard of, inf for one that never was."""
@@ -99,6 +100,8 @@ class Cloud:
         if old is None or (old.state, old.cluster) != (info.state, info.cluster):
             self.version += 1
             self.catalog.node_is(info.name, info.state)
+        if old is None or (old.state, old.addr) != (info.state, info.addr):
+            self.changed_node(info.name)
 
     def forget(self, name: str) -> None:
         """A node that left, or that nobody heard of for long."""
@@ -126,7 +129,7 @@ class Cloud:
         found: dict[str, dict[str, object]] = {self.machine.name: {**self.machine.attributes()}}
         found[self.machine.name]["age"] = 0.0
         for info in self.nodes.values():
-            if info.state == "alive":
+            if info.state in ("alive", "drained"):
                 found[info.name] = {
                     **info.told,
                     "cluster": info.cluster,

@@ -295,7 +295,6 @@ class Neighbours:
         for number, line in enumerate(text.splitlines(), first):
             name = f"{self.core.name}/{self.core.boot:x}-{number}"
             self._new(name)
-            self._events.put(line)
             leaf = self.core.leaf
             if leaf is not None and leaf in self.sessions:
                 self.sessions[leaf].tell(f"event/{name}", line.encode())

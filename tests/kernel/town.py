@@ -32,7 +32,8 @@ class Citizen:
         path.mkdir(exist_ok=True)
         self.town, self.path, self.name, self.cluster = town, path, name, cluster
         self.records = Records(":memory:")
-        events, cloud_events = Log(100), Log(1000)
+        cloud_events = Log(1000)
+        events = Log(100, whole=cloud_events)
         self.machine = Machine(name, cluster, "ann", Metrics(path), self.records, events)
         self.machine.public = f"{name}.example:5640"
         self.objects = Objects(Twin(), self.records, path, name, "ann", events=events,

@@ -28,7 +28,8 @@ MAY = {
     "wire": {"tree", "factotum"},
     "fuse": {"tree"},
     "web": {"tree"},
-    "daemon": ALL - {"cli"},
+    "joined": ALL - {"cli", "daemon", "fuse"},
+    "daemon": (ALL | {"joined"}) - {"cli"},
     "cli": ALL,
     "__main__": ALL,
 }
