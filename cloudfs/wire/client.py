@@ -26,7 +26,7 @@ from cloudfs.wire.address import Address, parse
 from cloudfs.wire.call import Call
 from cloudfs.wire.codec import HEAD, HEAD_SIZE, BadMessage, Codec, codec
 from cloudfs.wire.file import File
-from cloudfs.wire.messages import MAX_WALK, NODES, NOFID, NOTAG, VERSIONS
+from cloudfs.wire.messages import IOHDRSZ, MAX_WALK, NODES, NOFID, NOTAG, VERSIONS
 from cloudfs.wire.trace import Trace
 
 MSIZE = 64 << 10  # bytes of a frame asked for
@@ -91,13 +91,14 @@ class Client:
         return (await self.together((call,), deadline))[0]
 
     async def together(
-        self, calls: Sequence[Call], deadline: float | None = None
+        self, calls: Sequence[Call], deadline: float | None = None, spare: int = 0
     ) -> list[tuple[Any, ...]]:
         """The fields of the answers to requests that build on each other: all in one round
         trip where the server is a node, else one by one.
 
         The first that fails is raised, as by `call`; a fid that was made is let go of
-        then.  Where there are several, a walk that stops early fails as `absent`.
+        then.  Where there are several, a walk that stops early fails as `absent`.  spare:
+        so many at the end may fail; the first that does ends what is returned.
         """
         found: list[tuple[Any, ...]] = []
         groups = [calls] if self.node else [(call,) for call in calls]
@@ -105,11 +106,14 @@ class Client:
             with trio.move_on_after(self.deadline if deadline is None else deadline) as scope:
                 for group in groups:
                     await self._ask(group, scope.deadline)
-                    found += [self._checked(call, len(calls) > 1) for call in group]
+                    for call in group:
+                        found.append(self._checked(call, len(calls) > 1))
             if len(found) == len(calls):
                 return found
             raise CloudError("timeout", f"{self.name} did not answer {calls[0].name} in time")
-        except BaseException:
+        except BaseException as error:
+            if isinstance(error, CloudError) and len(found) >= len(calls) - spare > 0:
+                return found
             for call in calls:
                 if call.made():
                     self.forget(call.makes or 0)
@@ -156,6 +160,11 @@ class Client:
         """Seconds for which the server has owed an answer that has its time and has said
         nothing at all."""
         return 0.0 if self._owed is None else trio.current_time() - self._owed
+
+    @property
+    def most(self) -> int:
+        """Bytes of data that go into a frame."""
+        return self.msize - IOHDRSZ
 
     @property
     def busy(self) -> int:
