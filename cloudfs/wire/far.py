@@ -123,7 +123,7 @@ class Far(Protocol):
     async def root(self, who: Who) -> File:
         """The tree's root as who sees it, connected to first if need be."""
 
-    def late(self, limit: float | None) -> CloudError:
+    def late(self, limit: float) -> CloudError:
         """The error for an operation that was not done in that time."""
 
 
@@ -142,11 +142,11 @@ class Direct(Found):
     async def root(self, who: Who) -> File:
         return self.client.root
 
-    def late(self, limit: float | None) -> CloudError:
+    def late(self, limit: float) -> CloudError:
         return too_late(self.client.name, limit)
 
 
-def too_late(name: str, limit: float | None) -> CloudError:
+def too_late(name: str, limit: float) -> CloudError:
     """The error for what was not done in time."""
     return CloudError(
         "timeout",

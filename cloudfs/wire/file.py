@@ -64,9 +64,9 @@ class File:
     def dialect(self) -> str:
         return self.client.codec.key
 
-    def drop(self) -> None:
-        """Let go of the fid without waiting."""
-        self.client.forget(self.fid)
+    def drop(self, soon: bool = True) -> None:
+        """Let go of the fid without waiting; see Client.forget."""
+        self.client.forget(self.fid, soon)
 
     async def clunk(self) -> None:
         """Let go of the fid; raises what the server still had to say."""

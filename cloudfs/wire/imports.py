@@ -97,6 +97,7 @@ class Peer(Found):
     async def root(self, who: Who) -> File:
         link = await self._up()
         link.used = trio.current_time()
+        link.client.expect()
         found = link.roots.get(who.user)
         if found is not None:
             return found
@@ -108,7 +109,7 @@ class Peer(Found):
             made.drop()  # another one of the user's operations was faster
         return found
 
-    def late(self, limit: float | None) -> CloudError:
+    def late(self, limit: float) -> CloudError:
         link = self.link
         if link is not None and link.client.silence() >= SILENT:
             log.info("node %s has been silent for %.1f s", self.node, link.client.silence())
@@ -209,6 +210,7 @@ class Peer(Found):
             with trio.move_on_after(LOOK):
                 await client.lost.wait()
             self.tidy(monotonic())
+            client.flush()
             if client.why:
                 log.info("the connection to node %s ended: %s", self.node, client.why)
                 break

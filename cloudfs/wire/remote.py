@@ -80,12 +80,14 @@ class RemoteNode(Node):
     async def _there(
         self, who: Who, cues: Cues, work: Callable[[File, float | None], Awaitable[T]]
     ) -> T:
-        """work(the root as who sees it, seconds), within the time that the cues give."""
+        """work(the root as who sees it, seconds for each request), within the time that the
+        cues give for all of it."""
         far = self._far
-        limit = far.limit if cues.max_time == PLAIN.max_time else cues.max_time
-        with trio.move_on_after(math.inf if limit is None else limit):
+        limit = _limit(far, cues)
+        with trio.move_on_after(limit):
             async with far.turns:
-                return await work(await far.root(who), limit)
+                root = await far.root(who)
+                return await work(root, math.inf if ordered(root) or limit < math.inf else None)
         raise far.late(limit)
 
     # --- attributes and walks -----------------------------------------------------------------
@@ -96,7 +98,7 @@ class RemoteNode(Node):
     async def _stat_it(self) -> Stat:
         async def ask(root: File, limit: float | None) -> Stat:
             file, (answer,) = await reach(root, self._names, lambda file: [file.to_stat()], limit)
-            file.drop()
+            file.drop(False)
             return file.stat_of(answer)
 
         self._take(await self._there(self._who, PLAIN, ask), monotonic() + self._far.keep)
@@ -126,7 +128,7 @@ class RemoteNode(Node):
             file, (answer,) = await reach(
                 root, [*words, *names], lambda file: [file.to_stat()], limit
             )
-            file.drop()
+            file.drop(False)
             return file.stat_of(answer)
 
         stat = await self._there(who, cues, ask)
@@ -169,7 +171,7 @@ class RemoteNode(Node):
                 file.opened(*read[0])
                 far.keep_ready((who.user, *node._names), file, bytes(read[1][0]))
             else:
-                file.drop()
+                file.drop(False)
 
         try:
             await self._there(who, cues, ask)
@@ -183,7 +185,7 @@ class RemoteNode(Node):
         if self._far.ready and _looks(mode, cues) and not cues.fresh:
             ready = self._far.take_ready((at.who.user, *self._names))
             if ready is not None:
-                return RemoteHandle(self._far, *ready)
+                return RemoteHandle(self._far, *ready, _limit(self._far, cues))
         return Wait(partial(self._open, mode, at.who, cues))
 
     async def _open(self, mode: int, who: Who, cues: Cues) -> Handle:
@@ -218,7 +220,8 @@ class RemoteNode(Node):
         if not file.qid[0] & 0x80:
             if cues.follow:
                 file.deadline = math.inf
-            return RemoteHandle(self._far, file, head)
+            limit = math.inf if cues.follow else _limit(self._far, cues)
+            return RemoteHandle(self._far, file, head, limit)
         until = monotonic() + self._far.keep
         nodes: dict[str, Node] = {}
         try:
@@ -291,16 +294,17 @@ class RemoteHandle(Handle):
     """An open file on the far side.
 
     head: its beginning, read when it was opened; a beginning shorter than what was asked
-    for was also the end, which is told once.
+    for was also the end, which is told once.  limit: seconds for an operation.
     """
 
-    __slots__ = ("_ended", "_far", "_file", "_head", "_wrote")
+    __slots__ = ("_ended", "_far", "_file", "_head", "_limit", "_wrote")
 
-    def __init__(self, far: Far, file: File, head: bytes | None) -> None:
+    def __init__(self, far: Far, file: File, head: bytes | None, limit: float) -> None:
         self._far = far
         self._file = file
         self._head = head or b""
         self._ended = head is not None and len(head) < file.client.most
+        self._limit = limit
         self._wrote = False
 
     def read(self, offset: int, count: int) -> bytes | Wait[bytes | memoryview]:
@@ -327,10 +331,13 @@ class RemoteHandle(Handle):
 
     async def _within(self, work: Callable[[], Awaitable[T]]) -> T:
         """Do the work in the time that the file has, among others that are under way."""
-        far, limit = self._far, self._file.deadline
-        turns = far.followers if limit == math.inf else far.turns
-        with trio.move_on_after(math.inf if limit is None else limit):
-            async with turns:
+        far, limit, file = self._far, self._limit, self._file
+        if limit == math.inf:
+            async with far.followers:
+                return await work()
+        with trio.move_on_after(limit):
+            async with far.turns:
+                file.client.expect()
                 return await work()
         raise far.late(limit)
 
@@ -338,7 +345,7 @@ class RemoteHandle(Handle):
         """Only what was written to may still have something to say."""
         if self._wrote or not self._file.client.node:
             return Wait(partial(self._within, self._file.clunk))
-        self._file.drop()
+        self._file.drop(self._limit == math.inf)
         return None
 
 
@@ -349,6 +356,13 @@ async def tree(client: Client) -> RemoteNode:
 
 def _nothing(file: File) -> list[Call]:
     return []
+
+
+def _limit(far: Far, cues: Cues) -> float:
+    """Seconds for an operation, math.inf where the client itself says it."""
+    if cues.max_time != PLAIN.max_time:
+        return cues.max_time
+    return math.inf if far.limit is None else far.limit
 
 
 def _looks(mode: int, cues: Cues) -> bool:

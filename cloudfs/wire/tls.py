@@ -228,12 +228,18 @@ class Stream(trio.abc.Stream):
 
     def __init__(self, sock: ssl.SSLSocket) -> None:
         self.socket = sock
+        self._more = True  # whether there may be something to receive already
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
-        await trio.lowlevel.checkpoint_if_cancelled()
+        if self._more:
+            await trio.lowlevel.checkpoint_if_cancelled()
+        else:  # an answer is mostly all there is
+            await self._wait(trio.lowlevel.wait_readable)
         while True:
             try:
-                return self.socket.recv(max_bytes or RECORD)
+                data = self.socket.recv(RECORD)
+                self._more = len(data) == RECORD or self.socket.pending() > 0
+                return data
             except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
                 await self._wait(trio.lowlevel.wait_readable)
             except OSError as error:
