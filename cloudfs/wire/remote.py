@@ -202,9 +202,13 @@ class RemoteNode(Node):
             file.opened(*answer)
             return await self._handle(file, who, cues)
 
-        if mode & WRITABLE != OREAD:
-            self._until = 0.0
-        return await self._there(who, cues, ask)
+        if mode & WRITABLE == OREAD:
+            return await self._there(who, cues, ask)
+        self._until = 0.0
+        try:
+            return await self._there(who, cues, ask)
+        finally:
+            self._far.forget_found()
 
     async def _look(
         self, root: File, mode: int, who: Who, cues: Cues, limit: float | None
@@ -254,8 +258,10 @@ class RemoteNode(Node):
                 file.drop()
                 raise
 
-        self._far.forget_found()
-        return await self._there(who, cues, ask)
+        try:
+            return await self._there(who, cues, ask)
+        finally:
+            self._far.forget_found()
 
     def remove(self, at: Attach) -> Wait[None]:
         return Wait(partial(self._remove, at.who))
@@ -265,8 +271,10 @@ class RemoteNode(Node):
             file, _ = await reach(root, self._names, _nothing, limit)
             await file.remove()
 
-        self._far.forget_found()
-        await self._there(who, PLAIN, ask)
+        try:
+            await self._there(who, PLAIN, ask)
+        finally:
+            self._far.forget_found()
 
     def wstat(self, changes: dict[str, Any], at: Attach) -> Wait[None]:
         return Wait(partial(self._wstat, changes, at.who))
@@ -285,9 +293,11 @@ class RemoteNode(Node):
             finally:
                 file.drop()
 
-        self._until = 0.0
-        self._far.forget_found()
-        await self._there(who, PLAIN, ask)
+        try:
+            await self._there(who, PLAIN, ask)
+        finally:
+            self._until = 0.0
+            self._far.forget_found()
 
 
 class RemoteHandle(Handle):
@@ -317,17 +327,19 @@ class RemoteHandle(Handle):
 
     def write(self, offset: int, data: bytes | memoryview) -> Wait[int]:
         self._wrote = True
-        self._far.forget_found()
         return Wait(partial(self._within, partial(self._write, offset, data)))
 
     async def _write(self, offset: int, data: bytes | memoryview) -> int:
         done = 0
-        while done < len(data):
-            count = await self._file.write(offset + done, data[done:])
-            if count == 0:
-                break
-            done += count
-        return done
+        try:
+            while done < len(data):
+                count = await self._file.write(offset + done, data[done:])
+                if count == 0:
+                    break
+                done += count
+            return done
+        finally:
+            self._far.forget_found()
 
     async def _within(self, work: Callable[[], Awaitable[T]]) -> T:
         """Do the work in the time that the file has, among others that are under way."""
