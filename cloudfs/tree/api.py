@@ -43,8 +43,8 @@ class Cues:
     """What the path elements that begin with a dot asked for (DESIGN §3).
 
     follow: block or follow where a file can.  max_time: seconds a remote operation
-    may take.  fresh: refuse aged answers.  look: a proxy reads ahead of its caller, so a
-    file that does something by being read is not opened (CloudError("again")).
+    may take.  fresh: refuse aged answers.  look: a proxy reads a file ahead of its caller,
+    so what does something by being read, and directories, are not opened ("again").
     """
 
     follow: bool = False

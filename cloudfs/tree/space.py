@@ -306,8 +306,11 @@ class Attach:
         bits = _NEED[mode & 3] | (W if mode & OTRUNC else 0)
         if node.mode & bits != bits:
             self._need(node, bits)
-        if node.mode & DMDIR and bits & W:
-            raise CloudError("isdir", "a directory cannot be written")
+        if node.mode & DMDIR:
+            if bits & W:
+                raise CloudError("isdir", "a directory cannot be written")
+            if ref.cues.look:
+                raise CloudError("again", "a directory is not listed before one asks for it")
         if mode & ORCLOSE:
             raise CloudError("refused", "no file here is removed by closing it")
         return node.open(mode, self, ref.cues)

@@ -26,12 +26,13 @@ from cloudfs.wire.address import Address, parse
 from cloudfs.wire.call import Call
 from cloudfs.wire.codec import HEAD, HEAD_SIZE, BadMessage, Codec, codec
 from cloudfs.wire.file import File
-from cloudfs.wire.messages import MAX_WALK, NODES, NOFID, NOTAG, VERSIONS
+from cloudfs.wire.messages import IOHDRSZ, MAX_WALK, NODES, NOFID, NOTAG, VERSIONS
 from cloudfs.wire.trace import Trace
 
 MSIZE = 64 << 10  # bytes of a frame asked for
 DEADLINE = 10.0  # seconds for an answer
 TAGS = 256  # requests at a time
+MAX_LATER = 32  # fids let go of that the server has not heard of yet
 FIDS = 4096
 RECEIVE = 64 << 10  # bytes received at a time
 # The tag of a Tflush and of a Tclunk that nobody waits for follow from what they are
@@ -69,6 +70,7 @@ class Client:
         self._fids = list(range(FIDS - 1, _ROOT, -1))
         self._out: list[bytes] = []
         self._wake = trio.Event()
+        self._later = 0  # requests in _out that nobody is in a hurry for
         self._sending = False  # whether the writer is at it
         self._owed: float | None = None  # since when it owes the first answer, and is silent
 
@@ -91,31 +93,49 @@ class Client:
         return (await self.together((call,), deadline))[0]
 
     async def together(
-        self, calls: Sequence[Call], deadline: float | None = None
+        self, calls: Sequence[Call], deadline: float | None = None, spare: int = 0
     ) -> list[tuple[Any, ...]]:
         """The fields of the answers to requests that build on each other: all in one round
         trip where the server is a node, else one by one.
 
         The first that fails is raised, as by `call`; a fid that was made is let go of
-        then.  Where there are several, a walk that stops early fails as `absent`.
+        then.  Where there are several, a walk that stops early fails as `absent`.  spare:
+        so many at the end may fail; the first that does ends what is returned.
         """
         found: list[tuple[Any, ...]] = []
-        groups = [calls] if self.node else [(call,) for call in calls]
+        seconds = self.deadline if deadline is None else deadline
         try:
-            with trio.move_on_after(self.deadline if deadline is None else deadline) as scope:
-                for group in groups:
-                    await self._ask(group, scope.deadline)
-                    found += [self._checked(call, len(calls) > 1) for call in group]
+            if seconds == math.inf:
+                await self._one_by_one(calls, found)
+            else:
+                self.expect()
+                with trio.move_on_after(seconds):
+                    await self._one_by_one(calls, found)
             if len(found) == len(calls):
                 return found
             raise CloudError("timeout", f"{self.name} did not answer {calls[0].name} in time")
-        except BaseException:
+        except BaseException as error:
+            if isinstance(error, CloudError) and len(found) >= len(calls) - spare > 0:
+                return found
             for call in calls:
                 if call.made():
                     self.forget(call.makes or 0)
             raise
 
-    async def _ask(self, calls: Sequence[Call], deadline: float) -> None:
+    async def _one_by_one(self, calls: Sequence[Call], found: list[tuple[Any, ...]]) -> None:
+        """Put the answers to the calls into found."""
+        many = len(calls) > 1
+        for group in [calls] if self.node else [(call,) for call in calls]:
+            await self._ask(group)
+            for call in group:
+                found.append(self._checked(call, many))
+
+    def expect(self) -> None:
+        """Something is about to be asked whose answer has its time: see `silence`."""
+        if self._owed is None:
+            self._owed = trio.current_time()
+
+    async def _ask(self, calls: Sequence[Call]) -> None:
         """Ask and wait until each call has its reply."""
         tags: list[int] = []
         begun = 0
@@ -136,13 +156,12 @@ class Client:
                 raise CloudError("unreachable", self.why)
             for call, tag, frame in zip(calls, tags, frames, strict=True):
                 self._calls[tag] = call
-                self._send(frame)
+                self._send(frame, False)
             begun = len(calls)
-            if self._owed is None and deadline < math.inf:
-                self._owed = trio.current_time()
             self._push()
             for call in calls:
-                await call.done.wait()
+                if call.reply is None:  # to wait for what is there costs a turn of all tasks
+                    await call.done.wait()
         finally:
             for index, call in enumerate(calls):
                 tag = tags[index] if index < len(tags) else -1
@@ -156,6 +175,11 @@ class Client:
         """Seconds for which the server has owed an answer that has its time and has said
         nothing at all."""
         return 0.0 if self._owed is None else trio.current_time() - self._owed
+
+    @property
+    def most(self) -> int:
+        """Bytes of data that go into a frame."""
+        return self.msize - IOHDRSZ
 
     @property
     def busy(self) -> int:
@@ -222,10 +246,21 @@ class Client:
         """Give the connection up: who waits for an answer hears why."""
         self._lose(why)
 
-    def forget(self, fid: int) -> None:
-        """Let go of a fid without waiting; its number is free with the answer."""
+    def forget(self, fid: int, soon: bool = True) -> None:
+        """Let go of a fid without waiting; its number is free with the answer.
+
+        soon: whether the server hears of it at once, and not with what is sent next.
+        """
         if not self.why:
-            self._send(self.codec.encode["Tclunk"](_CLUNK | fid, fid))
+            self._later += 1
+            self._send(
+                self.codec.encode["Tclunk"](_CLUNK | fid, fid), soon or self._later >= MAX_LATER
+            )
+
+    def flush(self) -> None:
+        """Send what waits for something to go with."""
+        if self._out:
+            self._wake.set()
 
     async def walk(
         self, names: Sequence[str], start: File | None = None, deadline: float | None = None
@@ -341,6 +376,7 @@ class Client:
             while True:
                 await self._wake.wait()
                 self._wake = trio.Event()
+                self._later = 0
                 out, self._out = self._out, []
                 if out:
                     self._sending = True
@@ -379,16 +415,18 @@ class Client:
         else:
             raise BadMessage(f"an answer to tag {tag}, which asked nothing")
 
-    def _send(self, frame: bytes) -> None:
+    def _send(self, frame: bytes, soon: bool = True) -> None:
         if self.trace is not None and self.trace.on:
             self.trace.frame(self.name, "->", self.codec, frame)
         self._out.append(frame)
-        self._wake.set()
+        if soon:
+            self._wake.set()
 
     def _push(self) -> None:
         """Send at once what goes without waiting, where the stream can: to wake the
         writer costs as much as a small request."""
         if self._sending or not isinstance(self._stream, tls.Stream):
+            self._wake.set()
             return
         data = b"".join(self._out)
         try:
@@ -396,7 +434,11 @@ class Client:
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
             self._broke(error)
             return
-        self._out = [data[sent:]] if sent < len(data) else []
+        self._later = 0
+        self._out = []
+        if sent < len(data):
+            self._out.append(data[sent:])
+            self._wake.set()
 
     def _broke(self, error: Exception) -> None:
         why = error.why if isinstance(error, tls.Broken) else "the connection broke"

@@ -12,7 +12,6 @@ from cloudfs.tree.api import DMDIR, OTRUNC, Stat
 from cloudfs.tree.idmap import gid_of, group_of, uid_of, user_of
 from cloudfs.wire.call import Call
 from cloudfs.wire.codec import BadMessage, Qid, decode_dirents, decode_stats, stat_codec
-from cloudfs.wire.messages import IOHDRSZ
 from cloudfs.wire.pack import GETATTR_BASIC
 
 if TYPE_CHECKING:
@@ -29,10 +28,10 @@ class File:
     """A fid and what it points to.  Leaving its `async with` lets go of it.
 
     deadline: seconds for each operation, None for the client's, math.inf for files that
-    block.
+    block.  walked: the qids of the walk that led to it, where that is of interest.
     """
 
-    __slots__ = ("client", "deadline", "fid", "iounit", "path", "qid")
+    __slots__ = ("client", "deadline", "fid", "iounit", "path", "qid", "walked")
 
     def __init__(self, client: Client, fid: int, qid: Qid, path: tuple[str, ...]) -> None:
         self.client = client
@@ -41,6 +40,7 @@ class File:
         self.path = path
         self.iounit = 0
         self.deadline: float | None = None
+        self.walked: list[Qid] = []
 
     async def __aenter__(self) -> File:
         return self
@@ -64,9 +64,9 @@ class File:
     def dialect(self) -> str:
         return self.client.codec.key
 
-    def drop(self) -> None:
-        """Let go of the fid without waiting."""
-        self.client.forget(self.fid)
+    def drop(self, soon: bool = True) -> None:
+        """Let go of the fid without waiting; see Client.forget."""
+        self.client.forget(self.fid, soon)
 
     async def clunk(self) -> None:
         """Let go of the fid; raises what the server still had to say."""
@@ -89,7 +89,7 @@ class File:
 
     def opened(self, qid: Qid, iounit: int) -> None:
         """Take the answer to `to_open`."""
-        most = self.client.msize - IOHDRSZ
+        most = self.client.most
         self.qid = qid
         self.iounit = min(iounit or most, most)
 

@@ -1,18 +1,31 @@
 """A 9P server's tree as nodes of ours, so that it can be mounted, bound and passed on.
 
 A node is a path on the far side; each operation walks there afresh, so nothing is kept
-open for a node that nobody uses.  Cues are walked on the far side in front of the path:
-what blocks and how long it may take is decided where the file is.
+open for a node that nobody uses, and who asks is who the caller is.  Cues are walked on
+the far side in front of the path: what blocks and how long it may take is decided where
+the file is.
+
+Between nodes an operation is one round trip.  A walk of many names is one; what it found
+holds for a second; an open brings the beginning of the file with it.  So a second look at
+nodes/N/proc/ID/status costs one, and so does the first when it comes by one walk.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-from typing import Any
+from itertools import takewhile
+from time import monotonic
+from typing import Any, TypeVar
 
+import trio
+
+from cloudfs.errors import CloudError
 from cloudfs.tree.api import (
     DMDIR,
+    OREAD,
+    OTRUNC,
     PLAIN,
     Cues,
     DirHandle,
@@ -21,135 +34,357 @@ from cloudfs.tree.api import (
     Node,
     Stat,
     Wait,
+    Who,
 )
 from cloudfs.tree.space import Attach
+from cloudfs.wire.call import Call
 from cloudfs.wire.client import Client
 from cloudfs.wire.codec import Qid
+from cloudfs.wire.far import Direct, Far, ordered, reach
 from cloudfs.wire.file import File
+
+KEEP = 1.0  # seconds that what a walk found holds
+WRITABLE = 3  # bits of an open mode that say whether it reads or writes
+
+T = TypeVar("T")
 
 
 class RemoteNode(Node):
-    """The file at a path of a client's tree."""
+    """The file at a path of a far tree.
 
-    __slots__ = ("_client", "_names")
+    stat: its attributes as they were when it was walked to, which hold until the time
+    `until`.  who: for whom that was.
+    """
 
-    def __init__(self, client: Client, names: tuple[str, ...], stat: Stat) -> None:
-        self._client = client
+    __slots__ = ("_far", "_names", "_stat", "_until", "_who")
+
+    def __init__(
+        self, far: Far, names: tuple[str, ...], stat: Stat, who: Who, until: float = 0.0
+    ) -> None:
+        self._far = far
         self._names = names
+        self._who = who
         self.name = names[-1] if names else "/"
+        self._take(stat, until)
+
+    def _take(self, stat: Stat, until: float) -> None:
+        stat.qid ^= self._far.salt
+        self._stat = stat
+        self._until = until
         self.mode, self.qid, self.uid, self.gid = stat.mode, stat.qid, stat.uid, stat.gid
 
     @property
     def remote(self) -> bool:
         return True
 
-    def stat(self) -> Wait[Stat]:
-        return Wait(self._stat_it)
+    async def _there(
+        self, who: Who, cues: Cues, work: Callable[[File, float | None], Awaitable[T]]
+    ) -> T:
+        """work(the root as who sees it, seconds for each request), within the time that the
+        cues give for all of it."""
+        far = self._far
+        limit = _limit(far, cues)
+        with trio.move_on_after(limit):
+            async with far.turns:
+                root = await far.root(who)
+                return await work(root, math.inf if ordered(root) or limit < math.inf else None)
+        raise far.late(limit)
+
+    # --- attributes and walks -----------------------------------------------------------------
+
+    def stat(self) -> Stat | Wait[Stat]:
+        return self._stat if monotonic() < self._until else Wait(self._stat_it)
 
     async def _stat_it(self) -> Stat:
-        async with await self._reach(PLAIN) as file:
-            stat = await file.stat()
-        self.mode, self.uid, self.gid = stat.mode, stat.uid, stat.gid
-        return stat
+        async def ask(root: File, limit: float | None) -> Stat:
+            file, (answer,) = await reach(root, self._names, lambda file: [file.to_stat()], limit)
+            file.drop(False)
+            return file.stat_of(answer)
 
-    def walk(self, name: str, at: Attach, cues: Cues) -> Wait[Node]:
-        return Wait(partial(self._walk, name, cues))
+        self._take(await self._there(self._who, PLAIN, ask), monotonic() + self._far.keep)
+        return self._stat
 
-    async def _walk(self, name: str, cues: Cues) -> Node:
-        async with await self._reach(cues, name) as file:
-            return RemoteNode(self._client, (*self._names, name), await file.stat())
+    def walk(self, name: str, at: Attach, cues: Cues) -> Node | Wait[Node]:
+        kept = self._kept(name, at.who, cues)
+        return Wait(partial(self._walk, name, at.who, cues)) if kept is None else kept
 
-    def open(self, mode: int, at: Attach, cues: Cues) -> Wait[Handle]:
-        return Wait(partial(self._open, mode, cues))
+    def _kept(self, name: str, who: Who, cues: Cues) -> RemoteNode | None:
+        """What a walk to a child found not long ago."""
+        found = None if cues.fresh else self._far.found.get((who.user, *self._names, name))
+        return found[1] if found is not None and monotonic() < found[0] else None
 
-    async def _open(self, mode: int, cues: Cues) -> Handle:
-        file = await self._reach(cues)
+    def _keep(self, node: RemoteNode, who: Who) -> RemoteNode:
+        self._far.keep_found((who.user, *node._names), node)
+        return node
+
+    async def _walk(self, name: str, who: Who, cues: Cues) -> Node:
+        kept = self._kept(name, who, cues)  # `ahead` may have found it
+        if kept is not None:
+            return kept
+        names = (*self._names, name)
+
+        async def ask(root: File, limit: float | None) -> Stat:
+            words = _words(cues)
+            file, (answer,) = await reach(
+                root, [*words, *names], lambda file: [file.to_stat()], limit
+            )
+            file.drop(False)
+            return file.stat_of(answer)
+
+        stat = await self._there(who, cues, ask)
+        until = monotonic() + self._far.keep
+        return self._keep(RemoteNode(self._far, names, stat, who, until), who)
+
+    def ahead(self, names: Sequence[str], at: Attach, cues: Cues) -> Wait[None] | None:
+        plain = tuple(takewhile(lambda name: name[:1] != ".", names))
+        if not plain or cues.fresh or not self._far.keep:
+            return None
+        return Wait(partial(self._ahead, plain, at.who, cues))
+
+    async def _ahead(self, names: tuple[str, ...], who: Who, cues: Cues) -> None:
+        """Find all of the names in one round trip, and read the file at their end, which
+        is mostly what a walk is for.  What is wrong with a name is told by the walk that
+        comes to it."""
+        far = self._far
+
+        async def ask(root: File, limit: float | None) -> None:
+            if not ordered(root):
+                return
+            words = [*_words(cues), ".look"]
+            asked = [*words, *self._names, *names]
+            spare = 0 if cues.follow else 2
+
+            def calls(file: File) -> list[Call]:
+                return [file.to_stat(), *(_reading(file, OREAD) if spare else ())]
+
+            file, (answer, *read) = await reach(root, asked, calls, limit, spare)
+            qids = file.walked[len(words) + len(self._names) :]
+            path = self._names
+            for name, qid in zip(names[:-1], qids, strict=False):
+                path = (*path, name)
+                if (who.user, *path) not in far.found:
+                    self._keep(RemoteNode(far, path, _guess(name, qid), who), who)
+            until = monotonic() + far.keep
+            node = RemoteNode(far, (*path, names[-1]), file.stat_of(answer), who, until)
+            self._keep(node, who)
+            if len(read) == 2:
+                file.opened(*read[0])
+                far.keep_ready((who.user, *node._names), file, bytes(read[1][0]))
+            else:
+                file.drop(False)
+
         try:
-            await file.open(mode)
-            return await self._handle(file, cues)
-        except BaseException:
-            file.drop()
-            raise
+            await self._there(who, cues, ask)
+        except CloudError as error:
+            if error.kind in ("timeout", "unreachable"):
+                raise
 
-    async def _handle(self, file: File, cues: Cues) -> Handle:
+    # --- opening ------------------------------------------------------------------------------
+
+    def open(self, mode: int, at: Attach, cues: Cues) -> Handle | Wait[Handle]:
+        if self._far.ready and _looks(mode, cues) and not cues.fresh:
+            ready = self._far.take_ready((at.who.user, *self._names))
+            if ready is not None:
+                return RemoteHandle(self._far, *ready, _limit(self._far, cues))
+        return Wait(partial(self._open, mode, at.who, cues))
+
+    async def _open(self, mode: int, who: Who, cues: Cues) -> Handle:
+        async def ask(root: File, limit: float | None) -> Handle:
+            if _looks(mode, cues) and ordered(root):
+                try:
+                    return await self._look(root, mode, who, cues, limit)
+                except CloudError as error:
+                    if error.kind != "again":
+                        raise
+            file, (answer,) = await reach(
+                root, [*_words(cues), *self._names], lambda file: [file.to_open(mode)], limit
+            )
+            file.opened(*answer)
+            return await self._handle(file, who, cues)
+
+        if mode & WRITABLE == OREAD:
+            return await self._there(who, cues, ask)
+        self._until = 0.0
+        try:
+            return await self._there(who, cues, ask)
+        finally:
+            self._far.forget_found()
+
+    async def _look(
+        self, root: File, mode: int, who: Who, cues: Cues, limit: float | None
+    ) -> Handle:
+        """Open a file and read its beginning at the same time."""
+        look = [] if self.mode & DMDIR else [".look"]
+        names = [*_words(cues), *look, *self._names]
+        file, (opened, (data,)) = await reach(root, names, lambda file: _reading(file, mode), limit)
+        file.opened(*opened)
+        return await self._handle(file, who, cues, bytes(data))
+
+    async def _handle(self, file: File, who: Who, cues: Cues, head: bytes | None = None) -> Handle:
         if not file.qid[0] & 0x80:
             if cues.follow:
                 file.deadline = math.inf
-            return RemoteHandle(file)
-        names = self._names
-        nodes: dict[str, Node] = {
-            name: RemoteNode(self._client, (*names, name), stat or _guess(name, qid))
-            for name, qid, stat in await file.entries()
-        }
-        file.drop()
+            limit = math.inf if cues.follow else _limit(self._far, cues)
+            return RemoteHandle(self._far, file, head, limit)
+        until = monotonic() + self._far.keep
+        nodes: dict[str, Node] = {}
+        try:
+            for name, qid, stat in await file.entries(head):
+                path, known = (*self._names, name), stat or _guess(name, qid)
+                node = RemoteNode(self._far, path, known, who, until if stat else 0.0)
+                nodes[name] = self._keep(node, who) if stat else node
+        finally:
+            file.drop()
         return DirHandle(Entries(nodes))
+
+    # --- changes ------------------------------------------------------------------------------
 
     def create(
         self, name: str, perm: int, mode: int, at: Attach, cues: Cues
     ) -> Wait[tuple[Node, Handle]]:
-        return Wait(partial(self._create, name, perm, mode, cues))
+        return Wait(partial(self._create, name, perm, mode, at.who, cues))
 
-    async def _create(self, name: str, perm: int, mode: int, cues: Cues) -> tuple[Node, Handle]:
-        file = await self._reach(cues)
+    async def _create(
+        self, name: str, perm: int, mode: int, who: Who, cues: Cues
+    ) -> tuple[Node, Handle]:
+        async def ask(root: File, limit: float | None) -> tuple[Node, Handle]:
+            file, _ = await reach(root, [*_words(cues), *self._names], _nothing, limit)
+            try:
+                await file.create(name, perm, mode)
+                stat = await file.stat()
+                node = RemoteNode(self._far, (*self._names, name), stat, who)
+                return node, await node._handle(file, who, cues)
+            except BaseException:
+                file.drop()
+                raise
+
         try:
-            await file.create(name, perm, mode)
-            node = RemoteNode(self._client, (*self._names, name), await file.stat())
-            return node, await node._handle(file, cues)
-        except BaseException:
-            file.drop()
-            raise
+            return await self._there(who, cues, ask)
+        finally:
+            self._far.forget_found()
 
     def remove(self, at: Attach) -> Wait[None]:
-        return Wait(self._remove)
+        return Wait(partial(self._remove, at.who))
 
-    async def _remove(self) -> None:
-        await (await self._reach(PLAIN)).remove()
+    async def _remove(self, who: Who) -> None:
+        async def ask(root: File, limit: float | None) -> None:
+            file, _ = await reach(root, self._names, _nothing, limit)
+            await file.remove()
+
+        try:
+            await self._there(who, PLAIN, ask)
+        finally:
+            self._far.forget_found()
 
     def wstat(self, changes: dict[str, Any], at: Attach) -> Wait[None]:
-        return Wait(partial(self._wstat, changes))
+        return Wait(partial(self._wstat, changes, at.who))
 
-    async def _wstat(self, changes: dict[str, Any]) -> None:
-        async with await self._reach(PLAIN) as file:
-            await file.wstat(changes)
+    async def _wstat(self, changes: dict[str, Any], who: Who) -> None:
+        async def ask(root: File, limit: float | None) -> None:
+            whole = ordered(root)
 
-    async def _reach(self, cues: Cues, *more: str) -> File:
-        """The file on the far side, each operation on which has the cues' time."""
-        limit = None if cues.max_time == PLAIN.max_time else cues.max_time
-        file = await self._client.walk([*_words(cues), *self._names, *more], deadline=limit)
-        file.deadline = limit
-        return file
+            def calls(file: File) -> list[Call]:
+                return [file.to_wstat(changes)] if whole else []
+
+            file, _ = await reach(root, self._names, calls, limit)
+            try:
+                if not whole:
+                    await file.wstat(changes)
+            finally:
+                file.drop()
+
+        try:
+            await self._there(who, PLAIN, ask)
+        finally:
+            self._until = 0.0
+            self._far.forget_found()
 
 
 class RemoteHandle(Handle):
-    """An open file on the far side."""
+    """An open file on the far side.
 
-    __slots__ = ("_file",)
+    head: its beginning, read when it was opened; a beginning shorter than what was asked
+    for was also the end, which is told once.  limit: seconds for an operation.
+    """
 
-    def __init__(self, file: File) -> None:
+    __slots__ = ("_ended", "_far", "_file", "_head", "_limit", "_wrote")
+
+    def __init__(self, far: Far, file: File, head: bytes | None, limit: float) -> None:
+        self._far = far
         self._file = file
+        self._head = head or b""
+        self._ended = head is not None and len(head) < file.client.most
+        self._limit = limit
+        self._wrote = False
 
-    def read(self, offset: int, count: int) -> Wait[bytes | memoryview]:
-        return Wait(partial(self._file.read, offset, count))
+    def read(self, offset: int, count: int) -> bytes | Wait[bytes | memoryview]:
+        if offset < len(self._head):
+            return self._head[offset : offset + count]
+        if self._ended and offset == len(self._head):
+            self._ended = False
+            return b""
+        return Wait(partial(self._within, partial(self._file.read, offset, count)))
 
     def write(self, offset: int, data: bytes | memoryview) -> Wait[int]:
-        return Wait(partial(self._write, offset, data))
+        self._wrote = True
+        return Wait(partial(self._within, partial(self._write, offset, data)))
 
     async def _write(self, offset: int, data: bytes | memoryview) -> int:
         done = 0
-        while done < len(data):
-            count = await self._file.write(offset + done, data[done:])
-            if count == 0:
-                break
-            done += count
-        return done
+        try:
+            while done < len(data):
+                count = await self._file.write(offset + done, data[done:])
+                if count == 0:
+                    break
+                done += count
+            return done
+        finally:
+            self._far.forget_found()
 
-    def close(self) -> Wait[None]:
-        return Wait(self._file.clunk)
+    async def _within(self, work: Callable[[], Awaitable[T]]) -> T:
+        """Do the work in the time that the file has, among others that are under way."""
+        far, limit, file = self._far, self._limit, self._file
+        if limit == math.inf:
+            async with far.followers:
+                return await work()
+        with trio.move_on_after(limit):
+            async with far.turns:
+                file.client.expect()
+                return await work()
+        raise far.late(limit)
+
+    def close(self) -> Wait[None] | None:
+        """Only what was written to may still have something to say."""
+        if self._wrote or not self._file.client.node:
+            return Wait(partial(self._within, self._file.clunk))
+        self._file.drop(self._limit == math.inf)
+        return None
 
 
 async def tree(client: Client) -> RemoteNode:
     """The node of a client's root."""
-    return RemoteNode(client, (), await client.root.stat())
+    return RemoteNode(Direct(client), (), await client.root.stat(), Who("none", None))
+
+
+def _nothing(file: File) -> list[Call]:
+    return []
+
+
+def _limit(far: Far, cues: Cues) -> float:
+    """Seconds for an operation, math.inf where the client itself says it."""
+    if cues.max_time != PLAIN.max_time:
+        return cues.max_time
+    return math.inf if far.limit is None else far.limit
+
+
+def _looks(mode: int, cues: Cues) -> bool:
+    """Whether a file opened so may be read before its opener does."""
+    return mode & WRITABLE == OREAD and not mode & OTRUNC and not cues.follow
+
+
+def _reading(file: File, mode: int) -> list[Call]:
+    """Open a file and read its beginning."""
+    return [file.to_open(mode), Call("Tread", file.fid, 0, file.client.most)]
 
 
 def _words(cues: Cues) -> list[str]:
@@ -165,6 +400,6 @@ def _words(cues: Cues) -> list[str]:
 
 
 def _guess(name: str, qid: Qid) -> Stat:
-    """What a directory entry of 9P2000.L tells; the far side checks permissions anyway."""
+    """What a qid tells of a file; the far side checks permissions anyway."""
     mode = DMDIR | 0o555 if qid[0] & 0x80 else 0o444
     return Stat(name, qid[2], mode, 0, 0.0, "none", "none")

@@ -85,8 +85,10 @@ def reason(error: Exception) -> str:
     """What went wrong, for people."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"its certificate is not of this cloud ({error.verify_message})"
+    if isinstance(error, (ssl.SSLEOFError, ssl.SSLZeroReturnError)):
+        return "the connection ended"
     if isinstance(error, ssl.SSLError):
-        word = (error.reason or "the connection ended within it").replace("_", " ").lower()
+        word = (error.reason or "no reason given").replace("_", " ").lower()
         if "alert" in word:
             return f"it refuses our certificate ({word.partition('alert ')[2]})"
         return f"it does not speak TLS 1.3 with us ({word})"
@@ -120,11 +122,13 @@ class Door:
         """
         scope = trio.CancelScope(deadline=trio.current_time() + GREET_TIME)
         if len(self._greeted) >= MAX_GREETED:
-            next(iter(self._greeted)).cancel()
+            oldest = next(iter(self._greeted))
+            del self._greeted[oldest]
+            oldest.cancel()
         self._greeted[scope] = None
         with scope:
             found = await self._greet(raw, name)
-        del self._greeted[scope]
+        self._greeted.pop(scope, None)
         if scope.cancelled_caught:
             late = trio.current_time() >= scope.deadline
             self._refused(name, "it took too long" if late else "too many knock at once")
@@ -228,12 +232,18 @@ class Stream(trio.abc.Stream):
 
     def __init__(self, sock: ssl.SSLSocket) -> None:
         self.socket = sock
+        self._more = True  # whether there may be something to receive already
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
-        await trio.lowlevel.checkpoint_if_cancelled()
+        if self._more:
+            await trio.lowlevel.checkpoint_if_cancelled()
+        else:  # an answer is mostly all there is
+            await self._wait(trio.lowlevel.wait_readable)
         while True:
             try:
-                return self.socket.recv(max_bytes or RECORD)
+                data = self.socket.recv(RECORD)
+                self._more = len(data) == RECORD or self.socket.pending() > 0
+                return data
             except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
                 await self._wait(trio.lowlevel.wait_readable)
             except OSError as error:

@@ -1,0 +1,72 @@
+"""The trees of other nodes, as the rest of the tree and the kernel see them.
+
+What has the connections is wire/imports.py; nothing here knows of any.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Protocol
+
+from cloudfs.tree.api import OREAD, OWRITE, PLAIN, Cues, Handle, Node, Ref, Who
+from cloudfs.tree.space import Attach, Space
+from cloudfs.wait import settle
+
+PIECE = 64 << 10  # bytes read at a time
+
+
+class Imports(Protocol):
+    """Where the trees of other nodes come from."""
+
+    def reach(self, node: str) -> Node:
+        """The root of a node's own tree, at once: nothing is asked of the node before the
+        tree is used, and then it is asked as the user who uses it.  For a node that is
+        gone each use raises CloudError("unreachable")."""
+
+
+class Files:
+    """Another node's own tree as one user, for code that wants whole files.
+
+    limit: seconds for each step of an operation (open, read or write, close).
+    """
+
+    def __init__(self, root: Node, who: Who, limit: float = PLAIN.max_time) -> None:
+        self._at: Attach = Space(root).attach(who)
+        self._cues: Cues = replace(PLAIN, max_time=limit)
+
+    async def write(self, path: str, text: str) -> None:
+        """Write a file by one open, one close and as few writes as there are frames.
+
+        Nothing is ever sent twice.  Raises what that node said, as CloudError with its
+        kind, why and fix; `timeout` or `unreachable` where it did not answer, and then
+        nobody knows what it did.
+        """
+        data = text.encode()
+        handle = await self._open(path, OWRITE)
+        done = 0
+        try:
+            while done < len(data):
+                done += await settle(handle.write(done, data[done:]))
+        finally:
+            await settle(handle.close())
+
+    async def read(self, path: str) -> str:
+        """All of a file."""
+        handle = await self._open(path, OREAD)
+        text = b""
+        try:
+            while True:
+                data: bytes | memoryview = await settle(handle.read(len(text), PIECE))
+                if not data:
+                    return text.decode(errors="replace")
+                text += data
+        finally:
+            await settle(handle.close())
+
+    async def _open(self, path: str, mode: int) -> Handle:
+        names = [name for name in path.split("/") if name]
+        root = self._at.root()
+        refs, error = await settle(self._at.walk_all(Ref(root.node, root.path, self._cues), names))
+        if error is not None:
+            raise error
+        return await settle(self._at.open(refs[-1] if refs else root, mode))

@@ -1,0 +1,204 @@
+"""Where far files are: what remote.py asks of a connection, or of a pool of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from time import monotonic
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Protocol
+
+import trio
+
+from cloudfs.errors import CloudError
+from cloudfs.tree.api import Who
+from cloudfs.wire.call import Call
+from cloudfs.wire.client import Client
+from cloudfs.wire.file import File
+from cloudfs.wire.messages import MAX_WALK
+
+if TYPE_CHECKING:
+    from cloudfs.wire.remote import RemoteNode
+
+READY = 0.25  # seconds that a file read at the end of a walk waits to be opened
+MAX_READY = 32
+ROOM = 1024  # what walks found that is kept for each far tree
+
+
+class Turns:
+    """How many operations are under way at once; the others wait for their turn."""
+
+    def __init__(self, most: int) -> None:
+        self._free = trio.Semaphore(most)
+
+    async def __aenter__(self) -> None:
+        try:
+            self._free.acquire_nowait()
+        except trio.WouldBlock:
+            await self._free.acquire()
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
+    ) -> None:
+        self._free.release()
+
+
+class Found:
+    """What walks found of a far tree, by user and path, and until when it holds.
+
+    keep: for how many seconds, 0 for not at all.  ready: files that were opened and read
+    at the end of a walk, for an open that follows it.  A change made from here makes all
+    of it void, so that who writes sees what became of it.
+    """
+
+    def __init__(self, keep: float) -> None:
+        self.keep = keep
+        self.found: dict[tuple[str, ...], tuple[float, RemoteNode]] = {}
+        self.ready: dict[tuple[str, ...], tuple[float, File, bytes]] = {}
+
+    def keep_found(self, key: tuple[str, ...], node: RemoteNode) -> None:
+        if self.keep:
+            if len(self.found) >= ROOM:
+                self.found.clear()
+            self.found[key] = monotonic() + self.keep, node
+
+    def forget_found(self) -> None:
+        self.found.clear()
+        self.tidy(math.inf)
+
+    def keep_ready(self, key: tuple[str, ...], file: File, head: bytes) -> None:
+        old = self.ready.pop(key, None)
+        if old is not None:
+            old[1].drop()
+        self.tidy(monotonic())
+        self.ready[key] = monotonic() + READY, file, head
+
+    def take_ready(self, key: tuple[str, ...]) -> tuple[File, bytes] | None:
+        found = self.ready.pop(key, None)
+        if found is None:
+            return None
+        until, file, head = found
+        if monotonic() < until and not file.client.why:
+            return file, head
+        file.drop()
+        return None
+
+    def tidy(self, now: float) -> None:
+        """Close the ready files that nobody came for; the oldest stand first."""
+        while self.ready:
+            key = next(iter(self.ready))
+            if self.ready[key][0] > now and len(self.ready) < MAX_READY:
+                break
+            self.ready.pop(key)[1].drop()
+
+
+class Far(Protocol):
+    """A far tree.
+
+    salt: what its qids are mixed with here, since other trees have the same numbers.
+    limit: seconds for an operation where no cue says it, None for the client's own.
+    turns, followers: of operations that have their time, and of reads that may take for
+    ever.
+    """
+
+    salt: int
+    limit: float | None
+    turns: Turns
+    followers: Turns
+    keep: float
+    found: dict[tuple[str, ...], tuple[float, RemoteNode]]
+    ready: dict[tuple[str, ...], tuple[float, File, bytes]]
+
+    def keep_found(self, key: tuple[str, ...], node: RemoteNode) -> None: ...
+
+    def forget_found(self) -> None: ...
+
+    def keep_ready(self, key: tuple[str, ...], file: File, head: bytes) -> None: ...
+
+    def take_ready(self, key: tuple[str, ...]) -> tuple[File, bytes] | None: ...
+
+    async def root(self, who: Who) -> File:
+        """The tree's root as who sees it, connected to first if need be."""
+
+    def late(self, limit: float) -> CloudError:
+        """The error for an operation that was not done in that time."""
+
+
+class Direct(Found):
+    """The tree of one connection, which is one caller's."""
+
+    salt = 0
+    limit: float | None = None
+
+    def __init__(self, client: Client) -> None:
+        super().__init__(0.0)
+        self.client = client
+        self.turns = Turns(1 << 16)
+        self.followers = self.turns
+
+    async def root(self, who: Who) -> File:
+        return self.client.root
+
+    def late(self, limit: float) -> CloudError:
+        return too_late(self.client.name, limit)
+
+
+def too_late(name: str, limit: float) -> CloudError:
+    """The error for what was not done in time."""
+    return CloudError(
+        "timeout",
+        f"{name} did not answer within {limit:g} s",
+        "for more time begin the path with .MaxTime=SECONDS",
+    )
+
+
+def ordered(root: File) -> bool:
+    """Whether requests that build on each other can be sent together."""
+    return root.client.node
+
+
+async def reach(
+    root: File,
+    names: Sequence[str],
+    calls: Callable[[File], list[Call]],
+    limit: float | None,
+    spare: int = 0,
+) -> tuple[File, list[tuple[Any, ...]]]:
+    """The file at a path from root, and the answers to what is asked about it, all in one
+    round trip where the server is a node.
+
+    The file is to be let go of, and has `limit` for each operation.  spare: see
+    Client.together.  Raises CloudError.
+    """
+    client = root.client
+    if not client.node:
+        file = await client.walk(names, start=root, deadline=limit)
+        file.deadline = limit
+        try:
+            return file, await client.together(calls(file), limit, spare)
+        except BaseException:
+            file.drop()
+            raise
+    file = File(client, client.new_fid(), root.qid, (*root.path, *names))
+    file.deadline = limit
+    walks = _walks(root, file, names)
+    answers = await client.together([*walks, *calls(file)], limit, spare)
+    file.walked = [qid for (qids,) in answers[: len(walks)] for qid in qids]
+    if file.walked:
+        file.qid = file.walked[-1]
+    return file, answers[len(walks) :]
+
+
+def _walks(root: File, file: File, names: Sequence[str]) -> list[Call]:
+    """The walks to a path.  The last name has one of its own: only the first name of a
+    walk that fails is told why."""
+    before, last = names[:-1], names[-1:]
+    steps = [before[at : at + MAX_WALK] for at in range(0, len(before), MAX_WALK)]
+    first, *rest = [*steps, last] if last else [[]]
+    return [
+        Call("Twalk", root.fid, file.fid, list(first), makes=file.fid, steps=len(first)),
+        *(Call("Twalk", file.fid, file.fid, list(step)) for step in rest),
+    ]

@@ -1,0 +1,303 @@
+"""The trees of other nodes: one connection to each, made when it is first needed.
+
+A connection to a node is in one of these states:
+
+    idle       there is none, and nobody has asked for one
+    dialling   somebody has; all who do wait for the same attempt
+    up         it serves
+    silent     the node owed an answer for a while: those who have files open there keep it,
+               and who comes new dials anew
+
+It is closed when nobody used it for a minute.  After an attempt that failed the next one
+waits a little, at most half a second, so that a node that is back is used at once.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from hashlib import blake2b
+from time import monotonic, time
+from typing import Any
+
+import trio
+
+from cloudfs.errors import CloudError
+from cloudfs.factotum.cloudkey import KeyFiles, client_context
+from cloudfs.tree import numbers
+from cloudfs.tree.api import DMDIR, NOBODY, PLAIN, Node, Stat, Who
+from cloudfs.wire import tls
+from cloudfs.wire.address import parse
+from cloudfs.wire.client import Client, attended
+from cloudfs.wire.far import Found, Turns, too_late
+from cloudfs.wire.file import File
+from cloudfs.wire.messages import NODES
+from cloudfs.wire.ops import OWN
+from cloudfs.wire.remote import KEEP, RemoteNode
+from cloudfs.wire.trace import Trace
+
+IDLE = 60.0  # seconds after which a connection that nobody uses is closed
+DIAL = 2.0  # seconds for an attempt, the handshake included
+SILENT = 1.0  # seconds that a node may owe an answer before others dial anew
+LOOK = 5.0  # seconds between two looks at whether a connection is still used
+FIRST, LAST = 0.05, 0.5  # seconds between attempts, which double
+OPERATIONS = 32  # with one node at a time
+FOLLOWERS = 96  # reads of one node's files that may take for ever
+USERS = 512  # of one connection
+FRAME = 256 << 10  # bytes of a frame asked for
+
+log = logging.getLogger(__name__)
+
+
+class Link:
+    """A connection that is up.  roots: the node's own tree as each user sees it."""
+
+    def __init__(self, client: Client) -> None:
+        self.client = client
+        self.roots: dict[str, File] = {}
+        self.used = trio.current_time()
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing of it is in use."""
+        return self.client.busy <= len(self.roots)
+
+
+class _Attempt:
+    """A connection that comes.  error: why it did not."""
+
+    def __init__(self) -> None:
+        self.ended = trio.Event()
+        self.error = CloudError("unreachable", "the attempt was given up")
+
+
+class Peer(Found):
+    """What this node has to do with another one; the `Far` of its tree."""
+
+    def __init__(self, pool: Pool, node: str) -> None:
+        super().__init__(KEEP)
+        digest = blake2b(node.encode(), digest_size=8).digest()
+        self.salt = int.from_bytes(digest, "big") & ~0xFF
+        self.limit: float | None = PLAIN.max_time
+        self.turns = Turns(OPERATIONS)
+        self.followers = Turns(FOLLOWERS)
+        self.node = node
+        self.link: Link | None = None
+        self._pool = pool
+        self._attempt: _Attempt | None = None
+        self._failed = 0  # attempts, one after the other
+        self._hurry = trio.Event()  # set when the next attempt need not wait
+
+    @property
+    def state(self) -> str:
+        if self.link is not None:
+            return "up"
+        return "idle" if self._attempt is None else "dialling"
+
+    async def root(self, who: Who) -> File:
+        link = await self._up()
+        link.used = trio.current_time()
+        link.client.expect()
+        found = link.roots.get(who.user)
+        if found is not None:
+            return found
+        if len(link.roots) >= USERS:
+            raise CloudError("toomany", f"{USERS} users look at {self.node} already")
+        made = await link.client.attach(who.user, OWN, self.limit)
+        found = link.roots.setdefault(who.user, made)
+        if found is not made:
+            made.drop()  # another one of the user's operations was faster
+        return found
+
+    def late(self, limit: float) -> CloudError:
+        link = self.link
+        if link is not None and link.client.silence() >= SILENT:
+            log.info("node %s has been silent for %.1f s", self.node, link.client.silence())
+            self.link = None
+        return too_late(f"node {self.node}", limit)
+
+    def changed(self) -> None:
+        """It came, went or moved: what is known of it may be wrong."""
+        why = self._pool.gone(self.node)
+        if why:
+            self.forget_found()
+            if self.link is not None:
+                self.link.client.end(_gone(self.node, why).why)
+        self._failed = 0
+        self._hurry.set()
+
+    # --- connecting ---------------------------------------------------------------------------
+
+    async def _up(self) -> Link:
+        """The connection, dialled where there is none."""
+        while True:
+            why = self._pool.gone(self.node)
+            if why:
+                raise _gone(self.node, why)
+            if self.link is not None:
+                if not self.link.client.why:
+                    return self.link
+                self.link = None
+            attempt = self._attempt
+            if attempt is None:
+                attempt = _Attempt()
+                self._pool.start(self._connect, attempt)
+                self._attempt = attempt
+            await attempt.ended.wait()
+            if self.link is None:
+                error = attempt.error
+                raise CloudError(error.kind, error.why, error.fix)
+
+    async def _connect(self, attempt: _Attempt) -> None:
+        """One connection, from the attempt to its end."""
+        try:
+            await self._pause()
+            with trio.move_on_after(DIAL) as scope:
+                stream = await self._dial()
+                async with attended(stream, f"node {self.node}", trace=self._pool.trace) as client:
+                    client.msize = FRAME
+                    await client.agree(NODES)
+                    if not client.node:
+                        raise CloudError("proto", f"node {self.node} speaks another 9P")
+                    scope.deadline = float("inf")
+                    self._failed = 0
+                    link = self.link = Link(client)
+                    self._done(attempt)
+                    try:
+                        await self._serve(link)
+                    finally:
+                        client.end(f"the connection to node {self.node} was closed")
+            if scope.cancelled_caught:
+                attempt.error = CloudError(
+                    "unreachable", f"node {self.node} does not answer at {self._address()}"
+                )
+        except CloudError as error:
+            attempt.error = error
+        except Exception as error:
+            log.exception("connecting to node %s", self.node)
+            attempt.error = CloudError("io", f"connecting to node {self.node}: {error!r}")
+        finally:
+            if self._attempt is attempt:
+                self._failed += 1
+                self._done(attempt)
+
+    def _done(self, attempt: _Attempt) -> None:
+        self._attempt = None
+        attempt.ended.set()
+
+    async def _pause(self) -> None:
+        """Wait after attempts that failed, unless news of the node come."""
+        if self._failed:
+            self._hurry = trio.Event()
+            with trio.move_on_after(min(FIRST * 2 ** min(self._failed - 1, 8), LAST)):
+                await self._hurry.wait()
+
+    def _address(self) -> str:
+        address = self._pool.address_of(self.node)
+        if address is None:
+            raise CloudError("unreachable", f"no address of node {self.node} is known")
+        return address
+
+    async def _dial(self) -> tls.Stream:
+        address = parse(f"tls:{self._address()}")
+        pool = self._pool
+        return await tls.dial(address.host, address.port, pool.context, self.node, pool.threads)
+
+    async def _serve(self, link: Link) -> None:
+        """Until a connection is lost, or is not used any more."""
+        client = link.client
+        while True:
+            with trio.move_on_after(LOOK):
+                await client.lost.wait()
+            self.tidy(monotonic())
+            client.flush()
+            if client.why:
+                log.info("the connection to node %s ended: %s", self.node, client.why)
+                break
+            if not link.idle:
+                link.used = trio.current_time()
+            elif link is not self.link or trio.current_time() - link.used >= self._pool.idle:
+                break
+        if self.link is link:
+            self.link = None
+            self.forget_found()
+
+
+class RemoteRoot(RemoteNode):
+    """A node's directory.  Whether it is there is for those to say who know the nodes, so
+    nobody is asked for its attributes."""
+
+    __slots__ = ()
+
+    def stat(self) -> Stat:
+        return self._stat
+
+
+class Pool:
+    """Imports of other nodes' trees; `run` has the connections.
+
+    address_of: HOST:PORT where a node is, None where that is not known.  gone: why it
+    cannot be reached as far as is known, "" where it may be; who asks then hears that at
+    once.  owner: whose the directories are.  idle: seconds.
+    """
+
+    def __init__(
+        self,
+        files: KeyFiles,
+        address_of: Callable[[str], str | None],
+        gone: Callable[[str], str] = lambda node: "",
+        *,
+        owner: str = NOBODY.user,
+        trace: Trace | None = None,
+        idle: float = IDLE,
+    ) -> None:
+        self.context = client_context(files)
+        self.threads = tls.Threads()
+        self.address_of = address_of
+        self.gone = gone
+        self.owner = owner
+        self.trace = trace
+        self.idle = idle
+        self._peers: dict[str, Peer] = {}
+        self._roots: dict[str, Node] = {}
+        self._nursery: trio.Nursery | None = None
+
+    def reach(self, node: str) -> Node:
+        """The root of a node's own tree.  Nothing is sent before it is used, and then it
+        is used as the user who asks."""
+        found = self._roots.get(node)
+        if found is None:
+            mode, qid = DMDIR | 0o555, numbers.named("nodes", node)
+            peer = self._peers[node] = Peer(self, node)
+            stat = Stat(node, qid ^ peer.salt, mode, 0, time(), self.owner, self.owner)
+            found = self._roots[node] = RemoteRoot(peer, (), stat, NOBODY)
+            found.name = node
+        return found
+
+    def changed(self, node: str) -> None:
+        """To be called when a node came, went or moved."""
+        if node in self._peers:
+            self._peers[node].changed()
+
+    def states(self) -> dict[str, str]:
+        """The nodes that were looked at and how the connection to each is."""
+        return {name: peer.state for name, peer in self._peers.items()}
+
+    def start(self, connect: Callable[[_Attempt], Any], attempt: _Attempt) -> None:
+        """Run an attempt.  Raises CloudError("unreachable") while the pool does not run."""
+        if self._nursery is None:
+            raise CloudError("unreachable", "the connections to other nodes are closed")
+        self._nursery.start_soon(connect, attempt)
+
+    async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Keep the connections until cancelled."""
+        try:
+            async with trio.open_nursery() as self._nursery:
+                task_status.started()
+                await trio.sleep_forever()
+        finally:
+            self._nursery = None
+
+
+def _gone(node: str, why: str) -> CloudError:
+    return CloudError("unreachable", f"node {node} cannot be reached: {why}")
