@@ -97,7 +97,9 @@ class Daemon:
             reserve=self.machine.reserve,
         )
         self.cloud = Cloud(self.machine, self.objects)
-        self.pool = Pool(self.cloud.address_of, self._gone, owner=self.owner, trace=self.trace)
+        self.pool = Pool(
+            None, self.cloud.address_of, self._gone, owner=self.owner, trace=self.trace
+        )
         self.cloud.changed_node = self.pool.changed
         self.objects.join(Others(self.cloud, self.reach))
         self.trees = build(

@@ -26,7 +26,7 @@ from cloudfs.kernel.membership import Member
 from cloudfs.kernel.neighbours import Neighbours
 from cloudfs.kernel.records import Records
 from cloudfs.wait import Wait
-from cloudfs.wire import address
+from cloudfs.wire import address, seed
 from cloudfs.wire.imports import Pool
 from cloudfs.wire.listen import listen
 from cloudfs.wire.server import Server
@@ -35,7 +35,6 @@ log = logging.getLogger(__name__)
 
 JOIN = 15.0  # seconds to find one's place
 LEAVE = 5.0  # seconds to say goodbye
-DIAL = 3.0  # seconds for a seed to answer
 LAST_PORT = 65535 - 32  # zones listen above the node's own port
 
 
@@ -93,8 +92,8 @@ class Joined:
 
     def join(self, seeds: list[str]) -> Wait[None]:
         """Join the cloud of the nodes at these addresses, in which this node is alone."""
-        for seed in seeds:
-            check_address(seed)
+        for at in seeds:
+            check_address(at)
         if not self.cloud.machine.public:
             raise CloudError(
                 "refused",
@@ -221,14 +220,7 @@ class Joined:
         self.cloud.objects.changed_one = lambda made: None
 
     async def _ask_seed(self, address: str, question: str) -> str:
-        machine = self.cloud.machine
-        with trio.move_on_after(DIAL):
-            async with self._pool.seed(address, machine.owner) as client:
-                async with await client.walk(["introduce"]) as file:
-                    await file.open(2)
-                    await file.write(0, question.encode())
-                    return bytes(await file.read(0, 1 << 16)).decode(errors="replace")
-        raise CloudError("timeout", f"{address} did not answer in {DIAL:g} s")
+        return await seed.ask(self._pool, address, self.cloud.machine.owner, question)
 
 
 def check_address(text: str) -> tuple[str, int]:

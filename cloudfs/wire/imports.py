@@ -199,9 +199,7 @@ class Peer(Found):
         return address
 
     async def _dial(self) -> tls.Stream:
-        address = parse(f"tls:{self._address()}")
-        pool = self._pool
-        return await tls.dial(address.host, address.port, pool.context, self.node, pool.threads)
+        return await self._pool.dial(self._address(), self.node)
 
     async def _serve(self, link: Link) -> None:
         """Until a connection is lost, or is not used any more."""
@@ -232,18 +230,26 @@ class RemoteRoot(RemoteNode):
     def stat(self) -> Stat:
         return self._stat
 
+    def beneath(self, path: tuple[str, ...]) -> Node:
+        """The file at a path, taken to be there until it is used."""
+        if not path:
+            return self
+        stat = Stat(path[-1], self.qid, 0o666, 0, 0.0, self.uid, self.gid)
+        return RemoteNode(self._far, path, stat, self._who)
+
 
 class Pool:
     """Imports of other nodes' trees; `run` has the connections.
 
     address_of: HOST:PORT where a node is, None where that is not known.  gone: why it
     cannot be reached as far as is known, "" where it may be; who asks then hears that at
-    once.  owner: whose the directories are.  idle: seconds.
+    once.  files: this node's keys, None until `use`.  owner: whose the directories are.
+    idle: seconds.
     """
 
     def __init__(
         self,
-        files: KeyFiles,
+        files: KeyFiles | None,
         address_of: Callable[[str], str | None],
         gone: Callable[[str], str] = lambda node: "",
         *,
@@ -251,7 +257,7 @@ class Pool:
         trace: Trace | None = None,
         idle: float = IDLE,
     ) -> None:
-        self.context = client_context(files)
+        self.context = client_context(files) if files else None
         self.threads = tls.Threads()
         self.address_of = address_of
         self.gone = gone
@@ -259,10 +265,10 @@ class Pool:
         self.trace = trace
         self.idle = idle
         self._peers: dict[str, Peer] = {}
-        self._roots: dict[str, Node] = {}
+        self._roots: dict[str, RemoteRoot] = {}
         self._nursery: trio.Nursery | None = None
 
-    def reach(self, node: str) -> Node:
+    def reach(self, node: str) -> RemoteRoot:
         """The root of a node's own tree.  Nothing is sent before it is used, and then it
         is used as the user who asks."""
         found = self._roots.get(node)
@@ -273,6 +279,17 @@ class Pool:
             found = self._roots[node] = RemoteRoot(peer, (), stat, NOBODY)
             found.name = node
         return found
+
+    def use(self, files: KeyFiles) -> None:
+        """From now on show these keys to other nodes."""
+        self.context = client_context(files)
+
+    async def dial(self, address: str, node: str) -> tls.Stream:
+        """A connection to the node of that name at HOST:PORT, or to any with ""."""
+        if self.context is None:
+            raise CloudError("unreachable", "this node is in no cloud", "see: cloudfs join --help")
+        at = parse(f"tls:{address}")
+        return await tls.dial(at.host, at.port, self.context, node, self.threads)
 
     def changed(self, node: str) -> None:
         """To be called when a node came, went or moved."""
