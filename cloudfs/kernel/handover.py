@@ -159,7 +159,7 @@ class Handover:
             except CloudError as error:
                 log.warning("no candidates for %s: %s", made.id, error)
         nodes[objects.node] = objects.attributes()
-        chosen = placement.order(wish, nodes, objects.node, self._siblings(made, nodes))
+        chosen = placement.order(wish, nodes, objects.node, self._siblings(made))
         refusals: list[tuple[str, CloudError]] = []
         for node in chosen[:MOST]:
             self._trying[made.id] = node
@@ -175,9 +175,9 @@ class Handover:
         fix = refusals[0][1].fix if len(refusals) == 1 else ""
         raise CloudError(kind, f"no node took it: {said}", fix)
 
-    def _siblings(self, made: Object, nodes: Mapping[str, Attributes]) -> list[str]:
-        """The values of the attribute where those are that spread alike, as far as this
-        node knows: those it placed, and its own."""
+    def _siblings(self, made: Object) -> list[str]:
+        """The nodes of those that spread alike, as far as this node knows: those it
+        placed, and its own."""
         if not made.spread:
             return []
         objects, key = self._objects, group(made)
@@ -189,8 +189,7 @@ class Handover:
             and group(other) == key
             and (other.state in ("starting", "running", "stopped") or other.id in self._trying)
         ]
-        where += self.moved.of_group(key)
-        return [placement.value(nodes[node], made.spread) for node in where if node in nodes]
+        return [*where, *self.moved.of_group(key)]
 
     async def _offer(self, made: Object, node: str) -> None:
         """Have a node hold what the object wants."""

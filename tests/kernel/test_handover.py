@@ -165,7 +165,7 @@ async def test_spread(autojump_clock, net, n1, attribute, most, at_once):
     counts = {}
     for node in net.nodes.values():
         value = node.attributes()[attribute]
-        counts[value] = counts.get(value, 0) + len(node.objects.index["state"]["running"])
+        counts[value] = counts.get(value, 0) + len(node.objects.index["state"].get("running", ()))
     assert set(counts.values()) == {most}
 
 
