@@ -201,11 +201,16 @@ def _as_shell(files: Shell, lines: Sequence[str], number: int, waits: bool) -> N
     if not waits:
         files.say("echo $id; done")
         return
-    files.say(f'echo close stdin > {files.name("proc/$id/ctl")} 2>/dev/null; ids="$ids $id"')
+    # No job in the background before all are begun: its end would interrupt the shell in
+    # a write that waits.
+    ctl = files.name("proc/$id/ctl")
+    files.say('ids="$ids $id"; done')
+    files.say(f"for id in $ids; do {{ echo close stdin > {ctl}; }} 2>/dev/null; done")
+    files.say("for id in $ids; do")
     for stream, to in (("stdout", ""), ("stderr", " >&2")):
         files.say(f"cat {files.name(f'.follow/proc/$id/{stream}')}{to} &")
     files.say("done")
-    kill = f"for id in $ids; do echo kill > {files.name('proc/$id/ctl')}; done"
+    kill = f"for id in $ids; do echo kill > {ctl}; done"
     files.say(f"trap '{kill}' INT; wait; worst=0")
     files.say("for id in $ids; do (")
     files.say(f"end=$(cat {files.name('.follow/proc/$id/wait')})")
