@@ -15,8 +15,8 @@ asked; what was held there goes by itself.  Once it is sent there are three ends
 - refused, by an error of that node: nothing runs there, the object is new again here.
 - no answer (an error of a kind in `UNSURE`): the object is lost here, and is never run
   elsewhere.  Here `seek` asks that node to withdraw the object, until it answers: what
-  it withdrew, or does not know, can no more begin there, and `start` may run it again;
-  what began there is that node's.
+  it withdrew, or does not know, can no more begin there, and is new again here; what
+  began there is that node's.
 
 A daemon that comes back finds an object whose exec may have been sent by its record,
 and treats it as one without an answer.
@@ -46,6 +46,7 @@ log = logging.getLogger(__name__)
 
 ASK, OFFER, COMMIT, WITHDRAW = 2.0, 3.0, 10.0, 2.0  # seconds for each step
 FIRST_PAUSE, LAST_PAUSE = 0.5, 10.0  # seconds between two questions of `seek`
+LATE = 3600.0  # seconds for which one stays new of which it was long unknown that it is
 MOST = 8  # candidates that are asked
 
 # Kinds of error after which nobody knows whether a write was done: those that say that
@@ -113,6 +114,7 @@ class Handover:
         self, made: Object, argv: list[str], failed: list[CloudError], done: trio.Event
     ) -> None:
         # Who asked may be flushed, the placing goes on, as a start does.
+        objects = self._objects
         try:
             await self._place(made, argv)
             failed.clear()
@@ -122,17 +124,17 @@ class Handover:
                 log.exception("object %s cannot be placed", made.id)
             failed[0] = error
             if made.state == "placing":
-                self._again_new(made, error.why)
+                self._again_new(made, error.why, objects.bounds.fresh_seconds)
         finally:
             self._trying.pop(made.id, None)
             done.set()
 
-    def _again_new(self, made: Object, why: str) -> None:
+    def _again_new(self, made: Object, why: str, seconds: float) -> None:
+        """It runs nowhere: for so long another exec may come."""
         objects = self._objects
         made.placed, made.why, made.argv = "", why, []
         objects.become(made, "refused", why=why)
-        until = trio.current_time() + objects.bounds.fresh_seconds
-        objects.spawn(objects.go_unused, made, until)
+        objects.spawn(objects.go_unused, made, trio.current_time() + seconds)
 
     async def _place(self, made: Object, argv: list[str]) -> None:
         objects = self._objects
@@ -159,6 +161,9 @@ class Handover:
             except CloudError as error:
                 log.warning("no candidates for %s: %s", made.id, error)
         nodes[objects.node] = objects.attributes()
+        if wish.on and wish.on not in nodes and self.knows(wish.on):
+            fix = f"see: cat /cloud/nodes/{wish.on}/status"
+            raise CloudError("unreachable", f"on: node {wish.on} does not answer", fix)
         chosen = placement.order(wish, nodes, objects.node, self._siblings(made))
         refusals: list[tuple[str, CloudError]] = []
         for node in chosen[:MOST]:
@@ -266,7 +271,7 @@ class Handover:
         self._objects.spawn(self._seek, made)
 
     async def _seek(self, made: Object) -> None:
-        objects, node = self._objects, made.placed
+        node = made.placed
         pause = FIRST_PAUSE
         while made.state == "lost" and made.placed:
             began = await self._withdraw(made, node)
@@ -275,8 +280,7 @@ class Handover:
             if began:
                 self.gone(made, node)
             elif began is False:
-                made.placed, made.why = "", f"node {node} never ran it; start runs it"
-                objects.keep(made)
+                self._again_new(made, f"node {node} never ran it", LATE)
             else:
                 with trio.move_on_after(pause):
                     while made.state == "lost":
