@@ -3,12 +3,12 @@
     here                                      the other node
     new → placing
       candidates, best first (placement.py)
-      proc/place: object ID … hold       →    new, with what it wants held (offer.py)
+      proc/place: object ID TOKEN … hold →    new, with what it wants held (offer.py)
       keep a record: placed=NODE
-      proc/ID/ctl: exec …                →    starting, running
+      proc/place: begin ID TOKEN CMD …   →    starting, running
     gone from this table; `moved` says where
 
-Never two copies.  Until exec is sent any fault only means that the next candidate is
+Never two copies.  Until begin is sent any fault only means that the next candidate is
 asked; what was held there goes by itself.  Once it is sent there are three ends:
 
 - done: the object is that node's.
@@ -18,12 +18,14 @@ asked; what was held there goes by itself.  Once it is sent there are three ends
   it withdrew, or does not know, can no more begin there, and is new again here; what
   began there is that node's.
 
-A daemon that comes back finds an object whose exec may have been sent by its record,
-and treats it as one without an answer.
+A daemon that comes back finds an object whose begin may have been sent by its record,
+and treats it as one without an answer.  Each offer has a token of its own, so that a
+begin that comes late cannot meet a later offer of the same object to the same node.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Protocol
@@ -33,8 +35,8 @@ import trio
 from cloudfs.errors import CloudError
 from cloudfs.kernel import placement
 from cloudfs.kernel.moved import Moved, group
-from cloudfs.kernel.object import Object
-from cloudfs.kernel.offer import exec_line, lines_of
+from cloudfs.kernel.object import Object, new_id
+from cloudfs.kernel.offer import begin_line, lines_of, withdraw_line
 from cloudfs.kernel.placement import Attributes, Wish
 from cloudfs.kernel.reserve import wanted
 from cloudfs.wait import Wait
@@ -203,24 +205,24 @@ class Handover:
             objects.runtime_for(made)
             objects.reserve.hold(made.id, wanted(made.limits))
             return
-        text = "".join(f"{line}\n" for line in lines_of(made))
+        made.offer = new_id()
+        text, back = "\n".join(lines_of(made)), withdraw_line(made)
         try:
-            await self._write(node, made.user, "proc/place", text, OFFER)
+            await self._write(node, made.user, text, OFFER)
         except CloudError as error:
             if error.kind in UNSURE:  # it may hold
-                objects.spawn(self._try_withdraw, made, node)
+                objects.spawn(self._take_back, made, node, back)
             raise
         except trio.Cancelled:
-            objects.spawn(self._try_withdraw, made, node)
+            objects.spawn(self._take_back, made, node, back)
             raise
 
     async def _commit(self, made: Object, argv: list[str], node: str) -> None:
         objects = self._objects
         made.placed, made.argv = node, argv
         objects.keep(made)  # before it is sent: a daemon that comes back must know of it
-        path, line = f"proc/{made.id}/ctl", exec_line(argv)
         try:
-            await self._write(node, made.user, path, line + "\n", COMMIT)
+            await self._write(node, made.user, begin_line(made, argv), COMMIT)
         except CloudError as error:
             if error.kind in UNSURE:
                 self.lose(made, f"node {node} was told to run it and has not answered")
@@ -232,11 +234,12 @@ class Handover:
                 raise CloudError(error.kind, f"node {node}: {error.why or error.text}", error.fix)
         self.gone(made, node)
 
-    async def _write(self, node: str, user: str, path: str, text: str, seconds: float) -> None:
-        """A write, or a CloudError; anything that is no node's answer is of a kind in UNSURE."""
+    async def _write(self, node: str, user: str, text: str, seconds: float) -> None:
+        """A write to proc/place, or a CloudError, of a kind in UNSURE if it may be no
+        answer of that node."""
         try:
             with trio.fail_after(seconds):
-                await self._cloud.reach(node, user).write(path, text)
+                await self._cloud.reach(node, user).write("proc/place", text + "\n")
         except trio.TooSlowError:
             raise CloudError("timeout", f"node {node} does not answer") from None
         except CloudError:
@@ -290,13 +293,15 @@ class Handover:
     async def _withdraw(self, made: Object, node: str) -> bool | None:
         """Whether the object began on that node; if False it never will.  None: unknown."""
         try:
-            await self._write(node, made.user, "proc/place", f"withdraw {made.id}\n", WITHDRAW)
+            await self._write(node, made.user, withdraw_line(made), WITHDRAW)
         except CloudError as error:
             return True if error.kind == "busy" else None
         return False
 
-    async def _try_withdraw(self, made: Object, node: str) -> None:
-        await self._withdraw(made, node)
+    async def _take_back(self, made: Object, node: str, line: str) -> None:
+        """Try to spare a node a hold that goes by itself."""
+        with contextlib.suppress(CloudError):
+            await self._write(node, made.user, line, WITHDRAW)
 
     # --- kill while it is placed ----------------------------------------------------------------
 
