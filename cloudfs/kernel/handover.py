@@ -3,27 +3,29 @@
     here                                      the other node
     new → placing
       candidates, best first (placement.py)
-      proc/place: object ID … hold       →    new, with what it wants held (offer.py)
+      proc/place: object ID TOKEN … hold →    new, with what it wants held (offer.py)
       keep a record: placed=NODE
-      proc/ID/ctl: exec …                →    starting, running
+      proc/place: begin ID TOKEN CMD …   →    starting, running
     gone from this table; `moved` says where
 
-Never two copies.  Until exec is sent any fault only means that the next candidate is
+Never two copies.  Until begin is sent any fault only means that the next candidate is
 asked; what was held there goes by itself.  Once it is sent there are three ends:
 
 - done: the object is that node's.
 - refused, by an error of that node: nothing runs there, the object is new again here.
 - no answer (an error of a kind in `UNSURE`): the object is lost here, and is never run
   elsewhere.  Here `seek` asks that node to withdraw the object, until it answers: what
-  it withdrew, or does not know, can no more begin there, and `start` may run it again;
-  what began there is that node's.
+  it withdrew, or does not know, can no more begin there, and is new again here; what
+  began there is that node's.
 
-A daemon that comes back finds an object whose exec may have been sent by its record,
-and treats it as one without an answer.
+A daemon that comes back finds an object whose begin may have been sent by its record,
+and treats it as one without an answer.  Each offer has a token of its own, so that a
+begin that comes late cannot meet a later offer of the same object to the same node.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Protocol
@@ -33,8 +35,8 @@ import trio
 from cloudfs.errors import CloudError
 from cloudfs.kernel import placement
 from cloudfs.kernel.moved import Moved, group
-from cloudfs.kernel.object import Object
-from cloudfs.kernel.offer import exec_line, lines_of
+from cloudfs.kernel.object import Object, new_id
+from cloudfs.kernel.offer import begin_line, lines_of, withdraw_line
 from cloudfs.kernel.placement import Attributes, Wish
 from cloudfs.kernel.reserve import wanted
 from cloudfs.wait import Wait
@@ -46,6 +48,7 @@ log = logging.getLogger(__name__)
 
 ASK, OFFER, COMMIT, WITHDRAW = 2.0, 3.0, 10.0, 2.0  # seconds for each step
 FIRST_PAUSE, LAST_PAUSE = 0.5, 10.0  # seconds between two questions of `seek`
+LATE = 3600.0  # seconds for which one stays new of which it was long unknown that it is
 MOST = 8  # candidates that are asked
 
 # Kinds of error after which nobody knows whether a write was done: those that say that
@@ -113,6 +116,7 @@ class Handover:
         self, made: Object, argv: list[str], failed: list[CloudError], done: trio.Event
     ) -> None:
         # Who asked may be flushed, the placing goes on, as a start does.
+        objects = self._objects
         try:
             await self._place(made, argv)
             failed.clear()
@@ -122,17 +126,17 @@ class Handover:
                 log.exception("object %s cannot be placed", made.id)
             failed[0] = error
             if made.state == "placing":
-                self._again_new(made, error.why)
+                self._again_new(made, error.why, objects.bounds.fresh_seconds)
         finally:
             self._trying.pop(made.id, None)
             done.set()
 
-    def _again_new(self, made: Object, why: str) -> None:
+    def _again_new(self, made: Object, why: str, seconds: float) -> None:
+        """It runs nowhere: for so long another exec may come."""
         objects = self._objects
         made.placed, made.why, made.argv = "", why, []
         objects.become(made, "refused", why=why)
-        until = trio.current_time() + objects.bounds.fresh_seconds
-        objects.spawn(objects.go_unused, made, until)
+        objects.spawn(objects.go_unused, made, trio.current_time() + seconds)
 
     async def _place(self, made: Object, argv: list[str]) -> None:
         objects = self._objects
@@ -159,7 +163,10 @@ class Handover:
             except CloudError as error:
                 log.warning("no candidates for %s: %s", made.id, error)
         nodes[objects.node] = objects.attributes()
-        chosen = placement.order(wish, nodes, objects.node, self._siblings(made, nodes))
+        if wish.on and wish.on not in nodes and self.knows(wish.on):
+            fix = f"see: cat /cloud/nodes/{wish.on}/status"
+            raise CloudError("unreachable", f"on: node {wish.on} does not answer", fix)
+        chosen = placement.order(wish, nodes, objects.node, self._siblings(made))
         refusals: list[tuple[str, CloudError]] = []
         for node in chosen[:MOST]:
             self._trying[made.id] = node
@@ -175,9 +182,9 @@ class Handover:
         fix = refusals[0][1].fix if len(refusals) == 1 else ""
         raise CloudError(kind, f"no node took it: {said}", fix)
 
-    def _siblings(self, made: Object, nodes: Mapping[str, Attributes]) -> list[str]:
-        """The values of the attribute where those are that spread alike, as far as this
-        node knows: those it placed, and its own."""
+    def _siblings(self, made: Object) -> list[str]:
+        """The nodes of those that spread alike, as far as this node knows: those it
+        placed, and its own."""
         if not made.spread:
             return []
         objects, key = self._objects, group(made)
@@ -189,8 +196,7 @@ class Handover:
             and group(other) == key
             and (other.state in ("starting", "running", "stopped") or other.id in self._trying)
         ]
-        where += self.moved.of_group(key)
-        return [placement.value(nodes[node], made.spread) for node in where if node in nodes]
+        return [*where, *self.moved.of_group(key)]
 
     async def _offer(self, made: Object, node: str) -> None:
         """Have a node hold what the object wants."""
@@ -199,24 +205,24 @@ class Handover:
             objects.runtime_for(made)
             objects.reserve.hold(made.id, wanted(made.limits))
             return
-        text = "".join(f"{line}\n" for line in lines_of(made))
+        made.offer = new_id()
+        text, back = "\n".join(lines_of(made)), withdraw_line(made)
         try:
-            await self._write(node, made.user, "proc/place", text, OFFER)
+            await self._write(node, made.user, text, OFFER)
         except CloudError as error:
             if error.kind in UNSURE:  # it may hold
-                objects.spawn(self._try_withdraw, made, node)
+                objects.spawn(self._take_back, made, node, back)
             raise
         except trio.Cancelled:
-            objects.spawn(self._try_withdraw, made, node)
+            objects.spawn(self._take_back, made, node, back)
             raise
 
     async def _commit(self, made: Object, argv: list[str], node: str) -> None:
         objects = self._objects
         made.placed, made.argv = node, argv
         objects.keep(made)  # before it is sent: a daemon that comes back must know of it
-        path, line = f"proc/{made.id}/ctl", exec_line(argv)
         try:
-            await self._write(node, made.user, path, line + "\n", COMMIT)
+            await self._write(node, made.user, begin_line(made, argv), COMMIT)
         except CloudError as error:
             if error.kind in UNSURE:
                 self.lose(made, f"node {node} was told to run it and has not answered")
@@ -228,11 +234,12 @@ class Handover:
                 raise CloudError(error.kind, f"node {node}: {error.why or error.text}", error.fix)
         self.gone(made, node)
 
-    async def _write(self, node: str, user: str, path: str, text: str, seconds: float) -> None:
-        """A write, or a CloudError; anything that is no node's answer is of a kind in UNSURE."""
+    async def _write(self, node: str, user: str, text: str, seconds: float) -> None:
+        """A write to proc/place, or a CloudError, of a kind in UNSURE if it may be no
+        answer of that node."""
         try:
             with trio.fail_after(seconds):
-                await self._cloud.reach(node, user).write(path, text)
+                await self._cloud.reach(node, user).write("proc/place", text + "\n")
         except trio.TooSlowError:
             raise CloudError("timeout", f"node {node} does not answer") from None
         except CloudError:
@@ -267,7 +274,7 @@ class Handover:
         self._objects.spawn(self._seek, made)
 
     async def _seek(self, made: Object) -> None:
-        objects, node = self._objects, made.placed
+        node = made.placed
         pause = FIRST_PAUSE
         while made.state == "lost" and made.placed:
             began = await self._withdraw(made, node)
@@ -276,8 +283,7 @@ class Handover:
             if began:
                 self.gone(made, node)
             elif began is False:
-                made.placed, made.why = "", f"node {node} never ran it; start runs it"
-                objects.keep(made)
+                self._again_new(made, f"node {node} never ran it", LATE)
             else:
                 with trio.move_on_after(pause):
                     while made.state == "lost":
@@ -287,13 +293,15 @@ class Handover:
     async def _withdraw(self, made: Object, node: str) -> bool | None:
         """Whether the object began on that node; if False it never will.  None: unknown."""
         try:
-            await self._write(node, made.user, "proc/place", f"withdraw {made.id}\n", WITHDRAW)
+            await self._write(node, made.user, withdraw_line(made), WITHDRAW)
         except CloudError as error:
             return True if error.kind == "busy" else None
         return False
 
-    async def _try_withdraw(self, made: Object, node: str) -> None:
-        await self._withdraw(made, node)
+    async def _take_back(self, made: Object, node: str, line: str) -> None:
+        """Try to spare a node a hold that goes by itself."""
+        with contextlib.suppress(CloudError):
+            await self._write(node, made.user, line, WITHDRAW)
 
     # --- kill while it is placed ----------------------------------------------------------------
 

@@ -28,6 +28,7 @@ TRANSITIONS = {
     ("placing", "exec"): "starting",
     ("placing", "refused"): "new",
     ("placing", "lose"): "lost",
+    ("lost", "refused"): "new",
     ("exited", "start"): "starting",
     ("lost", "start"): "starting",
     ("starting", "began"): "running",

@@ -21,7 +21,7 @@ from cloudfs.node.api import Exit, Limits, Running, Usage
 KEPT = (
     *("user", "state", "argv", "env", "dir", "app", "labels", "runtime", "net", "restart"),
     *("nice", "require", "prefer", "binds", "created", "started", "changed", "pause"),
-    *("why", "asked", "on", "spread", "placed"),
+    *("why", "asked", "on", "spread", "placed", "offer"),
 )
 
 
@@ -75,6 +75,7 @@ class Object:
         self.prefer: list[str] = []
         self.on = ""  # the node that it must run on
         self.spread = ""  # the attribute in which its siblings' nodes should differ
+        self.offer = ""  # the token of the last offer of it to a node
         self.placed = ""  # the node that was told to run it and has not answered
         self.binds: list[str] = []  # lines that rebuild its name space
         self.created = self.changed = time.time()

@@ -4,17 +4,21 @@ The file is in every node's own proc directory, where it is not listed.  A write
 or more lines; each is done by itself, and the first that is refused ends the write with
 the reason.  What is open belongs to one open file and to the caller that opened it.
 
-  object ID         begin: an id (16 characters of base32) that this node does not know
+  object ID TOKEN   first: an id (16 characters of base32) that this node does not know,
+                    and a token of the same form, another one for each offer
   VERB ARG...       set it up: dir env limit require app label runtime restart nice, as
                     in proc/ID/ctl; and bind [-abc] NEW OLD, a line of its name space
-  hold              end: enter it as a new object of the caller, and hold the cpu and mem
+  hold              last: enter it as a new object of the caller, and hold the cpu and mem
                     that its limits say.  It goes after 20 s if no exec comes, and when
                     the caller's session ends.  Until this line nothing has happened.
-  withdraw ID       remove such an object again.  Done too for an id that is not known:
-                    after it no exec of ID can begin anything here.  "busy" if it began,
-                    "again" while it begins.
+  begin ID TOKEN CMD ARG...
+                    run it: the exec of such an object, if it is still of that offer
+                    ("absent" if not).  Its owner's exec in proc/ID/ctl does the same.
+  withdraw ID TOKEN remove it again, if it is of that offer.  Done too if there is no such
+                    offer (any more): after it no begin of it can run anything here, be
+                    it ever so late.  "busy" if it began, "again" while it begins.
 
-`exec CMD ARG...` to proc/ID/ctl runs it.  Refused are: words that are no verb of these,
+Refused are: words that are no verb of these,
 more than 512 lines or 256 KiB by one open, an id that is known ("exists"), `require` that
 this node does not meet and a node that is drained ("unreachable"), what it cannot hold
 ("full"), more objects than a user may have ("toomany"), a runtime that the caller may not
@@ -33,6 +37,7 @@ from cloudfs.kernel import query
 from cloudfs.kernel.object import Object
 from cloudfs.kernel.verb import Verb, find, table
 from cloudfs.kernel.verbs import OBJECT
+from cloudfs.wait import Wait
 from cloudfs.who import Who
 
 if TYPE_CHECKING:
@@ -57,16 +62,17 @@ class Offer:
         self.made: Object | None = None
         self._lines = self._bytes = 0
 
-    def line(self, line: str) -> None:
+    def line(self, line: str) -> Wait[None] | None:
         """One line; raises CloudError if it is refused."""
         self._lines += 1
         self._bytes += len(line.encode())
         if self._lines > MAX_LINES or self._bytes > MAX_BYTES:
             raise CloudError("toobig", f"place: at most {MAX_LINES} lines and {MAX_BYTES} bytes")
         found = find(VERBS, line)
-        if found is not None:
-            verb, args = found
-            verb.run(self, args)
+        if found is None:
+            return None
+        result: Wait[None] | None = found[0].run(self, found[1])
+        return result
 
     def need(self) -> Object:
         """The object that was begun."""
@@ -76,12 +82,14 @@ class Offer:
 
 
 def _object(offer: Offer, args: list[str]) -> None:
-    objects, id = offer.objects, args[0]
-    if not _ID.fullmatch(id):
-        raise CloudError("bad", f"object: {id[:32]!r} is no id", "write 16 characters of base32")
+    objects, (id, token) = offer.objects, args
+    for word in args:
+        if not _ID.fullmatch(word):
+            raise CloudError("bad", f"object: {word[:32]!r} is no id", "16 characters of base32")
     if id in objects.all:
         raise CloudError("exists", f"there is an object {id} on {objects.node} already")
     offer.made = Object(id, offer.who.user, objects.next_number(), objects.home / id)
+    offer.made.offer = token
 
 
 def _set_up(row: Verb) -> Verb:
@@ -107,12 +115,28 @@ def _hold(offer: Offer, args: list[str]) -> None:
     offer.made = None
 
 
+def _offered(offer: Offer, id: str, token: str) -> Object | None:
+    """The object of that offer, which must be the caller's."""
+    made = offer.objects.all.get(id)
+    if made is None or made.offer != token or not token:
+        return None
+    if made.user != offer.who.user and not offer.who.boss:
+        raise CloudError("denied", f"place: object {made.id} is {made.user}'s")
+    return made
+
+
+def _begin(offer: Offer, args: list[str]) -> Wait[None]:
+    id, token, *argv = args
+    made = _offered(offer, id, token)
+    if made is None or made.state != "new":
+        raise CloudError("absent", f"begin: there is no such offer of object {id[:32]} any more")
+    return offer.objects.execute(made, argv)
+
+
 def _withdraw(offer: Offer, args: list[str]) -> None:
-    made = offer.objects.all.get(args[0])
+    made = _offered(offer, *args)
     if made is None:
         return
-    if made.user != offer.who.user and not offer.who.boss:
-        raise CloudError("denied", f"withdraw: object {made.id} is {made.user}'s")
     if made.state == "starting":
         raise CloudError("again", f"withdraw: object {made.id} is starting", "ask again")
     if made.state != "new":
@@ -121,11 +145,12 @@ def _withdraw(offer: Offer, args: list[str]) -> None:
 
 
 VERBS = table(
-    Verb("object ID", 1, 1, _object),
+    Verb("object ID TOKEN", 2, 2, _object),
     *(_set_up(OBJECT[name]) for name in SETUP),
     Verb("bind [-abc] NEW OLD", 2, 3, _bind),
     Verb("hold", 0, 0, _hold),
-    Verb("withdraw ID", 1, 1, _withdraw),
+    Verb("begin ID TOKEN CMD ARG...", 3, None, _begin),
+    Verb("withdraw ID TOKEN", 2, 2, _withdraw),
 )
 
 
@@ -138,7 +163,7 @@ def lines_of(made: Object) -> Iterator[str]:
     }
     net = ["net=none"] if made.net == "none" else []
     rows: list[tuple[str, list[str]]] = [
-        ("object", [made.id]),
+        ("object", [made.id, made.offer]),
         ("dir", [made.dir] if made.dir else []),
         *(("env", [f"{name}={value}"]) for name, value in made.env.items()),
         ("limit", [f"{name}={value!r}" for name, value in limits.items()]),
@@ -156,9 +181,11 @@ def lines_of(made: Object) -> Iterator[str]:
     yield "hold"
 
 
-def exec_line(argv: list[str]) -> str:
-    """The line that runs it.  The program's name stands in quotes, so that nobody takes
-    the line for one whose quotes a shell has eaten."""
-    program, *args = argv
-    doubled = program.replace("'", "''")
-    return " ".join(["exec", f"'{doubled}'", *map(ndb.quote, args)])
+def begin_line(made: Object, argv: list[str]) -> str:
+    """The line that runs it."""
+    return " ".join(["begin", made.id, made.offer, *map(ndb.quote, argv)])
+
+
+def withdraw_line(made: Object) -> str:
+    """The line that takes the offer back."""
+    return f"withdraw {made.id} {made.offer}"

@@ -9,7 +9,8 @@ says, by what the node told last.  The target has the last word, so a node that 
 do may still refuse; then the next one is asked.
 
 What is best, the first that tells two nodes apart:
-  1. `spread ATTRIBUTE`: the fewest siblings on nodes with the same value of it;
+  1. `spread ATTRIBUTE`: the fewest siblings on nodes with the same value of it, then
+     the fewest on the node itself;
   2. `prefer`: the most expressions met, then its `sort=` in their order, the smallest
      first, nodes that do not tell the attribute last;
   3. the score below, in steps of a tenth;
@@ -58,9 +59,9 @@ def order(
 ) -> list[str]:
     """The nodes that will do, best first.
 
-    home: the node that asks.  siblings: for each other object that is spread with this
-    one, its node's value of the attribute (`value`).  Raises CloudError("unreachable")
-    that says which term failed on how many nodes if none will do.
+    home: the node that asks.  siblings: the node of each other object that is spread
+    with this one.  Raises CloudError("unreachable") that says which term failed on how
+    many nodes if none will do.
     """
     if wish.on and wish.on not in nodes:
         raise unknown(wish.on)
@@ -68,8 +69,16 @@ def order(
     good = [name for name, has in asked.items() if not _against(wish, has)]
     if not good:
         raise CloudError("unreachable", _why_none(wish, asked), "see: cloudfs help proc")
-    there = Counter(siblings)
-    return sorted(good, key=lambda name: _rank(wish, name, nodes[name], name == home, there))
+    on_node = Counter(name for name in siblings if name in nodes)
+    on_value: Counter[str] = Counter()
+    for name, count in on_node.items():
+        on_value[_value(wish, nodes[name])] += count
+
+    def rank(name: str) -> tuple[object, ...]:
+        beside = on_value[_value(wish, nodes[name])], on_node[name]
+        return *beside, *_rank(wish, name, nodes[name], name == home)
+
+    return sorted(good, key=rank)
 
 
 def stays(wish: Wish, own: Attributes) -> bool:
@@ -83,9 +92,9 @@ def unknown(node: str) -> CloudError:
     return CloudError("unreachable", f"on: there is no node {node[:64]!r}", "see: ls /cloud/nodes")
 
 
-def value(attributes: Attributes, attribute: str) -> str:
+def _value(wish: Wish, attributes: Attributes) -> str:
     """What `spread` compares: the attribute's value as text, "" if the node has none."""
-    return str(attributes.get(attribute, ""))
+    return str(attributes.get(wish.spread, "")) if wish.spread else ""
 
 
 def score(attributes: Attributes, home: bool) -> float:
@@ -110,14 +119,11 @@ def _of(attributes: Attributes, name: str, default: float) -> float:
     return default if found is None else found
 
 
-def _rank(
-    wish: Wish, name: str, has: Attributes, home: bool, there: Counter[str]
-) -> tuple[object, ...]:
+def _rank(wish: Wish, name: str, has: Attributes, home: bool) -> tuple[object, ...]:
     met = sum(meets(expr, has) for expr in wish.prefer if expr.op != "sort")
     sorts = [_place_in(has, expr.attr) for expr in wish.prefer if expr.op == "sort"]
     lot = hashlib.blake2b(f"{wish.id}/{name}".encode(), digest_size=8).digest()
-    beside = there[value(has, wish.spread)] if wish.spread else 0
-    return beside, -met, sorts, -round(score(has, home), 1), not home, lot
+    return -met, sorts, -round(score(has, home), 1), not home, lot
 
 
 def _place_in(has: Attributes, attr: str) -> tuple[int, float, str]:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from cloudfs import ndb
+from cloudfs.errors import CloudError
 from cloudfs.kernel import lifecycle, verbs
 from cloudfs.kernel.bell import Log as KernelLog
 from cloudfs.kernel.object import Object
@@ -98,7 +99,7 @@ class Proc:
             Value("env", 0o440, _env),
             Value("cwd", 0o444, _cwd),
             Value("exe", 0o444, _exe),
-            Blocking("wait", 0o444, _wait, over),
+            Blocking("wait", 0o444, _wait, self._until_end),
             Log("note", 0o660, _notes, over, self._post),
             Pipe("stdin", 0o220, _stdin),
             Stream("stdout", 0o440, _stdout, objects.dropped, objects.grown),
@@ -120,6 +121,12 @@ class Proc:
 
     def _act(self, made: Object, line: str, at: Attach) -> Wait[None] | None:
         return verbs.act(self.objects, made, line, at.who)
+
+    async def _until_end(self, made: Object) -> None:
+        await self.objects.until_end(made)
+        node = self.objects.moved_to(made.id) if made.state == "gone" else None
+        if node:  # an end will come, but this is not it
+            raise CloudError("stale", f"object {made.id} is on node {node} now", "open it again")
 
     def _post(self, made: Object, line: str, at: Attach) -> None:
         verbs.post(self.objects, made, line.strip(), at.who)

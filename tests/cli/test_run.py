@@ -102,3 +102,69 @@ def test_a_reader_that_goes_ends_the_object(cloud: Session) -> None:
 def test_long_output_is_whole(cloud: Session, size: int) -> None:
     done = cloud.cloudfs("run", "--wait", "sh", "-c", f"yes abcdefg | head -c {size}")
     assert len(done.stdout) == size
+
+
+# --- several at once
+
+
+@pytest.mark.one_person
+def test_several_are_of_one_app_and_their_ids_printed(cloud: Session) -> None:
+    ids = cloud.cloudfs(
+        "run", "-n", "3", "--spread", "cluster", "--require", "cpus>=1", "sleep", "600"
+    ).stdout.split()
+    assert len(set(ids)) == 3
+    assert set(ids) <= set(cloud.sh("ls $CLOUDFS_MOUNT/view/by-app/sleep").split())
+    cloud.cloudfs("kill", *ids)
+
+
+@pytest.mark.one_person
+def test_several_are_waited_for_and_the_worst_counts(cloud: Session) -> None:
+    script = "cat; echo out; echo err >&2; exit 3"
+    args = ("run", "--wait", "-n", "4", "--spread", "node", "sh", "-c", script)
+    done = cloud.cloudfs(*args, stdin="not for four", status=3)
+    assert (done.stdout, done.stderr) == ("out\n" * 4, "err\n" * 4)
+    told = cloud.run("sh", "-c", cloud.cloudfs("-x", *args).stdout, stdin="no", status=3)
+    assert (told.stdout, told.stderr) == ("out\n" * 4, "err\n" * 4)
+
+
+@pytest.mark.one_person
+def test_if_one_cannot_be_started_none_is_left(cloud: Session) -> None:
+    before = running(cloud)
+    total = int(cloud.sh("nproc"))
+    said = cloud.cloudfs(
+        "run", "-n", "3", "--limit", f"cpu={total / 2}", "sleep", "600", status=1
+    ).stderr
+    assert "has 0 cores unreserved" in said
+    assert running(cloud) == before
+
+
+@pytest.mark.one_person
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (("--on", "paris-7"), "there is no node 'paris-7'"),
+        (("--require", "cpus>=10000"), "no node meets cpus>=10000 (it has"),
+        (("--require", "cpus"), "is no expression"),
+        (("--spread", "a/b"), "is no expression"),
+        (("-n", "0"), "0 is not in the range"),
+    ],
+)
+def test_where_it_cannot_run_is_said(cloud: Session, args: tuple[str, ...], said: str) -> None:
+    assert said in cloud.cloudfs("run", *args, "true", status=None).stderr
+
+
+@pytest.mark.one_person
+def test_a_drained_node_takes_nothing_new(own: Session) -> None:
+    own.cloudfs("up")
+    kept = own.cloudfs("run", "sleep", "600").stdout.strip()
+    own.sh("echo drain new disk > $(echo $CLOUDFS_MOUNT/nodes/*/ctl)")
+    assert "drained: new disk" in own.cloudfs("run", "true", status=1).stderr
+    assert "state=drained" in own.sh("cat $CLOUDFS_MOUNT/nodes/*/status")
+    own.cloudfs("down")
+    own.cloudfs("up")
+    assert "drained: new disk" in own.cloudfs("run", "true", status=1).stderr
+    assert "state=running" in own.cloudfs("status", kept).stdout
+    own.sh("echo undrain > $(echo $CLOUDFS_MOUNT/nodes/*/ctl)")
+    own.cloudfs("run", "true")
+    own.cloudfs("kill", kept)
+    own.cloudfs("down")

@@ -53,8 +53,7 @@ class Net:
         return node
 
     async def write(self, node, user, path, text):
-        step = "commit" if path.endswith("ctl") else text.split()[0]
-        step = "offer" if step == "object" else step
+        step = {"object": "offer", "begin": "commit"}.get(text.split()[0], "withdraw")
         count = self.counts[step] = self.counts.get(step, 0) + 1
         fault = self.faults.get((step, count), "")
         self.written.append((node, path, text))

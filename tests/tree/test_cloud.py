@@ -327,3 +327,47 @@ async def test_the_tree_as_an_object_sees_it(autojump_clock, cloud):
             cloud.ls(path, BOB)
     with pytest.raises(CloudError, match="no object"):
         cloud.ls("/cloud/.ns/nosuchid")
+
+
+# --- where other nodes offer objects
+
+
+async def test_place_is_walked_to_and_not_listed(autojump_clock, cloud):
+    assert "place" not in cloud.ls("/cloud/nodes/n1/proc")
+    with pytest.raises(CloudError, match="no object place"):
+        cloud.open("/cloud/proc/place")
+    assert "object ID" in await cloud.cat("/cloud/nodes/n1/proc/place")
+    id = "a" * 16
+    token = "b" * 16
+    lines = f"object {id} {token}\nlimit cpu=1\nruntime sandbox\nhold"
+    await cloud.echo(lines, "/cloud/nodes/n1/proc/place", BOB)
+    assert f"id={id} state=new node=n1 user=bob" in await cloud.cat(f"/cloud/proc/{id}/status")
+    with pytest.raises(CloudError, match=r"nodes/n1/proc/place: there is an object a*"):
+        await cloud.echo(f"object {id} {token}", "/cloud/nodes/n1/proc/place", BOB)
+    with pytest.raises(CloudError, match="is bob's"):
+        await cloud.echo(f"withdraw {id} {token}", "/cloud/nodes/n1/proc/place", Who("eve", 1003))
+    await cloud.echo(f"withdraw {id} {token}", "/cloud/nodes/n1/proc/place", BOB)
+    assert cloud.objects.all == {}
+
+
+async def test_an_offer_that_is_not_finished_is_nothing(autojump_clock, cloud):
+    await cloud.echo(
+        f"object {'a' * 16} {'b' * 16}\nlimit cpu=1", "/cloud/nodes/n1/proc/place", BOB
+    )
+    assert cloud.objects.all == {}
+    with pytest.raises(CloudError, match="no object yet"):
+        await cloud.echo("hold", "/cloud/nodes/n1/proc/place", BOB)
+
+
+async def test_drain_and_undrain(autojump_clock, cloud):
+    ctl, status = "/cloud/nodes/n1/ctl", "/cloud/nodes/n1/status"
+    with pytest.raises(CloudError):
+        await cloud.echo("drain", ctl, BOB)
+    await cloud.echo("drain", ctl)
+    told = ndb.parse(await cloud.cat(status))
+    assert (told["state"], told["why"]) == ("drained", "by ann")
+    await cloud.echo("undrain", ctl)
+    told = ndb.parse(await cloud.cat(status))
+    assert (told["state"], told["why"]) == ("alive", "")
+    with pytest.raises(CloudError, match="at most 200"):
+        await cloud.echo("drain " + "x" * 201, ctl)
