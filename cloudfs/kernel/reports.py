@@ -8,6 +8,7 @@ that takes over knows the way when both before it are dead.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -20,13 +21,13 @@ from cloudfs.kernel.aggregate import Digest
 from cloudfs.kernel.roster import GONE, Peer, Roster
 from cloudfs.kernel.zones import Size
 
-REPEAT = 15.0  # seconds after which an unchanged digest is told again
+REPEAT = 20.0  # seconds after which an unchanged digest is told again
 LIFE = 3 * REPEAT  # seconds after which one that is not told again counts no more
 ALONE = GONE + 6.0  # the same where none of the child's delegates is left
 STANDBY = 3.0  # seconds that the second delegate gives the first
 ECHO = 4.0  # seconds after which a change is told once more
 LEAF_PAUSE, INNER_PAUSE = 1.0, 3.0  # seconds between two of one zone at least
-DOWN_PAUSE, DOWN_REPEAT = 5.0, 30.0  # the same on the way down
+DOWN_PAUSE, DOWN_REPEAT = 5.0, 60.0  # the same on the way down
 DOORS = 6  # members of a zone above that are passed down
 
 Door = tuple[str, str]  # a node's name and 9P address
@@ -84,7 +85,7 @@ def parse(value: bytes, now: float, stamp: Any) -> Report:
 class Told:
     """What this node last published of a zone."""
 
-    at: float = -1e9
+    at: float = -math.inf
     size: tuple[int, int] = (-1, -1)
     differs: float | None = None  # since when what others told is not what we see
     echo: float | None = None  # when a change is told once more, in case it was lost

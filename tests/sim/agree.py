@@ -14,25 +14,37 @@ def wrong(net: Net, among: Iterable[Node] | None = None, *, digests: bool = True
     cloud that is cut off, and nobody else counts as living."""
     nodes = [n for n in (net.nodes.values() if among is None else among) if n.up and not n.stopped]
     members = [node.member for node in nodes if node.member.phase == "joined"]
-    found = [f"{n.place} is {n.member.phase}" for n in nodes if n.member.phase != "joined" and not n.member.why]
+    found = [
+        f"{n.place} is {n.member.phase}"
+        for n in nodes
+        if n.member.phase != "joined" and not n.member.why
+    ]
     homes: dict[str, set[str]] = defaultdict(set)
     for member in members:
         homes[member.leaf or ""].add(member.name)
         if not zones.covers(member.leaf or "", member.cluster, member.name):
             found.append(f"{member.name} is in {member.leaf}, which does not cover it")
     leaves = sorted(homes)
-    found += [f"{a} and {b} overlap" for a in leaves for b in leaves if a != b and zones.inside(a, b)]
+    found += [
+        f"{a} and {b} overlap" for a in leaves for b in leaves if a != b and zones.inside(a, b)
+    ]
     for node, member in zip(nodes, members, strict=False):
         leaf = member.leaf or ""
         live = {m.name for m in member.members(node.now) if m.state in ("alive", "drained")}
         if live != homes[leaf]:
-            found.append(f"{member.name} in {leaf}: misses {homes[leaf] - live}, has {live - homes[leaf]}")
+            found.append(
+                f"{member.name} in {leaf}: misses {homes[leaf] - live}, has {live - homes[leaf]}"
+            )
         if set(member.rosters) != set(member.climbing.wanted):
-            found.append(f"{member.name} is in {set(member.rosters)} and wants {member.climbing.wanted}")
+            found.append(
+                f"{member.name} is in {set(member.rosters)} and wants {member.climbing.wanted}"
+            )
         if digests:
             report = member.digest(zones.ROOT, node.now)
             if report is None or report.digest.nodes != len(members):
-                found.append(f"{member.name} counts {report and report.digest.nodes} nodes of {len(members)}")
+                found.append(
+                    f"{member.name} counts {report and report.digest.nodes} nodes of {len(members)}"
+                )
     for zone in {zone for member in members for zone in member.climbing.wanted[1:]}:
         there = [m.name for m in members if zone in m.climbing.wanted[1:]]
         if len(there) > zones.MOST:

@@ -39,12 +39,16 @@ class Session:
 class Node:
     """One machine: its core, its engines, and whether it runs."""
 
-    def __init__(self, net: Net, name: str, cluster: str, seeds: Iterable[str], key: str, ahead: float) -> None:
+    def __init__(
+        self, net: Net, name: str, cluster: str, seeds: Iterable[str], key: str, ahead: float
+    ) -> None:
         self.net = net
         self.name = name
         self.place = f"{name}@{key}" if key else name
         self.ahead = ahead  # what its clocks show beyond the net's
-        self.member = Member(name, cluster, f"{key or name:0<32}", net.boot(ahead), f"{self.place}:5640", seeds)
+        self.member = Member(
+            name, cluster, f"{key or name:0<32}", net.boot(ahead), f"{self.place}:5640", seeds
+        )
         self.sessions: dict[str, Session] = {}
         self.up = True
         self.stopped = False
@@ -60,7 +64,9 @@ class Node:
 class Net:
     """All nodes and the time.  loss: share of messages; delay: seconds, from and to."""
 
-    def __init__(self, seed: int = 0, *, loss: float = 0.0, delay: tuple[float, float] = (0.001, 0.05)) -> None:
+    def __init__(
+        self, seed: int = 0, *, loss: float = 0.0, delay: tuple[float, float] = (0.001, 0.05)
+    ) -> None:
         self.random = random.Random(seed)
         self.now = 0.0
         self.loss = loss
@@ -98,7 +104,14 @@ class Net:
     # --- nodes ---------------------------------------------------------------------------
 
     def start(
-        self, name: str, cluster: str = "c", seeds: Iterable[str] = (), *, key: str = "", ahead: float = 0.0, **attributes: object
+        self,
+        name: str,
+        cluster: str = "c",
+        seeds: Iterable[str] = (),
+        *,
+        key: str = "",
+        ahead: float = 0.0,
+        **attributes: object,
     ) -> Node:
         node = Node(self, name, cluster, seeds, key, ahead)
         self.nodes[node.place] = node
@@ -117,7 +130,9 @@ class Net:
         node.stopped = True
         for session in node.sessions.values():
             for peer in list(session.peers.values()):
-                self.later(LEASE, lambda s=session, p=peer: self._drop_if(s, p, lambda: node.stopped))
+                self.later(
+                    LEASE, lambda s=session, p=peer: self._drop_if(s, p, lambda: node.stopped)
+                )
 
     def go_on(self, node: Node) -> None:
         """SIGCONT: the tick comes first, then what was received meanwhile."""
@@ -128,7 +143,9 @@ class Net:
         self.kill(node)
         seeds = [*node.member.seeds] or [n.member.address for n in self.nodes.values() if n.up][:2]
         own = node.place.partition("@")[2]
-        return self.start(node.name, node.member.cluster, seeds, key=own if key is None else key, ahead=node.ahead)
+        return self.start(
+            node.name, node.member.cluster, seeds, key=own if key is None else key, ahead=node.ahead
+        )
 
     def cut(self, some: Iterable[Node], others: Iterable[Node], *, both: bool = True) -> None:
         """Cut the links from some nodes to others, or both ways."""
@@ -145,10 +162,15 @@ class Net:
         self.cuts.clear()
 
     def _watch(self, one: Node, other: Node) -> None:
-        for zone, session in one.sessions.items():
+        for session in one.sessions.values():
             peer = session.peers.get(other.place)
             if peer is not None:
-                self.later(LEASE, lambda s=session, p=peer: self._drop_if(s, p, lambda: not self.linked(one, other)))
+                self.later(
+                    LEASE,
+                    lambda s=session, p=peer: self._drop_if(
+                        s, p, lambda: not self.linked(one, other)
+                    ),
+                )
 
     def linked(self, one: Node, other: Node) -> bool:
         pair = (one.place, other.place)
@@ -214,7 +236,9 @@ class Net:
             if node.up and not node.stopped:
                 self._do(node, asker.introduced(text, node.now))
 
-        reachable = other is not None and other.up and not other.stopped and self.linked(node, other)
+        reachable = (
+            other is not None and other.up and not other.stopped and self.linked(node, other)
+        )
         self.later(2 * self.random.uniform(*self.delay) if reachable else 2.0, answer)
 
     # --- the engines ---------------------------------------------------------------------
@@ -246,7 +270,10 @@ class Net:
         for session, names in ((other, told[0]), (one, told[1])):
             for name in names:
                 if name not in session.peers and name != session.node.place:
-                    self.later(self.random.uniform(0.01, 0.2), lambda s=session, n=name: self._connect(s, n))
+                    self.later(
+                        self.random.uniform(0.01, 0.2),
+                        lambda s=session, n=name: self._connect(s, n),
+                    )
 
     def _close(self, session: Session, seconds: float) -> None:
         session.open = False
@@ -277,7 +304,9 @@ class Net:
     def _send(self, session: Session, key: str, value: bytes | None, stamp: object) -> None:
         self._deliver(list(session.peers.values()), session, key, value, stamp)
 
-    def _deliver(self, to: list[Session], by: Session, key: str, value: bytes | None, stamp: object) -> None:
+    def _deliver(
+        self, to: list[Session], by: Session, key: str, value: bytes | None, stamp: object
+    ) -> None:
         size = len(key) + len(value or b"")
         by.node.sent += size * len(to)
         by.node.messages += len(to)
@@ -286,9 +315,20 @@ class Net:
         # Half of it at one time and half at another, so that orders differ.
         for part in (to[::2], to[1::2]):
             if part:
-                self.later(self.random.uniform(*self.delay), lambda p=part: self._arrive(p, by, key, value, stamp, size))
+                self.later(
+                    self.random.uniform(*self.delay),
+                    lambda p=part: self._arrive(p, by, key, value, stamp, size),
+                )
 
-    def _arrive(self, to: list[Session], by: Session, key: str, value: bytes | None, stamp: object, size: int) -> None:
+    def _arrive(
+        self,
+        to: list[Session],
+        by: Session,
+        key: str,
+        value: bytes | None,
+        stamp: object,
+        size: int,
+    ) -> None:
         zone, place, cuts = by.zone, by.node.place, self.cuts
         for session in to:
             node = session.node
