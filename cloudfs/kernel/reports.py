@@ -100,6 +100,15 @@ class Told:
             return True
         return False
 
+    def denied(self, heard: Report | None, differs: bool, now: float) -> bool:
+        """Whether another, who knows less, has told otherwise since."""
+        return heard is not None and differs and heard.at > self.at and now - self.at >= STANDBY
+
+    def now(self, size: tuple[int, int], now: float) -> bool:
+        """It is told now."""
+        self.at, self.size, self.differs = now, size, None
+        return True
+
 
 @dataclass(slots=True)
 class Reports:
@@ -172,32 +181,28 @@ class Reports:
         told = self.told.setdefault((place, zone), Told())
         heard = self.up.get(place, {}).get(zone)
         pause = LEAF_PAUSE if leaf else INNER_PAUSE
+        said = (heard.digest.nodes, heard.digest.states.get("drained", 0)) if heard else None
         if first or heard is None:
             due = told.changed(size, pause, now) or now - told.at >= REPEAT
+            due = due or told.denied(heard, said != size, now)
         else:
-            same = size == (heard.digest.nodes, heard.digest.states.get("drained", 0))
-            told.differs = None if same else (told.differs or now)
+            told.differs = None if said == size else (told.differs or now)
             wrong = told.differs is not None and now - told.differs >= STANDBY
-            told.echo = None
             late = now - heard.at >= REPEAT + STANDBY
             due = (wrong or late) and now - told.at >= max(pause, STANDBY)
-        if due:
-            told.at, told.size, told.differs = now, size, None
-        return due
+        return due and told.now(size, now)
 
     def due_down(self, place: str, zone: str, nodes: int, first: bool, now: float) -> bool:
         """Whether this delegate is to pass the digest of a zone above down now."""
         told = self.told.setdefault((place, zone), Told())
         heard = self.down.get(zone)
         if first:
-            changed = told.changed((nodes, 0), DOWN_PAUSE, now)
-            due = changed or now - told.at >= DOWN_REPEAT
+            due = told.changed((nodes, 0), DOWN_PAUSE, now) or now - told.at >= DOWN_REPEAT
+            due = due or told.denied(heard, heard is not None and heard.digest.nodes != nodes, now)
         else:
             late = heard is None or now - heard.at >= DOWN_REPEAT + STANDBY
             due = late and now - told.at >= DOWN_PAUSE
-        if due:
-            told.at, told.size = now, (nodes, 0)
-        return due
+        return due and told.now((nodes, 0), now)
 
 
 def _manned(child: str, roster: Roster) -> bool:
