@@ -110,7 +110,7 @@ class Telling:
                     self.member.exit(zone)
                 continue
             since = now - seat.rev_at
-            if since >= REPEAT:
+            if since >= REPEAT and seat.rev >= 0:
                 self.renew(now)
             if seat.rev != int(self.member.own["rev"]) or (seat.want and since >= WANTED):
                 self._tell_record(zone, seat, now)
