@@ -37,6 +37,7 @@ class Atlas:
         self.own: dict[str, str] = {}  # its record as it was last told
         self.rosters: dict[str, Roster] = {}  # of the zones that it is in
         self.reports = Reports()
+        self._delegates: dict[str, tuple[tuple[Roster, int, str | None] | None, list[str]]] = {}
 
     # --- who is there --------------------------------------------------------------------
 
@@ -64,12 +65,21 @@ class Atlas:
         return [*names, self.name] if leaf == self.leaf else names
 
     def delegates(self, zone: str) -> list[str]:
-        """The delegates of a zone that this node is in: of a leaf chosen from those at home
-        there, of an inner zone from the delegates of its children."""
-        if zone == self.leaf or zone not in self.rosters:
-            return zones.delegates(zone, self.homes(zone))
-        names = [p.name for p in self.rosters[zone].live() if p.leaf != zone]
-        return zones.delegates(zone, [*names, self.name])
+        """The delegates of a zone that this node is in, the first one first: of a leaf chosen
+        from those at home there, of an inner zone from the delegates of its children."""
+        roster = self.rosters.get(zone)
+        if roster is None:
+            return []
+        state = (roster, roster.version, self.leaf)
+        kept, found = self._delegates.get(zone, (None, []))
+        if kept != state:
+            if zone == self.leaf:
+                names = self.homes(zone)
+            else:
+                names = [*(p.name for p in roster.live() if p.leaf != zone), self.name]
+            found = zones.delegates(zone, names)
+            self._delegates[zone] = (state, found)
+        return found
 
     def below(self, zone: str, child: str) -> list[Peer]:
         """The members of an inner zone who stand for a child of it, or a zone in that."""
@@ -141,9 +151,7 @@ class Atlas:
         mine = self.leaf
         for zone in zones.path(self.leaf)[1:]:
             if zone not in self.rosters:
-                above = self.reports.down.get(zone)
-                if above is None or bloom.holds(above.digest.names, name):
-                    found.append(zone)
+                found.append(zone)
                 break
             for child, report in self.reports.children(self.rosters[zone], now).items():
                 cluster = zones.parts(child)[0]

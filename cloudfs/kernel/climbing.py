@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from cloudfs.kernel import reports, zones
+from cloudfs.kernel import bloom, reports, zones
 from cloudfs.kernel.beats import Publish, Withdraw
 
 if TYPE_CHECKING:
@@ -87,14 +88,16 @@ class Climbing:
                     break
                 nodes, digest, at = me.size(high, now)[0], None, now
             elif high in me.reports.down:
-                known = me.reports.down[high]
-                nodes, digest, at = known.digest.nodes, known.digest, known.at
+                heard = me.reports.down[high]
+                nodes, digest, at = heard.digest.nodes, heard.digest, heard.at
             else:
                 break
             if me.reports.due_down(zone, high, nodes, first, now):
+                # Who is not in a zone asks its delegates for a name anyway: no filter goes down.
+                known = replace(digest or me.sum(high, now), names=bloom.FULL)
                 value = reports.text(
                     high,
-                    digest or me.sum(high, now),
+                    known,
                     by=me.name,
                     address=me.address,
                     leaf=False,

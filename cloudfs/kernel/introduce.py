@@ -13,6 +13,7 @@ As in DNS, the asker goes from one to the next until one knows.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -81,7 +82,7 @@ class Asking:
     waiting: str | None = None  # the address asked
     since: float = 0.0
     rounds: int = 0  # that ended without an answer
-    again: float = 0.0  # when the next round may begin
+    again: float = -math.inf  # when the next round may begin
     heard: bool = False  # whether anybody answered
 
     def start(self, addresses: Iterable[str]) -> None:

@@ -9,6 +9,7 @@ alone, or misses somebody, asks for an introduction, and compares what it hears.
 from __future__ import annotations
 
 import itertools
+import math
 from typing import TYPE_CHECKING
 
 from cloudfs.kernel import zones
@@ -29,7 +30,7 @@ class Mending:
 
     def __init__(self, member: Member) -> None:
         self.member = member
-        self._at = 0.0
+        self._at = -math.inf
         self._entered: dict[str, float] = {}
 
     def step(self, now: float) -> None:
@@ -90,6 +91,6 @@ class Mending:
                 self._enter(zone, [at for at in fresh if at != me.address], now)
 
     def _enter(self, zone: str, addresses: list[str], now: float) -> None:
-        if addresses and now - self._entered.get(zone, -AGAIN) >= AGAIN:
+        if addresses and now - self._entered.get(zone, -math.inf) >= AGAIN:
             self._entered[zone] = now
             self.member.enter(zone, [zones.endpoint(at, zone) for at in addresses], now)

@@ -8,6 +8,7 @@ that takes over knows the way when both before it are dead.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -20,13 +21,13 @@ from cloudfs.kernel.aggregate import Digest
 from cloudfs.kernel.roster import GONE, Peer, Roster
 from cloudfs.kernel.zones import Size
 
-REPEAT = 15.0  # seconds after which an unchanged digest is told again
+REPEAT = 20.0  # seconds after which an unchanged digest is told again
 LIFE = 3 * REPEAT  # seconds after which one that is not told again counts no more
 ALONE = GONE + 6.0  # the same where none of the child's delegates is left
 STANDBY = 3.0  # seconds that the second delegate gives the first
 ECHO = 4.0  # seconds after which a change is told once more
 LEAF_PAUSE, INNER_PAUSE = 1.0, 3.0  # seconds between two of one zone at least
-DOWN_PAUSE, DOWN_REPEAT = 5.0, 30.0  # the same on the way down
+DOWN_PAUSE, DOWN_REPEAT = 5.0, 60.0  # the same on the way down
 DOORS = 6  # members of a zone above that are passed down
 
 Door = tuple[str, str]  # a node's name and 9P address
@@ -84,7 +85,7 @@ def parse(value: bytes, now: float, stamp: Any) -> Report:
 class Told:
     """What this node last published of a zone."""
 
-    at: float = -1e9
+    at: float = -math.inf
     size: tuple[int, int] = (-1, -1)
     differs: float | None = None  # since when what others told is not what we see
     echo: float | None = None  # when a change is told once more, in case it was lost
@@ -98,6 +99,15 @@ class Told:
             self.echo = None
             return True
         return False
+
+    def denied(self, heard: Report | None, differs: bool, now: float) -> bool:
+        """Whether another, who knows less, has told otherwise since."""
+        return heard is not None and differs and heard.at > self.at and now - self.at >= STANDBY
+
+    def now(self, size: tuple[int, int], now: float) -> bool:
+        """It is told now."""
+        self.at, self.size, self.differs = now, size, None
+        return True
 
 
 @dataclass(slots=True)
@@ -171,32 +181,28 @@ class Reports:
         told = self.told.setdefault((place, zone), Told())
         heard = self.up.get(place, {}).get(zone)
         pause = LEAF_PAUSE if leaf else INNER_PAUSE
+        said = (heard.digest.nodes, heard.digest.states.get("drained", 0)) if heard else None
         if first or heard is None:
             due = told.changed(size, pause, now) or now - told.at >= REPEAT
+            due = due or told.denied(heard, said != size, now)
         else:
-            same = size == (heard.digest.nodes, heard.digest.states.get("drained", 0))
-            told.differs = None if same else (told.differs or now)
+            told.differs = None if said == size else (told.differs or now)
             wrong = told.differs is not None and now - told.differs >= STANDBY
-            told.echo = None
             late = now - heard.at >= REPEAT + STANDBY
             due = (wrong or late) and now - told.at >= max(pause, STANDBY)
-        if due:
-            told.at, told.size, told.differs = now, size, None
-        return due
+        return due and told.now(size, now)
 
     def due_down(self, place: str, zone: str, nodes: int, first: bool, now: float) -> bool:
         """Whether this delegate is to pass the digest of a zone above down now."""
         told = self.told.setdefault((place, zone), Told())
         heard = self.down.get(zone)
         if first:
-            changed = told.changed((nodes, 0), DOWN_PAUSE, now)
-            due = changed or now - told.at >= DOWN_REPEAT
+            due = told.changed((nodes, 0), DOWN_PAUSE, now) or now - told.at >= DOWN_REPEAT
+            due = due or told.denied(heard, heard is not None and heard.digest.nodes != nodes, now)
         else:
             late = heard is None or now - heard.at >= DOWN_REPEAT + STANDBY
             due = late and now - told.at >= DOWN_PAUSE
-        if due:
-            told.at, told.size = now, (nodes, 0)
-        return due
+        return due and told.now((nodes, 0), now)
 
 
 def _manned(child: str, roster: Roster) -> bool:

@@ -15,7 +15,7 @@ from cloudfs.kernel.beats import LISTED, Beat, Sight
 
 SUSPECT = 4.5  # seconds of silence: three beats
 GONE = 9.0
-LOST = 5.0  # seconds of silence that are enough where the connection is lost as well,
+LOST = 6.5  # seconds of silence that are enough where the connection is lost as well,
 GRACE = 3.0  # and that long ago: time for the engine to make it anew
 MISSED = 3.2  # seconds without a beat of its own after which others are asked
 KEEP = 3600.0  # seconds for which those that are gone or left are remembered,
@@ -96,7 +96,7 @@ class Roster:
         self.settles = settles  # when all its members have been heard
         self.peers: dict[str, Peer] = {}
         self.changes: list[Change] = []  # to be taken away by the member's core
-        self.stale = True  # whether who lives, or where, changed since the core looked
+        self.version = 0  # grows when who lives, or where, changes
         self._turn = 0
 
     def live(self) -> Iterator[Peer]:
@@ -128,7 +128,7 @@ class Roster:
         peer.move = beat.move
         if peer.leaf != beat.leaf:
             peer.leaf = beat.leaf
-            self.stale = True
+            self.version += 1
         if beat.bye:
             self._go(peer, beat.bye, now, "it said so")
         elif peer.state != "alive":
@@ -249,6 +249,6 @@ class Roster:
         old, lived = peer.shown, peer.state in LIVE
         peer.state, peer.since = state, now
         if (state in LIVE) is not lived:
-            self.stale = True
+            self.version += 1
         if peer.shown != old:
             self.changes.append((peer, old, peer.shown, why))

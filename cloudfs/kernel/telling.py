@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -27,8 +28,8 @@ class Seat:
     __slots__ = ("asked", "beat_at", "closing", "rev", "rev_at", "want")
 
     def __init__(self) -> None:
-        self.beat_at = 0.0  # when the next beat is due
-        self.rev, self.rev_at = -1, -1e9  # of the record last told there, and when
+        self.beat_at = -math.inf  # when the next beat is due
+        self.rev, self.rev_at = -1, -math.inf  # of the record last told there, and when
         self.want = False  # whether somebody asked for the record
         self.asked: set[str] = set()  # whom others miss
         self.closing: float | None = None  # when it said goodbye
@@ -42,7 +43,7 @@ class Telling:
         self.seats: dict[str, Seat] = {}
         self._latest: dict[str, str] = {}  # the attributes last set
         self._seq = self._rev = 0
-        self._drift_at = 0.0
+        self._drift_at = -math.inf
 
     def sit(self, zone: str) -> None:
         """The zone was entered: tell everything at once."""
@@ -109,7 +110,7 @@ class Telling:
                     self.member.exit(zone)
                 continue
             since = now - seat.rev_at
-            if since >= REPEAT:
+            if since >= REPEAT and seat.rev >= 0:
                 self.renew(now)
             if seat.rev != int(self.member.own["rev"]) or (seat.want and since >= WANTED):
                 self._tell_record(zone, seat, now)
@@ -128,7 +129,7 @@ class Telling:
     def _tell_beat(self, zone: str, seat: Seat, now: float, bye: str = "") -> None:
         me, roster = self.member, self.member.rosters[zone]
         # The first interval is a random part of one, so that not all beat at once.
-        first = seat.beat_at == 0.0
+        first = seat.beat_at == -math.inf
         seat.beat_at = now + BEAT * (me.random.random() if first else 1.0)
         self._seq += 1
         beat = Beat(

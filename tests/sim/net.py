@@ -28,7 +28,7 @@ class Session:
     def __init__(self, node: Node, zone: str) -> None:
         self.node = node
         self.zone = zone
-        self.seeds: set[str] = set()
+        self.seeds: tuple[str, ...] = ()
         self.lost: dict[str, float] = {}  # names tried again, until when
         self.peers: dict[str, Session] = {}  # connected, by name
         self.kept: dict[str, tuple[bytes, object]] = {}
@@ -162,7 +162,7 @@ class Net:
         self.cuts.clear()
 
     def _watch(self, one: Node, other: Node) -> None:
-        for zone, session in one.sessions.items():
+        for session in one.sessions.values():
             peer = session.peers.get(other.place)
             if peer is not None:
                 self.later(
@@ -220,7 +220,7 @@ class Net:
         session = Session(node, action.zone)
         if old is not None:
             session.kept = dict(old.kept)
-        session.seeds = {seed.rpartition(":")[0] for seed in action.seeds}
+        session.seeds = tuple(seed.rpartition(":")[0] for seed in action.seeds)
         node.sessions[action.zone] = session
         self._endpoints[node.place, action.zone] = session
         self.later(self.random.uniform(0.05, 0.3), lambda: self._connect_all(session))

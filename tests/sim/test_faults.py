@@ -180,7 +180,6 @@ def test_a_whole_cluster_is_lost_and_comes_back():
 def test_a_node_restarts_with_the_same_key_and_another_clock():
     net, nodes = cloud(6)
     for ahead in (0.0, -500000.0, 500000.0):
-        nodes[4].ahead = ahead
         net.kill(nodes[4])
         nodes[4] = net.start("n4", "c", ["n0:5640"], ahead=ahead)
         net.until(agreed(net), 30)
@@ -196,8 +195,9 @@ def test_another_key_under_the_same_name_is_refused_until_the_first_is_gone():
     assert not wrong(net)
     assert deaths(net) == []
     net.kill(nodes[4])
-    net.until(agreed(net), 60)
+    net.run(40)
     assert thief.member.phase == "joined"
+    net.until(agreed(net), JOIN)
 
 
 def test_two_keys_under_one_name_that_meet_after_a_partition_leave_one():
@@ -242,14 +242,13 @@ def test_a_busy_machine_kills_nobody():
     """Each node stands still for up to 4 s now and then, as at full load; 10 minutes."""
     net, nodes = cloud(20, ("a", "b"))
 
-    def stall() -> None:
-        node = net.random.choice(nodes)
-        if not node.stopped:
-            net.stop(node)
-            net.later(net.random.uniform(0.5, 4.0), lambda: net.go_on(node))
-        net.later(net.random.uniform(0.1, 1.0), stall)
+    def stall(node: Node) -> None:
+        net.stop(node)
+        net.later(net.random.uniform(0.5, 4.0), lambda: net.go_on(node))
+        net.later(net.random.uniform(6.0, 20.0), lambda: stall(node))
 
-    stall()
+    for node in nodes:
+        stall(node)
     net.run(600)
     assert deaths(net) == []
 

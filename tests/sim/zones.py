@@ -1,0 +1,319 @@
+"""The zones of large clouds in virtual time, with the real cores.
+
+    python -m tests.sim.zones                  # 100, 1,000 and 10,000 nodes
+    python -m tests.sim.zones 100 500          # these sizes
+
+For each size: a cloud that has formed stands for half a minute, then 20 nodes (or a tenth) are
+killed at once, among them delegates, and 20 come.  What is printed for a node must not grow
+faster than the logarithm of the number of nodes; the last line says whether it does.
+"""
+
+from __future__ import annotations
+
+import gc
+import math
+import random
+import statistics
+import sys
+import time
+from collections import Counter
+from dataclasses import dataclass
+
+from cloudfs import ndb
+from cloudfs.kernel import zones
+from cloudfs.kernel.zones import ROOT
+from tests.sim.net import Net, Node
+
+STAND = 30.0  # seconds over which bytes are counted
+FIGURES = ("mean", "99 %", "most")
+
+
+@dataclass
+class Result:
+    """What one size came to.  Lists are (mean, 99th percentile, most) over the nodes."""
+
+    nodes: int
+    leaves: int
+    levels: int
+    formed: float  # seconds until the root's digest counted all
+    sent: list[float]  # bytes/s of a node
+    received: list[float]
+    messages: float  # received by a node, a second
+    memory: list[float]  # bytes of a node's core
+    gone: list[float]  # seconds from a death until the last of the leaf knows: median and most
+    gone_root: float  # seconds until the root's digest is right after the deaths
+    joined_root: float  # seconds until it is after the joins
+    joined_all: float  # seconds until 99 % of all nodes have that digest
+    took: float  # real seconds
+
+
+def leaves_of(names: list[tuple[str, str]]) -> dict[str, list[tuple[str, str]]]:
+    """The leaves into which so many nodes (name, cluster) would have split."""
+    found: dict[str, list[tuple[str, str]]] = {}
+    todo: list[tuple[str, list[tuple[str, str]]]] = []
+    for cluster in sorted({cluster for _, cluster in names}):
+        todo.append((cluster, [pair for pair in names if pair[1] == cluster]))
+    while todo:
+        leaf, pairs = todo.pop()
+        if len(pairs) <= zones.MOST:
+            found[leaf] = pairs
+            continue
+        for half in {zones.narrower(leaf, name) for name, _ in pairs}:
+            todo.append((half, [pair for pair in pairs if zones.narrower(leaf, pair[0]) == half]))
+    return found
+
+
+def form(net: Net, count: int) -> list[Node]:
+    """A cloud whose nodes know their leaves already, as after a while of joining."""
+    clusters = max(2, min(16, count // 600))
+    names = [(f"n{n}", f"c{n % clusters}") for n in range(count)]
+    leaves = leaves_of(names)
+    standing = {
+        leaf: zones.delegates(leaf, [name for name, _ in pairs]) for leaf, pairs in leaves.items()
+    }
+    doors: dict[str, list[str]] = {}  # members of each zone above the leaves
+    below = list(leaves)
+    while below := [zone for zone in below if zone != ROOT]:
+        deepest = max(below, key=lambda zone: len(zones.path(zone)))
+        above = zones.parent(deepest) or ROOT
+        children = [zone for zone in below if zones.parent(zone) == above]
+        doors[above] = [name for zone in children for name in standing[zone]]
+        standing[above] = zones.delegates(above, doors[above])
+        below = [zone for zone in below if zone not in children] + [above]
+    nodes = []
+    for leaf, pairs in leaves.items():
+        mates = [name for name, _ in pairs]
+        for name, cluster in pairs:
+            node = net.start(
+                name, cluster, [f"{net.random.choice(names)[0]}:5640"], **attributes(net.random)
+            )
+            lines = [f"node=x leaf={leaf} nodes={len(pairs)}", ndb.record({"enter": leaf})]
+            near = [(leaf, mate) for mate in zones.rank(leaf, mates)[:3]]
+            near += [(above, door) for above in zones.path(leaf)[1:] for door in doors[above][:4]]
+            lines += [f"peer={peer} zone={zone} addr={peer}:5640" for zone, peer in near]
+            text = "\n".join(lines)
+            net.later(
+                net.random.random() * 3,
+                lambda n=node, t=text: net._do(n, n.member.introduced(t, n.now)),
+            )
+            nodes.append(node)
+    return nodes
+
+
+def attributes(rng: random.Random) -> dict[str, object]:
+    """What a node tells of itself, as Machine.attributes gives it."""
+    return {
+        "arch": rng.choice(["x86_64", "x86_64", "aarch64"]),
+        "version": "0.1.0",
+        "cpus": rng.choice([2, 4, 8, 64]),
+        "load": round(rng.random() * 4, 2),
+        "cpu.idle": round(rng.random() * 8, 3),
+        "mem.total": rng.choice([4, 16, 256]) * 10**9,
+        "mem.free": rng.randrange(10**9, 4 * 10**9),
+        "disk.free": rng.randrange(10**10, 10**12),
+        "price": 0.02,
+        "label.rack": f"r{rng.randrange(40)}",
+    }
+
+
+def work(net: Net, nodes: list[Node]) -> None:
+    """Loads change: each node is measured anew every 10 s."""
+
+    def measure(node: Node) -> None:
+        if node.up:
+            load = {
+                "load": round(net.random.random() * 4, 2),
+                "mem.free": net.random.randrange(10**9, 4 * 10**9),
+            }
+            net._do(node, node.member.set_record({**node.member.own, **load}, node.now))
+            net.later(10.0, lambda: measure(node))
+
+    for node in nodes:
+        net.later(net.random.random() * 10, lambda n=node: measure(n))
+
+
+def counted(nodes: list[Node]) -> Counter[int | None]:
+    """How many nodes the root's digest has, by the nodes that ask."""
+    found: Counter[int | None] = Counter()
+    for node in nodes:
+        if node.up:
+            report = node.member.digest(ROOT, node.now)
+            found[report.digest.nodes if report else None] += 1
+    return found
+
+
+def at_root(nodes: list[Node], count: int) -> bool:
+    """Whether all members of the root zone count so many nodes."""
+    there = [n for n in nodes if n.up and n.member.rosters.get(ROOT)]
+    return bool(there) and all(n.member.size(ROOT, n.now)[0] == count for n in there)
+
+
+def simulate(count: int, seed: int = 1) -> Result:
+    """Run one size."""
+    begin = time.monotonic()
+    gc.disable()  # nothing here goes in circles; the collector would walk all nodes again and again
+    net = Net(seed)
+    nodes = form(net, count)
+    formed = net.until(lambda: at_root(nodes, count), 120, 1.0)
+    net.run(max(0.0, 20.0 - net.now))
+    leaves = {n.member.leaf for n in nodes}
+    work(net, nodes)
+    net.run(10.0)
+    for node in nodes:
+        node.sent = node.received = node.messages = 0
+    net.run(STAND)
+    sent, received = [n.sent / STAND for n in nodes], [n.received / STAND for n in nodes]
+    messages = sum(n.messages for n in nodes) / STAND / count
+
+    few = min(20, count // 10)
+    victims = [n for n in nodes if len(n.member.rosters) > 1][: few // 4]
+    victims += net.random.sample([n for n in nodes if n not in victims], few - len(victims))
+    died = net.now
+    for victim in victims:
+        net.kill(victim)
+    gone_root = net.until(lambda: at_root(nodes, count - few), 60)
+    net.run(max(0.0, died + 15 - net.now))
+    gone = last_known(nodes, victims, died)
+
+    came = net.now
+    seeds = [n.member.address for n in nodes if n.up]
+    for n in range(few):
+        net.later(n * 0.1, lambda n=n: nodes.append(_join(net, f"late{n}", seeds)))
+    joined_root = net.until(lambda: at_root(nodes, count), 90)
+    net.until(lambda: counted(nodes)[count] >= 0.99 * count, 120, 2.0)
+    joined_all = net.now - came
+    sample = net.random.sample([n for n in nodes if n.up], min(count, 60))
+    sample += [n for n in nodes if n.up and ROOT in n.member.rosters]
+    memory = [float(deep_size(node)) for node in sample]
+    gc.enable()
+    return Result(
+        count,
+        len(leaves),
+        max(len(zones.path(leaf or "")) for leaf in leaves),
+        formed,
+        _figures(sent),
+        _figures(received),
+        messages,
+        _figures(memory),
+        [statistics.median(gone), max(gone)],
+        gone_root,
+        joined_root,
+        joined_all,
+        time.monotonic() - begin,
+    )
+
+
+def _join(net: Net, name: str, seeds: list[str]) -> Node:
+    cluster = net.nodes["n0"].member.cluster
+    return net.start(name, cluster, net.random.sample(seeds, 3), **attributes(net.random))
+
+
+def last_known(nodes: list[Node], victims: list[Node], died: float) -> list[float]:
+    """For each death the seconds until the last node of its leaf took it for gone."""
+    found = []
+    for victim in victims:
+        mates = [n for n in nodes if n.up and n.member.leaf == victim.member.leaf]
+        times = [
+            next((at for at, e in n.events if e.node == victim.name and e.new == "gone"), math.inf)
+            for n in mates
+        ]
+        found.append(max(times, default=died) - died)
+    return found
+
+
+def deep_size(node: Node) -> int:
+    """Bytes of one core, all it refers to included."""
+    seen: set[int] = set()
+    todo: list[object] = [node.member]
+    total = 0
+    while todo:
+        thing = todo.pop()
+        if id(thing) in seen or isinstance(thing, type | random.Random) or callable(thing):
+            continue
+        seen.add(id(thing))
+        total += sys.getsizeof(thing)
+        todo += gc.get_referents(thing)
+    return total
+
+
+def _figures(values: list[float]) -> list[float]:
+    ordered = sorted(values)
+    return [statistics.fmean(ordered), ordered[int(0.99 * (len(ordered) - 1))], ordered[-1]]
+
+
+def show(results: list[Result]) -> str:
+    """The results as a table in Markdown, and whether anything grew too fast."""
+    rows: list[tuple[str, list[str]]] = [
+        ("nodes", [f"{r.nodes:,}" for r in results]),
+        ("leaf zones", [str(r.leaves) for r in results]),
+        ("levels", [str(r.levels) for r in results]),
+        (
+            "s until the root's digest counts all, all started at once",
+            [f"{r.formed:.0f}" for r in results],
+        ),
+    ]
+    for at, what in enumerate(FIGURES):
+        rows.append((f"bytes/s sent by a node, {what}", [f"{r.sent[at]:,.0f}" for r in results]))
+    for at, what in enumerate(FIGURES):
+        rows.append(
+            (f"bytes/s received by a node, {what}", [f"{r.received[at]:,.0f}" for r in results])
+        )
+    rows.append(("messages/s received by a node, mean", [f"{r.messages:.1f}" for r in results]))
+    for at, what in ((0, "mean"), (2, "most")):
+        rows.append(
+            (
+                f"memory of a node's core, kB, {what}",
+                [f"{r.memory[at] / 1e3:,.0f}" for r in results],
+            )
+        )
+    rows += [
+        ("s from a kill until all of its leaf know, median", [f"{r.gone[0]:.1f}" for r in results]),
+        ("s from a kill until all of its leaf know, most", [f"{r.gone[1]:.1f}" for r in results]),
+        (
+            "s from the kills until the root's digest is right",
+            [f"{r.gone_root:.1f}" for r in results],
+        ),
+        (
+            "s from the joins until the root's digest is right",
+            [f"{r.joined_root:.1f}" for r in results],
+        ),
+        (
+            "s from the joins until 99 % of all nodes have it",
+            [f"{r.joined_all:.0f}" for r in results],
+        ),
+        ("s of real time", [f"{r.took:.0f}" for r in results]),
+    ]
+    lines = ["| " + " | ".join([name, *cells]) + " |" for name, cells in rows]
+    lines.insert(1, "|---" * (len(results) + 1) + "|")
+    return "\n".join([*lines, "", growth(results)])
+
+
+def growth(results: list[Result]) -> str:
+    """Whether a node's figures grew no faster than the logarithm of the number of nodes."""
+    if len(results) < 2:
+        return "one size alone shows no growth"
+    first, last = results[0], results[-1]
+    allowed = math.log(last.nodes) / math.log(first.nodes)
+    found = {
+        "sent": last.sent[0] / first.sent[0],
+        "received": last.received[0] / first.received[0],
+        "sent, most": last.sent[2] / first.sent[2],
+        "received, most": last.received[2] / first.received[2],
+        "memory": last.memory[0] / first.memory[0],
+        "memory, most": last.memory[2] / first.memory[2],
+    }
+    told = ", ".join(f"{name} {ratio:.2f}" for name, ratio in found.items())
+    good = all(ratio <= allowed for ratio in found.values())
+    return f"growth from {first.nodes:,} to {last.nodes:,} nodes ({'ok' if good else 'too fast'}; log n: {allowed:.2f}): {told}"
+
+
+def main(sizes: list[str]) -> None:
+    results = []
+    for count in map(int, sizes or ["100", "1000", "10000"]):
+        results.append(simulate(count))
+        print(f"{count:,} nodes: {results[-1].took:.0f} s", file=sys.stderr, flush=True)
+    print(show(results))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
