@@ -35,6 +35,7 @@ TABLE: dict[str, tuple[str, str]] = {
     "start": ("objects", "Let stopped objects go on, or run ended ones again."),
     "signal": ("objects", "Send a signal to objects."),
     "why": ("manual", "Print the reason of the last refusal."),
+    "demo": ("demo", "A cloud of several nodes on this machine, to try."),
     "doctor": ("doctor", "Check what this machine can do; each lack has its fix."),
     "9p": ("ninep", "A small 9P client: ls, cat, write, stat."),
     "help": ("manual", "Manual pages: of a command, a directory, or cloudfs itself."),

@@ -12,31 +12,36 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 from cloudfs import config, daemon
 from cloudfs.cli.up import STOP, answers, until
 from cloudfs.errors import CloudError
+from cloudfs.factotum import cloudkey
 from cloudfs.fuse import stale
 from cloudfs.node import keeper
 from cloudfs.node.enclosure import Enclosure
+from cloudfs.node.machines import Machines
 
 PORT = 5640
 APART = 8  # ports between two nodes at one address: one for each level of zones, and room
 START = 60.0  # seconds for all to answer
 STEP = 10.0  # seconds for a signal to be sent
 
-# A daemon that stands in no enclosure goes, with its objects, when this pipe at standard
-# input is closed.  $1: its state directory; the rest: the command.
+# A daemon that stands in no enclosure goes, with its objects, when the pipe at its guard's
+# standard input is closed.  $1: its state directory; the rest: the command.  Prints the
+# daemon's pid.
 GUARD = """
 state=$1; shift
 "$@" </dev/null >>"$state/log" 2>&1 &
+echo $!; exec >/dev/null
 cat >/dev/null
 CLOUDFS_STATE=$state CLOUDFS_MOUNT=/nonexistent "$1" -m cloudfs down --objects >>"$state/log" 2>&1
 """
-# The same in an enclosure, where nothing has to be ended.  Prints the pid in there.
+# The same in an enclosure, which needs no guard.
 INSIDE = """
 state=$1; shift
 setsid "$@" </dev/null >>"$state/log" 2>&1 &
@@ -87,7 +92,6 @@ class LocalNode:
         if self.mount is not None:
             with contextlib.suppress(FileExistsError):
                 self.mount.mkdir(parents=True)
-        self.socket.unlink(missing_ok=True)  # a dead one's, which would not answer
         self.log.touch()
         self._log_start = self.log.stat().st_size
         words = [str(self.state), *self.command(seeds)]
@@ -99,9 +103,13 @@ class LocalNode:
         self._guard = subprocess.Popen(
             ["/bin/sh", "-c", GUARD, "sh", *words],
             stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
             cwd="/",
-            start_new_session=True,
+            start_new_session=True,  # ^C at a terminal is not for it
         )
+        assert self._guard.stdout is not None
+        with self._guard.stdout as said:
+            self.pid = int(said.readline())
 
     def wait(self, end: float) -> None:
         """Until it serves and has its mount.  end: when to give up (time.monotonic()).
@@ -114,8 +122,6 @@ class LocalNode:
     def _serves(self) -> bool:
         if not self.socket.exists() or not answers(self.socket):
             return False
-        if self.enclosure is None:
-            self.pid = int((self.state / "pid").read_text())
         return self.mount is None or self._mounted(str(self.mount))
 
     def _mounted(self, point: str) -> bool:
@@ -124,7 +130,7 @@ class LocalNode:
         return any(m.ours and m.directory == point for m in stale.parse(table.read_text()))
 
     def _ended(self) -> bool:
-        return bool(self.pid) and self.word() in ("", "Z")
+        return self.word() in ("", "Z")
 
     def word(self) -> str:
         """The daemon's state in one letter, as ps prints it; "" if there is none."""
@@ -134,7 +140,7 @@ class LocalNode:
             return ""
         return stat.rpartition(")")[2].split()[0] if stat else ""
 
-    def signal(self, number: int) -> None:
+    def send(self, number: int) -> None:
         """Send the daemon a signal.  Raises CloudError("absent") if it does not run."""
         if self.word() in ("", "Z"):
             raise CloudError("absent", f"the daemon of {self.name} does not run")
@@ -146,7 +152,7 @@ class LocalNode:
 
     def end(self, number: int = signal.SIGTERM) -> None:
         """Send the daemon that signal and wait until it is gone.  Raises CloudError."""
-        self.signal(number)
+        self.send(number)
         if not until(lambda: self.word() in ("", "Z"), STOP):
             why = f"{self.name} did not end in {STOP:g} s:\n{self.tail()}"
             raise CloudError("timeout", why)
@@ -192,9 +198,11 @@ def clusters(count: int) -> list[tuple[str, str]]:
 def prepare(base: Path, nodes: Sequence[LocalNode]) -> None:
     """Give the nodes what they share: the cloud's key, and a keeper, compiled once."""
     built = Path(keeper.build(base))
+    cloudkey.make_cloud(base)
     for node in nodes:
         (node.state / "bin").mkdir(mode=0o711, parents=True, exist_ok=True)
         shutil.copy2(built, node.state / "bin" / built.name)
+        shutil.copy2(base / "cloud.key", node.state / "cloud.key")
 
 
 def start(nodes: Sequence[LocalNode], seeds: Iterable[str] | None = None) -> None:
@@ -229,3 +237,21 @@ def _is_free(host: str, port: int) -> bool:
             except OSError:
                 return False
     return True
+
+
+def enclosed(machines: Machines, cluster_of: Mapping[str, str]) -> list[LocalNode]:
+    """A node for each machine, with what it needs there; each mounts its own tree."""
+    nodes = []
+    for name, enclosure in machines.all.items():
+        home = machines.base / name
+        address = f"{machines.switch.ports[name].address}:{PORT}"
+        mount = home / "cloud"
+        nodes.append(LocalNode(name, cluster_of[name], address, home / "state", mount, enclosure))
+    prepare(machines.base, nodes)
+    return nodes
+
+
+def close(nodes: Iterable[LocalNode]) -> None:
+    """End all that stand in no enclosure, at once; never fails."""
+    with ThreadPoolExecutor() as threads:
+        list(threads.map(LocalNode.close, nodes))
