@@ -10,7 +10,8 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
@@ -62,14 +63,13 @@ def demo(options: Options, count: int, mount: str | None, ports: bool, line: str
         raise CloudError("unsupported", word, "or type: cloudfs demo --ports")
     with contextlib.ExitStack() as stack:
         stack.enter_context(_signals())
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="cloudfs-demo-")))
-        folder.chmod(0o711)
-        nodes, tag = stack.enter_context(_apart(count) if apart else _beside(count, folder))
-        local.start(nodes)
-        point = stack.enter_context(_mounted(nodes[0], mount, folder))
-        _greet(nodes, point, apart)
-        env = {"CLOUDFS_STATE": str(nodes[0].state), "CLOUDFS_MOUNT": point, "CLOUDFS_NET": tag}
-        status = _stay(env, line, folder)
+        cloud = stack.enter_context(_apart(count) if apart else _beside(count))
+        local.start(cloud.nodes)
+        first = cloud.nodes[0]
+        point = stack.enter_context(_mounted(first, mount, cloud.folder))
+        _greet(cloud, point)
+        env = {"CLOUDFS_STATE": str(first.state), "CLOUDFS_MOUNT": point, "CLOUDFS_NET": cloud.tag}
+        status = _stay(env, line, cloud.folder)
     raise SystemExit(status)
 
 
@@ -90,27 +90,40 @@ def _signals() -> Iterator[None]:
             signal.signal(number, handler)
 
 
+@dataclass(slots=True)
+class Cloud:
+    """Nodes, a folder for all that is theirs, and the tag of their private network, ""
+    for none."""
+
+    nodes: list[LocalNode]
+    folder: Path
+    tag: str = ""
+
+
 @contextlib.contextmanager
-def _apart(count: int) -> Iterator[tuple[list[LocalNode], str]]:
-    """Nodes in enclosures, and the tag of their network."""
+def _apart(count: int) -> Iterator[Cloud]:
+    """Nodes in enclosures."""
     named = local.clusters(count)
     with Machines([name for name, _ in named]) as machines:
-        yield local.enclosed(machines, dict(named)), machines.tag
+        yield Cloud(local.enclosed(machines, dict(named)), machines.base, machines.tag)
 
 
 @contextlib.contextmanager
-def _beside(count: int, folder: Path) -> Iterator[tuple[list[LocalNode], str]]:
+def _beside(count: int) -> Iterator[Cloud]:
     """Nodes on loopback ports."""
     named = zip(local.clusters(count), local.free_ports(count), strict=True)
-    nodes = [
-        LocalNode(name, cluster, f"127.0.0.1:{port}", folder / name / "state")
-        for (name, cluster), port in named
-    ]
-    local.prepare(folder, nodes)
-    try:
-        yield nodes, ""
-    finally:
-        local.close(nodes)
+    with tempfile.TemporaryDirectory(prefix="cloudfs-") as name:
+        folder = Path(name)
+        folder.chmod(0o711)
+        nodes = [
+            LocalNode(name, cluster, f"127.0.0.1:{port}", folder / name / "state")
+            for (name, cluster), port in named
+        ]
+        local.prepare(folder, nodes)
+        try:
+            yield Cloud(nodes, folder)
+        finally:
+            local.close(nodes)
 
 
 @contextlib.contextmanager
@@ -131,12 +144,12 @@ def _mounted(node: LocalNode, mount: str | None, folder: Path) -> Iterator[str]:
                 point.rmdir()
 
 
-def _greet(nodes: Sequence[LocalNode], point: str, apart: bool) -> None:
-    where = "each a machine of its own" if apart else "on loopback ports"
-    click.echo(f"{len(nodes)} nodes are up, {where}:")
-    for node in nodes:
+def _greet(cloud: Cloud, point: str) -> None:
+    where = "each a machine of its own" if cloud.tag else "on loopback ports"
+    click.echo(f"{len(cloud.nodes)} nodes are up, {where}:")
+    for node in cloud.nodes:
         click.echo(f"  {node.name:4} {node.cluster:6} {node.address}")
-    click.echo(f"The tree of {nodes[0].name} is at {point}.  Try:")
+    click.echo(f"The tree of {cloud.nodes[0].name} is at {point}.  Try:")
     click.echo(LINES.format(m=shlex.quote(point)))
 
 
