@@ -21,7 +21,6 @@ from cloudfs import config, daemon
 from cloudfs.cli.up import STOP, answers, until
 from cloudfs.errors import CloudError
 from cloudfs.factotum import cloudkey
-from cloudfs.fuse import stale
 from cloudfs.node import keeper
 from cloudfs.node.enclosure import Enclosure
 from cloudfs.node.machines import Machines
@@ -120,14 +119,12 @@ class LocalNode:
             raise CloudError("io", f"{self.name} ended at once:\n{self.tail()}")
 
     def _serves(self) -> bool:
-        if not self.socket.exists() or not answers(self.socket):
-            return False
-        return self.mount is None or self._mounted(str(self.mount))
-
-    def _mounted(self, point: str) -> bool:
-        """Whether the tree is mounted there, in the node's own table of mounts."""
-        table = Path(f"/proc/{self.enclosure.pid if self.enclosure else 'self'}/mountinfo")
-        return any(m.ours and m.directory == point for m in stale.parse(table.read_text()))
+        """Whether it says so, which it does once its tree is mounted.  The table of mounts
+        does not tell: a dead daemon's mount is in it until the new one has cleared it."""
+        with self.log.open("rb") as file:
+            file.seek(self._log_start)
+            said = f"node {self.name} serves ".encode() in file.read()
+        return said and answers(self.socket)
 
     def _ended(self) -> bool:
         return self.word() in ("", "Z")
