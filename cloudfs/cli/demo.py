@@ -24,7 +24,7 @@ from cloudfs.errors import CloudError
 from cloudfs.node.machines import Machines, lack
 
 MOST = 60  # beyond, the daemons measure the machine and not themselves
-SIGNALS = (signal.SIGTERM, signal.SIGHUP)
+SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
 
 LINES = """\
   ls {m}/nodes
@@ -78,7 +78,7 @@ def _signals() -> Iterator[None]:
     """A signal ends us by way of every `finally`; a second one does not disturb that."""
 
     def leave(number: int, frame: FrameType | None) -> None:
-        for one in (*SIGNALS, signal.SIGINT):
+        for one in SIGNALS:
             signal.signal(one, signal.SIG_IGN)
         raise SystemExit(128 + number)
 
