@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from cloudfs.cli.up import until
 from cloudfs.fuse.stale import mounts
 from tests.persons import Person, Session, open_folder
 
@@ -99,7 +100,8 @@ def test_a_signal_while_it_starts(own: Session) -> None:
         assert demo.wait(timeout=60) in (128 + signal.SIGTERM, -signal.SIGTERM)
         assert demo.stdin is not None
         demo.stdin.close()
-        assert left(own) == []
+        # A compiler that was killed leaves a child for a moment.
+        assert until(lambda: left(own) == [], 5), left(own)
 
 
 @pytest.mark.one_person
