@@ -26,7 +26,8 @@ from cloudfs.node.enclosure import Enclosure
 from cloudfs.node.machines import Machines
 
 PORT = 5640
-APART = 8  # ports between two nodes at one address: one for each level of zones, and room
+LEVELS = 18  # ports from a node's own on that its zones may use
+APART = 20  # ports between two nodes at one address
 START = 60.0  # seconds for all to answer
 STEP = 10.0  # seconds for a signal to be sent
 
@@ -203,10 +204,10 @@ def prepare(base: Path, nodes: Sequence[LocalNode]) -> None:
 
 
 def start(nodes: Sequence[LocalNode], seeds: Iterable[str] | None = None) -> None:
-    """Start all at once and wait until each serves; seeds: the first two of them, unless
-    given.  Raises CloudError."""
+    """Start all at once and wait until each serves.  seeds: where they look for the others;
+    unless given, the first begins a cloud, which the others join.  Raises CloudError."""
     end = time.monotonic() + START
-    at = list(seeds) if seeds is not None else [node.address for node in nodes[:2]]
+    at = list(seeds) if seeds is not None else [node.address for node in nodes[:1]]
     for node in nodes:
         node.launch(at)
     for node in nodes:
@@ -227,7 +228,10 @@ def free_ports(count: int, host: str = "127.0.0.1") -> list[int]:
 def _is_free(host: str, port: int) -> bool:
     """Whether TCP there, and UDP there and at the levels above, can be bound."""
     with contextlib.ExitStack() as stack:
-        kinds = [(socket.SOCK_STREAM, port), *((socket.SOCK_DGRAM, port + n) for n in range(4))]
+        kinds = [
+            (socket.SOCK_STREAM, port),
+            *((socket.SOCK_DGRAM, port + n) for n in range(LEVELS)),
+        ]
         for kind, number in kinds:
             try:
                 stack.enter_context(socket.socket(socket.AF_INET, kind)).bind((host, number))

@@ -79,13 +79,14 @@ class Net:
         return len(self.all)
 
     def _seeds(self) -> list[str]:
-        """Where a node that starts asks for the others: at the first two."""
-        return [node.local.address for node in list(self)[:2]]
+        """Where a node that starts looks for the others: at some that run."""
+        return [node.local.address for node in self if node.runs][:3]
 
     def start(self) -> None:
-        """Start the daemons that do not run, all at once."""
+        """Start the daemons that do not run, all at once.  If none does, the first begins
+        the cloud."""
         try:
-            local.start([node.local for node in self if not node.runs], self._seeds())
+            local.start([node.local for node in self if not node.runs], self._seeds() or None)
         except CloudError as error:
             raise AssertionError(f"{error}\n{self.logs()}") from None
 
