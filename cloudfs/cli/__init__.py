@@ -42,6 +42,7 @@ TABLE: dict[str, tuple[str, str]] = {
     "undrain": ("nodes", "Have drained nodes take objects again."),
     "top": ("nodes", "Watch the nodes and the busiest objects."),
     "why": ("manual", "Print the reason of the last refusal."),
+    "demo": ("demo", "A cloud of several nodes on this machine, to try."),
     "doctor": ("doctor", "Check what this machine can do; each lack has its fix."),
     "9p": ("ninep", "A small 9P client: ls, cat, write, stat."),
     "help": ("manual", "Manual pages: of a command, a directory, or cloudfs itself."),

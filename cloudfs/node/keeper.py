@@ -43,7 +43,13 @@ def build(state: Path) -> str:
         # Static starts twice as fast and needs less memory, where the libc allows it.
         for linking in (["-static"], []):
             command = [compiler, *FLAGS, *linking, "-o", str(made), *map(str, SOURCES)]
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            done = subprocess.run(
+                command,
+                capture_output=True,
+                text=True,
+                check=False,
+                env={**os.environ, "TMPDIR": scratch},  # of a compiler that is killed
+            )
             if done.returncode == 0:
                 made.rename(binary)
                 return str(binary)
