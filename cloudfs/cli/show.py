@@ -6,10 +6,16 @@ from collections.abc import Iterator, Sequence
 
 
 def columns(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    """Lines of a table; the last column is as long as it is."""
+    """Lines of a table; the last column is as long as it is.  What a terminal might take
+    for orders is shown as ?, since others may have written it."""
+    rows = [[_plain(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
     for row in (head, *rows):
         yield "  ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)).rstrip()
+
+
+def _plain(text: str) -> str:
+    return "".join(char if char.isprintable() else "?" for char in text)
 
 
 def size(count: float) -> str:

@@ -168,8 +168,9 @@ def down(options: Options, objects: bool) -> None:
     state = config.state_dir()
     if options.explain:
         if objects:
-            root = config.mount_dir()
-            click.echo(f"for ctl in {root}/view/by-state/running/*/ctl; do echo kill > $ctl; done")
+            states = f"{shlex.quote(str(config.mount_dir()))}/view/by-state"
+            files = " ".join(f"{states}/{state}/*/ctl" for state in ("running", "stopped"))
+            click.echo(f"for ctl in {files}; do [ ! -e $ctl ] || echo kill > $ctl; done")
         click.echo(f"kill $(cat {shlex.quote(str(state / 'pid'))})")
         return
     pid = daemon_pid(state)

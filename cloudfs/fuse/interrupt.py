@@ -3,7 +3,7 @@
 A process that waits for us in a system call and gets a signal goes on waiting until
 we answer; even SIGKILL leaves it in state D.  So while a request blocks, its process
 is looked at every `LOOK` seconds: a signal that is pending and neither blocked nor
-ignored, or the end of the process, answers the request with EINTR.
+ignored nor mild, or the end of the process, answers the request with EINTR.
 
 Reads and writes carry no caller.  They are taken for the opener's, unless it is gone
 or can be seen to wait elsewhere, as a shell does whose child inherited the file.  Then
@@ -15,6 +15,7 @@ caller in a process namespace that we cannot see into (pid 0) cannot be interrup
 from __future__ import annotations
 
 import os
+import signal
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -30,6 +31,9 @@ SHARE = 20  # a look that takes t seconds is followed by a pause of at least SHA
 ROOM = 4096  # requests that may block at once
 _BATCH = 32  # processes looked at before others have a turn
 _RESCAN = 25  # looks between searches for the same reader
+# What is ignored unless it is caught, as bash catches the end of each of its jobs: a
+# system call goes on after it elsewhere (SA_RESTART), which here it cannot.
+_MILD = sum(1 << (s - 1) for s in (signal.SIGCHLD, signal.SIGCONT, signal.SIGURG, signal.SIGWINCH))
 _MASKS = b"SigPnd:", b"ShdPnd:", b"SigBlk:", b"SigIgn:"
 
 
@@ -40,7 +44,7 @@ def interrupted(status: bytes) -> bool:
     if tuple(words[::2]) != _MASKS:
         return False
     own, shared, blocked, ignored = (int(word, 16) for word in words[1::2])
-    return bool((own | shared) & ~blocked & ~ignored)
+    return bool((own | shared) & ~(blocked | ignored | _MILD))
 
 
 def ended(status: bytes) -> bool:

@@ -118,6 +118,8 @@ def io(pids: Iterable[int]) -> tuple[int, int] | None:
 
 
 def command(pid: int) -> str:
-    """The command line, words joined by blanks, or the name in brackets."""
+    """The command line, words joined by blanks, or the name in brackets; one line whatever
+    the program put in it."""
     line = read(f"/proc/{pid}/cmdline").rstrip("\0").replace("\0", " ")
-    return line or f"[{read(f'/proc/{pid}/comm').strip()}]"
+    line = line or f"[{read(f'/proc/{pid}/comm').strip()}]"
+    return line if line.isprintable() else "".join(c if c.isprintable() else "?" for c in line)

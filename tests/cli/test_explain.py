@@ -68,5 +68,10 @@ def test_up_and_down(own: Session) -> None:
     own.sh(own.cloudfs("-x", "up").stdout)
     own.sh("for i in $(seq 200); do [ -e $CLOUDFS_MOUNT/proc ] && exit; sleep 0.05; done; exit 1")
     assert "up already" in own.cloudfs("up").stdout
-    own.sh(own.cloudfs("-x", "down").stdout)
+    running, stopped = (own.cloudfs("run", "sleep", "600").stdout.strip() for _ in range(2))
+    own.cloudfs("stop", stopped)
+    own.sh(own.cloudfs("-x", "down", "--objects").stdout)
     own.sh("for i in $(seq 200); do [ -e $CLOUDFS_MOUNT/proc ] || exit 0; sleep 0.05; done; exit 1")
+    own.cloudfs("up")
+    for id in (running, stopped):
+        assert ndb.parse(own.cloudfs("status", id).stdout)["exit"] == "KILL"

@@ -41,6 +41,11 @@ def test_span(seconds: float, text: str) -> None:
     assert span(seconds) == text
 
 
+def test_nothing_in_a_column_acts_on_the_terminal() -> None:
+    rows = [("a\x1b[31m", "b\nc\r", "d\x9b\u202e"), ("ü", "名", "x y")]
+    assert list(columns(("A", "B", "C"), rows))[1:] == ["a?[31m  b?c?  d??", "ü       名     x y"]
+
+
 @given(st.lists(st.tuples(*[st.text("abc", max_size=9)] * 3), max_size=5))
 def test_columns_begin_where_their_head_does(rows: list[tuple[str, str, str]]) -> None:
     head, *lines = columns(("ONE", "TWO", "THREE"), rows)

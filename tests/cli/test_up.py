@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import time
 
 import pytest
 
@@ -134,3 +135,14 @@ def test_doctor_checks_everything(own: Session) -> None:
     assert next(f for f in found if f["name"] == "node")["result"] == "ok"
     if os.geteuid() == 0 and own.person.uid != 0:
         assert "root" in next(f for f in found if f["name"] == "criu")["says"]
+
+
+@pytest.mark.one_person
+def test_trace_writes_messages_to_the_log(own: Session) -> None:
+    own.cloudfs("up", "--trace", "--no-mount")
+    own.cloudfs("9p", "cat", f"unix:{own.state}/sock", "version")
+    for _ in range(100):
+        if "Twalk" in own.log():
+            break
+        time.sleep(0.05)
+    assert "Rread" in own.log()

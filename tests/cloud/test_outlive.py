@@ -6,6 +6,7 @@ import os
 import random
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from cloudfs import ndb
@@ -31,11 +32,23 @@ def kill_daemon(cloud: Session) -> None:
     """As a fault would: it gets no chance to say anything."""
     pid = pid_of(cloud)
     os.kill(pid, signal.SIGKILL)
-    deadline = time.monotonic() + 10
-    while Path(f"/proc/{pid}/stat").exists() and time.monotonic() < deadline:
-        if Path(f"/proc/{pid}/stat").read_text().split()[2] == "Z":
-            break
-        time.sleep(0.01)
+    until(lambda: not alive(pid))
+
+
+def alive(pid: int) -> bool:
+    """Whether a process is there and not only waits to be buried."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def until(holds: Callable[[], bool], seconds: float = 30) -> None:
+    """Wait until something holds."""
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 def file(cloud: Session, *parts: str) -> str:
@@ -80,8 +93,9 @@ def test_a_stopped_node_leaves_objects_and_no_mount(cloud: Session) -> None:
 
 def test_what_ended_while_no_daemon_looked(cloud: Session) -> None:
     id = start(cloud, "sleep 0.5; echo late; exit 9")
+    pids = [line.split()[0] for line in file(cloud, "proc", id, "pids").splitlines()]
     kill_daemon(cloud)
-    time.sleep(1)
+    until(lambda: not any(alive(int(pid)) for pid in pids))
     cloud.cloudfs("up")
     assert file(cloud, "proc", id, "stdout") == "late\n"
     assert ndb.parse(file(cloud, "proc", id, "wait"))["code"] == "9"
@@ -94,10 +108,7 @@ def test_stdin_and_kill_work_on_what_an_earlier_daemon_started(cloud: Session) -
     cloud.cloudfs("up")
     cloud.sh(f"echo two > {cloud.mount}/proc/{id}/stdin")
     cloud.sh(f"echo close stdin > {cloud.mount}/proc/{id}/ctl")
-    deadline = time.monotonic() + 10
-    while file(cloud, "proc", id, "stdout") != "one\ntwo\n":
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    until(lambda: file(cloud, "proc", id, "stdout") == "one\ntwo\n")
     cloud.sh(f"echo kill > {cloud.mount}/proc/{id}/ctl")
     end = ndb.parse(file(cloud, "proc", id, "wait"))
     assert (end["signal"], end["why"]) == ("KILL", f"killed by {user_of(cloud.person.uid)}")
@@ -113,21 +124,16 @@ def test_a_stopped_object_stays_stopped(cloud: Session) -> None:
     time.sleep(0.3)
     assert file(cloud, "proc", id, "stdout") == before
     cloud.sh(f"echo start > {cloud.mount}/proc/{id}/ctl")
-    time.sleep(0.5)
-    assert len(file(cloud, "proc", id, "stdout")) > len(before)
+    until(lambda: len(file(cloud, "proc", id, "stdout")) > len(before))
 
 
 def test_double_forked_descendants_die_with_it(cloud: Session) -> None:
     script = "for i in 1 2 3; do (setsid sh -c 'sleep 1000 & sleep 1000' &) ; done; sleep 1000"
     id = start(cloud, script)
-    deadline = time.monotonic() + 10
-    while len(pids := file(cloud, "proc", id, "pids").splitlines()) < 10:
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    until(lambda: len(file(cloud, "proc", id, "pids").splitlines()) >= 10)
+    pids = [line.split()[0] for line in file(cloud, "proc", id, "pids").splitlines()]
     cloud.sh(f"echo kill > {cloud.mount}/proc/{id}/ctl")
-    for line in pids:
-        stat = Path(f"/proc/{line.split()[0]}/stat")
-        assert not stat.exists() or stat.read_text().split()[2] == "Z"
+    assert not any(alive(int(pid)) for pid in pids)
 
 
 def test_one_daemon_for_one_state_directory(cloud: Session) -> None:
@@ -143,10 +149,7 @@ def test_sigterm_ends_it_with_readers_blocked(cloud: Session) -> None:
     pid = pid_of(cloud)
     os.kill(pid, signal.SIGTERM)
     assert reader.wait(timeout=10) != 0
-    deadline = time.monotonic() + 10
-    while mounts(cloud):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    until(lambda: not mounts(cloud))
     cloud.cloudfs("up")
     assert ndb.parse(file(cloud, "proc", id, "status"))["state"] == "running"
 

@@ -86,6 +86,14 @@ async def test_output_goes_on_when_an_object_is_started_again(bench):
     assert bench.out("a") == b"0\n1\n2\n"
 
 
+async def test_the_words_of_a_process_are_one_line(bench):
+    running = await bench.sh("a", "sleep 60; true\n  1  0 init", env={"A": "b"})
+    (command,) = [line for pid, _, line in running.pids() if pid == running.pid]
+    assert command == "sh -c sleep 60; true?  1  0 init"
+    running.kill("test")
+    await running.ended()
+
+
 async def test_an_object_cannot_be_started_twice(bench):
     running = await bench.start("a", "sleep", "60")
     with pytest.raises(CloudError) as caught:
