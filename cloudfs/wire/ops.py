@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from cloudfs.errors import CloudError
 from cloudfs.tree.api import OWRITE, PLAIN, Ref
-from cloudfs.tree.space import MAX_DEPTH, cue
+from cloudfs.tree.space import MAX_DEPTH, Walked, cue
 from cloudfs.wait import Wait, then
 from cloudfs.wire.fids import (
     CLOSED,
@@ -36,9 +36,6 @@ SEPARATE = 32 << 10  # bytes of data from which a reply is sent from where it li
 _DATA = struct.Struct("<IBHI")  # head of an Rread or Rreaddir; an Rwrite
 _EMPTY = struct.Struct("<IBH")
 _RREAD, _RWRITE, _RCLUNK = 117, 119, 121
-
-Walked = tuple[list[Ref], CloudError | None]
-
 
 def opens(session: Session, number: int) -> Fid:
     """The fid of that number, which must not be open."""
@@ -153,7 +150,7 @@ def t_flush(session: Session, tag: int, oldtag: int) -> Reply:
 
 
 def t_walk(
-    session: Session, tag: int, number: int, newnumber: int, names: list[str]
+    session: Session, tag: int, number: int, newnumber: int, names: Sequence[str]
 ) -> Reply | None:
     fid = session.fids.get(number)
     if fid is None:
@@ -170,7 +167,7 @@ def t_walk(
     if tree.depth and ".." in names:
         names = _below(tree.depth, fid.ref, names)
     walked = tree.at.walk_all(fid.ref, names)
-    if not isinstance(walked, Wait):
+    if walked.__class__ is not Wait:
         return _walked(session, tag, fid, newnumber, names, walked)
     if newnumber == number:
         fid.mode = OPENING
@@ -190,19 +187,19 @@ def t_walk(
 def _walked(
     session: Session, tag: int, fid: Fid, newnumber: int, names: Sequence[str], walked: Walked
 ) -> Reply:
-    refs, error = walked
-    if error is not None and not refs:
+    nodes, ref, error = walked
+    if error is not None and not nodes:
         error.path = error.path or "/" + "/".join((*fid.ref.path, names[0]))
         raise error
     if error is None:
         if session.fids.get(newnumber) is fid:
-            fid.ref = refs[-1]
+            fid.ref = ref
         else:
-            session.add(newnumber, fid.tree, refs[-1])
-    return walk_reply(tag, refs)
+            session.add(newnumber, fid.tree, ref)
+    return walk_reply(tag, nodes)
 
 
-def _below(depth: int, ref: Ref, names: list[str]) -> list[str]:
+def _below(depth: int, ref: Ref, names: Sequence[str]) -> list[str]:
     """The names of a walk with each `..` that would leave the attached tree made "."."""
     here = len(ref.path)
     kept = []

@@ -35,7 +35,7 @@ _TIME = struct.Struct("<QQ")
 _ROPEN = struct.Struct("<IBHBIQI")
 _DIRENT = struct.Struct("<BIQQBH")
 _SHORT = struct.Struct("<H")
-_RWALK = [struct.Struct("<IBHH" + n * "BIQ") for n in range(MAX_WALK + 1)]
+_RWALK = [struct.Struct("<IBHH" + n * "B4xQ") for n in range(MAX_WALK + 1)]
 
 
 def qid(node: Node) -> tuple[int, int, int]:
@@ -43,13 +43,12 @@ def qid(node: Node) -> tuple[int, int, int]:
     return (node.mode >> 24) & 0xFF, 0, node.qid
 
 
-def walk_reply(tag: int, refs: Sequence[Ref]) -> bytes:
+def walk_reply(tag: int, nodes: Sequence[Node]) -> bytes:
     """The Rwalk frame of the files passed, at most 16."""
-    count = len(refs)
+    count = len(nodes)
     values: list[int] = []
-    for ref in refs:
-        node = ref.node
-        values += (node.mode >> 24 & 0xFF, 0, node.qid)
+    for node in nodes:
+        values += (node.mode >> 24 & 0xFF, node.qid)
     return _RWALK[count].pack(9 + 13 * count, 111, tag, count, *values)
 
 

@@ -23,7 +23,7 @@ from cloudfs.tree.api import DirHandle, Handle, Ref, Who
 from cloudfs.tree.space import Space
 from cloudfs.wait import Wait
 from cloudfs.wire import dialect_9, dialect_l, ops
-from cloudfs.wire.codec import HEAD, HEAD_SIZE, BadMessage, Codec, Decoder, codec
+from cloudfs.wire.codec import HEAD, HEAD_SIZE, BadMessage, Caller, Codec, codec
 from cloudfs.wire.fids import MAX_FIDS, MAX_TAGS, MIN_MSIZE, Fid, Job, Reply, Tree
 from cloudfs.wire.locks import Locks
 from cloudfs.wire.messages import NOFID
@@ -42,7 +42,6 @@ def _nothing() -> None:
 
 
 Handler = Callable[..., Reply | None]
-Table = list[tuple[Decoder, Handler]]
 
 
 class Session:
@@ -130,11 +129,10 @@ class Session:
             frames -= 1
             if tracing:
                 self._show("<-", data[at:stop])
-            decode, handle = self._table[number]
             try:
                 if tag in self.jobs:
                     raise BadMessage(f"tag {tag} is in use")
-                reply = handle(self, tag, *decode(data, at + HEAD_SIZE, stop))
+                reply = self._table[number](self, tag, data, at + HEAD_SIZE, stop)
             except CloudError as error:
                 reply = self.refuse(tag, error, self._fid_of(data, at))
             except Exception as error:
@@ -352,28 +350,24 @@ class Session:
         self.trace.frame(self.name, arrow, self.codec, frame)
 
 
-def _any(data: bytes, at: int, end: int) -> tuple[Any, ...]:
-    return ()
-
-
-def _early(session: Session, tag: int) -> Reply:
+def _early(session: Session, tag: int, data: bytes, at: int, end: int) -> Reply:
     raise CloudError("proto", "the first message is not a Tversion")
 
 
-def _not_spoken(session: Session, tag: int) -> Reply:
+def _not_spoken(session: Session, tag: int, data: bytes, at: int, end: int) -> Reply:
     raise CloudError("unsupported", f"{session.codec.version} has no such message")
 
 
 @functools.cache
-def dialect(key: str | None) -> tuple[Codec, Table]:
-    """The codec of a dialect and, by message number, its decoders and handlers."""
+def dialect(key: str | None) -> tuple[Codec, list[Caller]]:
+    """The codec of a dialect and, by message number, what decodes and answers each."""
     if key is None:
         spoken = codec("9")
         handlers: dict[str, Handler] = {"Tversion": ops.t_version}
     else:
         spoken = codec(key)
         handlers = ops.HANDLERS | (dialect_l.HANDLERS if key == "L" else dialect_9.HANDLERS)
-    table: Table = [(_any, _early if key is None else _not_spoken)] * 256
+    table: list[Caller] = [_early if key is None else _not_spoken] * 256
     for name, handler in handlers.items():
-        table[spoken.number[name]] = spoken.decode[name], handler
+        table[spoken.number[name]] = spoken.caller(name, handler)
     return spoken, table

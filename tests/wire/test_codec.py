@@ -178,7 +178,7 @@ def test_a_name_in_a_directory_is_utf8() -> None:
 def test_every_request_has_a_handler(key: str) -> None:
     """All T-messages of each dialect are answered by somebody who knows them."""
     spoken, table = dialect(key)
-    unknown = table[0][1]
+    unknown = table[0]
     for number, name in spoken.name.items():
         if name.startswith("T"):
-            assert table[number][1] is not unknown, name
+            assert table[number] is not unknown, name
