@@ -274,13 +274,12 @@ class Attach:
                     child = node.walk(name, self, cues)
                 except CloudError as error:
                     return done, ref, error
-                if child.__class__ is Wait:
+                if isinstance(child, Wait):
                     count = len(done) + 1
-                    path = (*ref.path, *names[:count])
-                    step = then(child, lambda found: Ref(found, path, cues))
+                    step = then(child, partial(Ref, path=(*ref.path, *names[:count]), cues=cues))
                     return Wait(partial(self._walk_on, done, step, names[count:]))
-                node = child  # type: ignore[assignment]
-                done.append(node)
+                done.append(child)
+                node = child
             if done:
                 ref = Ref(node, (*ref.path, *names[: len(done)]), cues)
         for index in range(len(done), len(names)):
@@ -294,9 +293,11 @@ class Attach:
             ref = found
         return done, ref, None
 
-    async def _walk_on(self, done: list[Node], step: Wait[Ref], rest: Sequence[str]) -> Walked:
+    async def _walk_on(
+        self, done: list[Node], step: Ref | Wait[Ref], rest: Sequence[str]
+    ) -> Walked:
         try:
-            ref = await step.run()
+            ref = await settle(step)
         except CloudError as error:
             return done, self.root(), error
         more, ref_or_none, error_or_none = await settle(self.walk_all(ref, rest))

@@ -37,6 +37,7 @@ _DATA = struct.Struct("<IBHI")  # head of an Rread or Rreaddir; an Rwrite
 _EMPTY = struct.Struct("<IBH")
 _RREAD, _RWRITE, _RCLUNK = 117, 119, 121
 
+
 def opens(session: Session, number: int) -> Fid:
     """The fid of that number, which must not be open."""
     fid = session.fids.get(number)
@@ -167,7 +168,7 @@ def t_walk(
     if tree.depth and ".." in names:
         names = _below(tree.depth, fid.ref, names)
     walked = tree.at.walk_all(fid.ref, names)
-    if walked.__class__ is not Wait:
+    if not isinstance(walked, Wait):
         return _walked(session, tag, fid, newnumber, names, walked)
     if newnumber == number:
         fid.mode = OPENING
