@@ -280,6 +280,8 @@ class Attach:
                     return Wait(partial(self._walk_on, done, step, names[count:]))
                 done.append(child)
                 node = child
+            else:
+                return done, Ref(node, ref.path + tuple(names), cues), None
             if done:
                 ref = Ref(node, (*ref.path, *names[: len(done)]), cues)
         for index in range(len(done), len(names)):

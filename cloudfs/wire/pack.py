@@ -38,7 +38,7 @@ _TIME = struct.Struct("<QQ")
 _ROPEN = struct.Struct("<IBHBIQI")
 _DIRENT = struct.Struct("<BIQQBH")
 _SHORT = struct.Struct("<H")
-_RWALK = [struct.Struct("<IBHH" + n * "B4xQ") for n in range(MAX_WALK + 1)]
+_RWALK = [struct.Struct("<IBHH" + n * "B4xQ").pack for n in range(MAX_WALK + 1)]
 
 
 def qid(node: Node) -> tuple[int, int, int]:
@@ -49,10 +49,10 @@ def qid(node: Node) -> tuple[int, int, int]:
 def walk_reply(tag: int, nodes: Sequence[Node]) -> bytes:
     """The Rwalk frame of the files passed, at most 16."""
     count = len(nodes)
-    values: list[int] = []
+    values = [9 + 13 * count, 111, tag, count]
     for node in nodes:
         values += (node.mode >> 24 & 0xFF, node.qid)
-    return _RWALK[count].pack(9 + 13 * count, 111, tag, count, *values)
+    return _RWALK[count](*values)
 
 
 def open_reply(tag: int, number: int, node: Node, iounit: int) -> bytes:

@@ -112,11 +112,12 @@ class Session:
         connection is to be closed.
         """
         data, at, end = self._data, self._at, len(self._data)
-        out, trace = self.out, self.trace
+        out, trace, jobs = self.out, self.trace, self.jobs
         tracing = trace is not None and trace.on
+        head = HEAD.unpack_from
         frames = TURN_FRAMES
         while end - at >= HEAD_SIZE:
-            size, number, tag = HEAD.unpack_from(data, at)
+            size, number, tag = head(data, at)
             if not HEAD_SIZE <= size <= self.msize:
                 raise BadMessage(f"a frame of {size} bytes, where {self.msize} were agreed on")
             stop = at + size
@@ -130,7 +131,7 @@ class Session:
             if tracing:
                 self._show("<-", data[at:stop])
             try:
-                if tag in self.jobs:
+                if tag in jobs:
                     raise BadMessage(f"tag {tag} is in use")
                 reply = self._table[number](self, tag, data, at + HEAD_SIZE, stop)
             except CloudError as error:
@@ -164,7 +165,7 @@ class Session:
                 del self.jobs[job.tag]
             self._answer(job, result, error)
         if fid is not None and fid.gone and not fid.busy:
-            self._quietly(self._close, fid)
+            self._quietly(self.release, fid)
 
     def _answer(self, job: Job, result: Any, error: BaseException | None) -> None:
         tag = -1 if job.tag is None else job.tag
@@ -273,16 +274,13 @@ class Session:
     def release(self, fid: Fid) -> Wait[None] | None:
         """Close a fid that was taken from the table.  Requests that wait on it are
         answered with "interrupted", and its handle is closed when they have ended."""
-        if not fid.busy:
-            return self._close(fid)
-        fid.gone = True
-        for job in [job for job in self.jobs.values() if job.fid is fid]:
-            self.stop(job)
-            if job.tag is not None:
-                self._put(self.refuse(job.tag, CloudError("interrupted"), fid))
-        return None
-
-    def _close(self, fid: Fid) -> Wait[None] | None:
+        if fid.busy:
+            fid.gone = True
+            for job in [job for job in self.jobs.values() if job.fid is fid]:
+                self.stop(job)
+                if job.tag is not None:
+                    self._put(self.refuse(job.tag, CloudError("interrupted"), fid))
+            return None
         handle, fid.handle = fid.handle, None
         try:
             if self.locks.files:
