@@ -230,8 +230,7 @@ def t_read(session: Session, tag: int, number: int, offset: int, count: int) -> 
     handle = fid.handle
     if handle is None or fid.mode & 3 == OWRITE:
         raise CloudError("nofid", f"fid {number} is not open for reading")
-    if count > session.msize - READ_HEAD:
-        count = session.msize - READ_HEAD
+    count = min(count, session.msize - READ_HEAD)
     if fid.entries is not None:
         if session.key == "L":
             raise CloudError("isdir", "a directory is read with Treaddir")
