@@ -255,9 +255,9 @@ class Attach:
         if len(path) > MAX_DEPTH:
             raise CloudError("toolong", f"a path has at most {MAX_DEPTH} elements")
         child = node.walk(name, self, ref.cues)
-        if child.__class__ is Wait:
-            return then(child, lambda found: Ref(found, path, ref.cues))  # type: ignore[arg-type]
-        return Ref(child, path, ref.cues)  # type: ignore[arg-type]
+        if isinstance(child, Wait):
+            return then(child, partial(Ref, path=path, cues=ref.cues))
+        return Ref(child, path, ref.cues)
 
     def walk_all(self, ref: Ref, names: Sequence[str]) -> Walked | Wait[Walked]:
         """As many steps as succeed: the files passed, where the last led if all did, and

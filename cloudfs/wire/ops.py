@@ -12,7 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from cloudfs.errors import CloudError
-from cloudfs.tree.api import OWRITE, PLAIN, Ref
+from cloudfs.tree.api import OWRITE, PLAIN, Handle, Ref
 from cloudfs.tree.space import MAX_DEPTH, Walked, cue
 from cloudfs.wait import Wait, then
 from cloudfs.wire.fids import (
@@ -174,15 +174,16 @@ def t_walk(
         fid.mode = OPENING
     else:
         session.promise(newnumber, tree)
-
-    def after() -> None:
-        if newnumber == number:
-            fid.mode = CLOSED
-        else:
-            session.withdraw(newnumber, tree)
-
     finish = partial(_walked, session, tag, fid, newnumber, names)
+    after = partial(_walk_over, session, fid, number, newnumber)
     return session.block(tag, fid, walked, finish, after)
+
+
+def _walk_over(session: Session, fid: Fid, number: int, newnumber: int) -> None:
+    if newnumber == number:
+        fid.mode = CLOSED
+    else:
+        session.withdraw(newnumber, fid.tree)
 
 
 def _walked(
@@ -285,7 +286,11 @@ def t_clunk(session: Session, tag: int, number: int) -> Reply | None:
     except Exception as error:
         raise _noted(fid.tree, error, fid.ref.path)
     if left is not None:
-        return session.block(tag, fid, left, lambda _: _EMPTY.pack(7, _RCLUNK, tag))
+        return session.block(tag, fid, left, partial(_clunked, tag))
+    return _EMPTY.pack(7, _RCLUNK, tag)
+
+
+def _clunked(tag: int, _: None) -> Reply:
     return _EMPTY.pack(7, _RCLUNK, tag)
 
 
@@ -352,10 +357,14 @@ def open_file(session: Session, tag: int, fid: Fid, mode: int, number: int) -> R
     ref = fid.ref
     handle = fid.tree.at.open(ref, mode)
     if isinstance(handle, Wait):
-        made: Any = then(handle, lambda handle: (ref, handle))
+        made: Any = then(handle, partial(_pair, ref))
         return opened(session, tag, fid, made, mode, number)
     session.opened(fid, handle, mode)
     return open_reply(tag, number, ref.node, session.msize - IOHDRSZ)
+
+
+def _pair(ref: Ref, handle: Handle) -> tuple[Ref, Handle]:
+    return ref, handle
 
 
 HANDLERS: dict[str, Callable[..., Reply | None]] = {

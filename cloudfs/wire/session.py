@@ -276,10 +276,7 @@ class Session:
         answered with "interrupted", and its handle is closed when they have ended."""
         if fid.busy:
             fid.gone = True
-            for job in [job for job in self.jobs.values() if job.fid is fid]:
-                self.stop(job)
-                if job.tag is not None:
-                    self._put(self.refuse(job.tag, CloudError("interrupted"), fid))
+            self._interrupt(fid)
             return None
         handle, fid.handle = fid.handle, None
         try:
@@ -288,6 +285,12 @@ class Session:
             return handle.close() if handle is not None else None
         finally:
             self.leave(fid.tree)
+
+    def _interrupt(self, fid: Fid) -> None:
+        for job in [job for job in self.jobs.values() if job.fid is fid]:
+            self.stop(job)
+            if job.tag is not None:
+                self._put(self.refuse(job.tag, CloudError("interrupted"), fid))
 
     def discard(self, fid: Fid) -> None:
         """Close a fid that was taken from the table, whatever its handle says to it."""
