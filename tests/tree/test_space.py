@@ -3,6 +3,8 @@
 import itertools
 
 import pytest
+import trio
+import trio.testing
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -90,6 +92,40 @@ async def test_slow_walks_are_waited_for(space):
     missing = at.walk_all(at.root(), ["slow", "y"])
     nodes, _, error = await missing.run()
     assert (len(nodes), error.kind) == (1, "absent")
+
+
+PLAIN = "dir a many f0001 slow x private inside hello nope open".split()
+ODD = [".", "..", ".follow", ".MaxTime=1", ".MaxTime=x", "", "a/b", "ö" * 128, "y" * 300]
+
+
+@given(
+    st.lists(st.sampled_from(PLAIN + ODD), max_size=6), st.sampled_from([ANN, ROOT]), st.booleans()
+)
+def test_a_walk_is_its_steps(names, who, bound):
+    """However many are taken at a time, and whatever is bound."""
+    space = Space(tree())
+    at = space.attach(who)
+    if bound:
+        space.bind(at, "/many", "/dir")
+
+    async def by_steps():
+        nodes, ref = [], at.root()
+        for name in names:
+            try:
+                ref = await settle(at.walk(ref, name))
+            except CloudError as error:
+                return nodes, None, (error.kind, error.why)
+            nodes.append(ref.node)
+        return nodes, ref, None
+
+    async def at_once():
+        nodes, ref, error = await settle(at.walk_all(at.root(), names))
+        return nodes, None if error else ref, error and (error.kind, error.why)
+
+    async def both():
+        assert await at_once() == await by_steps()
+
+    trio.run(both, clock=trio.testing.MockClock(autojump_threshold=0))
 
 
 # --- permissions
