@@ -32,7 +32,6 @@ from cloudfs.kernel.records import Records
 from cloudfs.node.host import RealHost
 from cloudfs.node.metrics import Metrics
 from cloudfs.tree import idmap
-from cloudfs.tree.api import Node
 from cloudfs.tree.build import build
 from cloudfs.tree.others import Others
 from cloudfs.tree.space import ErrLog, Space
@@ -101,14 +100,8 @@ class Daemon:
             None, self.cloud.address_of, self._gone, owner=self.owner, trace=self.trace
         )
         self.cloud.changed_node = self.pool.changed
-        self.objects.join(Others(self.cloud, self.reach))
-        self.trees = build(
-            self.cloud, self.events, self.errors, self.trace, self.reach, self._shown
-        )
-
-    async def reach(self, node: str, who: Who, path: tuple[str, ...], seconds: float) -> Node:
-        """A file of another node; it is asked for as who, when it is used."""
-        return self.pool.reach(node).beneath(path)
+        self.objects.join(Others(self.cloud, self.pool))
+        self.trees = build(self.cloud, self.events, self.errors, self.trace, self.pool, self._shown)
 
     def _gone(self, node: str) -> str:
         info = self.cloud.node(node)

@@ -10,7 +10,7 @@ from cloudfs.kernel.cloud import Cloud
 from cloudfs.kernel.object import Object
 from cloudfs.tree import nodes
 from cloudfs.tree.api import Node
-from cloudfs.tree.far import Reach
+from cloudfs.tree.imports import Imports
 from cloudfs.tree.inner import InnerSpaces
 from cloudfs.tree.nodes import Tape
 from cloudfs.tree.proc import Proc
@@ -33,18 +33,18 @@ def build(
     events: Log,
     errors: ErrLog,
     tape: Tape,
-    reach: Reach,
+    imports: Imports,
     shown: Callable[[Object], dict[str, str]],
 ) -> Trees:
     """The trees of a node.
 
-    events: of the whole cloud.  reach: see tree/far.py.
+    events: of the whole cloud.  imports: the trees of other nodes.
     shown(object): names of users as the object's sandbox is to see them.
     """
     machine = cloud.machine
     proc = Proc(cloud.objects, lambda: machine.price)
     own = nodes.own(machine, proc, tape)
-    whole = Whole(proc, own, cloud, reach)
+    whole = Whole(proc, own, cloud, imports)
     inner = InnerSpaces(cloud.objects, errors, shown)
     parts = [whole.proc(), whole.nodes(), whole.clusters(), views(whole)]
     tree = root(events, machine.owner, parts, [inner])

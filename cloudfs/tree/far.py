@@ -8,23 +8,20 @@ nobody answers it is what was heard last, with its age.
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
 from cloudfs.errors import CloudError
 from cloudfs.tree import numbers
-from cloudfs.tree.api import DMDIR, OREAD, Cues, DirHandle, Entries, Handle, Node, Stat, Wait, Who
+from cloudfs.tree.api import DMDIR, OREAD, Cues, DirHandle, Entries, Handle, Node, Stat, Wait
 from cloudfs.tree.handles import Text
+from cloudfs.tree.imports import Imports
 from cloudfs.tree.space import Attach
 from cloudfs.wait import settle
 
 SILENT = frozenset({"unreachable", "timeout"})  # errors that tell nothing of the file itself
 MAX_STATUS = 8192  # bytes
-
-# reach(node, who, path, seconds): the file at a path in a node's own tree, for that user.
-# It may not have been looked at yet.  Raises CloudError "unreachable" or "timeout".
-Reach = Callable[[str, Who, tuple[str, ...], float], Awaitable[Node]]
 
 
 class Far(Node):
@@ -34,21 +31,21 @@ class Far(Node):
     known here.
     """
 
-    __slots__ = ("_known", "_node", "_path", "_reach")
+    __slots__ = ("_imports", "_known", "_node", "_path")
 
     def __init__(
         self,
         name: str,
         qid: int,
         uid: str,
-        reach: Reach,
+        imports: Imports,
         node: str,
         path: tuple[str, ...],
         known: Callable[[], str],
     ) -> None:
         self.name, self.mode, self.qid = name, 0o555 | DMDIR, qid
         self.uid = self.gid = uid
-        self._reach = reach
+        self._imports = imports
         self._node = node
         self._path = path
         self._known = known
@@ -59,17 +56,17 @@ class Far(Node):
     def walk(self, name: str, at: Attach, cues: Cues) -> Node | Wait[Node]:
         if name == "status":
             return Status(self)
-        return Wait(partial(self._walk, name, at, cues))
+        return self._there().walk(name, at, cues)
 
-    async def _walk(self, name: str, at: Attach, cues: Cues) -> Node:
-        return await settle((await self._there(at, cues)).walk(name, at, cues))
+    def ahead(self, names: Sequence[str], at: Attach, cues: Cues) -> Wait[None] | None:
+        return self._there().ahead(names, at, cues)
 
     def open(self, mode: int, at: Attach, cues: Cues) -> Wait[Handle]:
         return Wait(partial(self._open, mode, at, cues))
 
     async def _open(self, mode: int, at: Attach, cues: Cues) -> Handle:
         try:
-            handle = await settle((await self._there(at, cues)).open(mode, at, cues))
+            handle = await settle(self._there().open(mode, at, cues))
         except CloudError as error:
             if error.kind not in SILENT or cues.fresh:
                 raise
@@ -80,9 +77,9 @@ class Far(Node):
             nodes["status"] = Status(self)
         return DirHandle(Entries(nodes))
 
-    def _there(self, at: Attach, cues: Cues, *more: str) -> Awaitable[Node]:
+    def _there(self, *more: str) -> Node:
         """The directory itself, or a file in it, on its node."""
-        return self._reach(self._node, at.who, (*self._path, *more), cues.max_time)
+        return self._imports.reach(self._node, (*self._path, *more))
 
 
 class Status(Node):
@@ -103,8 +100,7 @@ class Status(Node):
 
     async def _open(self, mode: int, at: Attach, cues: Cues) -> Handle:
         try:
-            file = await self._of._there(at, cues, "status")
-            handle = await settle(file.open(mode, at, cues))
+            handle = await settle(self._of._there("status").open(mode, at, cues))
             if mode & 3 != OREAD:
                 return handle
             data: Any = await settle(handle.read(0, MAX_STATUS))

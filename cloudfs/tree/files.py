@@ -57,8 +57,11 @@ class Value(Row):
         text = "" if mode & 3 == 1 else self.read(subject, at)
         if self.write is None:
             return Text(text)
-        write = self.write
-        return Lines(text, lambda line: write(subject, line, at) if line.strip() else None)
+        return Lines(text, partial(self._line, subject, at))
+
+    def _line(self, subject: Any, at: Attach, line: str) -> Any:
+        assert self.write is not None
+        return self.write(subject, line, at) if line.strip() else None
 
 
 class Ctl(Row):

@@ -18,10 +18,11 @@ PIECE = 64 << 10  # bytes read at a time
 class Imports(Protocol):
     """Where the trees of other nodes come from."""
 
-    def reach(self, node: str) -> Node:
-        """The root of a node's own tree, at once: nothing is asked of the node before the
-        tree is used, and then it is asked as the user who uses it.  For a node that is
-        gone each use raises CloudError("unreachable")."""
+    def reach(self, node: str, path: tuple[str, ...] = ()) -> Node:
+        """A file of a node's own tree, at once: nothing is asked of the node before it is
+        used, and then it is asked as the user who uses it.  It is taken to be there, and
+        its mode to allow anything.  For a node that is gone each use raises
+        CloudError("unreachable")."""
 
 
 class Files:
@@ -66,7 +67,9 @@ class Files:
     async def _open(self, path: str, mode: int) -> Handle:
         names = [name for name in path.split("/") if name]
         root = self._at.root()
-        refs, error = await settle(self._at.walk_all(Ref(root.node, root.path, self._cues), names))
+        _, ref, error = await settle(
+            self._at.walk_all(Ref(root.node, root.path, self._cues), names)
+        )
         if error is not None:
             raise error
-        return await settle(self._at.open(refs[-1] if refs else root, mode))
+        return await settle(self._at.open(ref, mode))

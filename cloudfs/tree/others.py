@@ -6,20 +6,18 @@ from collections.abc import Mapping
 
 from cloudfs.kernel.cloud import Cloud
 from cloudfs.kernel.placement import Attributes, Wish
-from cloudfs.tree.api import OWRITE, PLAIN, Who
-from cloudfs.tree.far import Reach
-from cloudfs.tree.space import Space
-from cloudfs.wait import settle
+from cloudfs.tree.api import Who
+from cloudfs.tree.imports import Files, Imports
 
-SECONDS = 2.0  # to reach a node; who asks for a write has a deadline of its own
+SECONDS = 2.0  # for other zones to tell of their nodes
 
 
 class Others:
     """See kernel/handover.py."""
 
-    def __init__(self, cloud: Cloud, reach: Reach) -> None:
+    def __init__(self, cloud: Cloud, imports: Imports) -> None:
         self._cloud = cloud
-        self._reach = reach
+        self._imports = imports
 
     def knows(self, node: str) -> bool:
         cloud = self._cloud
@@ -31,27 +29,4 @@ class Others:
         return self._cloud.attributes()
 
     def reach(self, node: str, user: str) -> Files:
-        return Files(node, Who(user, None), self._reach)
-
-
-class Files:
-    """The own tree of a node, for one user."""
-
-    def __init__(self, node: str, who: Who, reach: Reach) -> None:
-        self._node = node
-        self._who = who
-        self._reach = reach
-
-    async def write(self, path: str, text: str) -> None:
-        file = await self._reach(self._node, self._who, tuple(path.split("/")), SECONDS)
-        at = Space(file).attach(self._who)
-        handle = await settle(file.open(OWRITE, at, PLAIN))
-        failed = True
-        try:
-            await settle(handle.write(0, text.encode()))
-            failed = False
-        finally:
-            # What a close still has to say counts, but not above what the write said.
-            left = handle.close()
-            if left is not None and not failed:
-                await left.run()
+        return Files(self._imports.reach(node), Who(user, None))

@@ -45,12 +45,17 @@ from cloudfs.wait import settle as settle
 from cloudfs.wait import then as then
 
 MAX_NAME = 255  # bytes of one path element, as on Linux
+SHORT = 63  # characters of a name that cannot have too many bytes
 MAX_DEPTH = 64  # elements of one path
 MAX_BINDS = 256  # of one name space
 ERR_LINES = 16  # reasons kept for each user
 ERR_USERS = 256
+_PASS = DMDIR | X  # of a directory that everybody may search
 _NEED = {OREAD: R, OWRITE: W, ORDWR: R | W, OEXEC: R | X}
 _WORDS = {R: "read", W: "write", X: "search"}
+
+
+Walked = tuple[list[Node], Ref, CloudError | None]
 
 
 def allowed(who: Who, node: Node, bits: int) -> bool:
@@ -243,7 +248,7 @@ class Attach:
             cues = cue(ref.cues, name)
             if cues is not None:
                 return Ref(node, ref.path, cues)
-        if len(name) > 64 or not name or "/" in name or "\0" in name:
+        if len(name) > SHORT or not name or "/" in name or "\0" in name:
             check_name(name)
         path = (*ref.path, name)
         mounts = self.space.mounts
@@ -252,50 +257,72 @@ class Attach:
         if len(path) > MAX_DEPTH:
             raise CloudError("toolong", f"a path has at most {MAX_DEPTH} elements")
         child = node.walk(name, self, ref.cues)
-        if child.__class__ is Wait:
-            return then(child, lambda found: Ref(found, path, ref.cues))  # type: ignore[arg-type]
-        return Ref(child, path, ref.cues)  # type: ignore[arg-type]
+        if isinstance(child, Wait):
+            return then(child, partial(Ref, path=path, cues=ref.cues))
+        return Ref(child, path, ref.cues)
 
-    def walk_all(
-        self, ref: Ref, names: Sequence[str]
-    ) -> tuple[list[Ref], CloudError | None] | Wait[tuple[list[Ref], CloudError | None]]:
-        """As many steps as succeed, and what stopped the walk (walk(5))."""
-        done: list[Ref] = []
-        for index, name in enumerate(names):
+    def walk_all(self, ref: Ref, names: Sequence[str]) -> Walked | Wait[Walked]:
+        """As many steps as succeed: the files passed, where the last led if all did, and
+        what stopped the walk (walk(5))."""
+        done: list[Node] = []
+        if not self.space.mounts and len(ref.path) + len(names) <= MAX_DEPTH:
+            # The steps that need no closer look: nothing is bound, everybody may search,
+            # no name has a dot.  Without a Ref and a path each they cost half.
+            node, cues = ref.node, ref.cues
+            for name in names:
+                if node.mode & _PASS != _PASS or not name.isalnum() or len(name) > SHORT:
+                    break
+                try:
+                    child = node.walk(name, self, cues)
+                except CloudError as error:
+                    return done, ref, error
+                if isinstance(child, Wait):
+                    at = len(done)
+                    here = Ref(node, (*ref.path, *names[:at]), cues)
+                    step = Wait(partial(_reached, child, (*here.path, name), cues))
+                    return Wait(partial(self._walk_on, done, here, names[at:], step))
+                done.append(child)
+                node = child
+            else:
+                return done, Ref(node, ref.path + tuple(names), cues), None
+            if done:
+                ref = Ref(node, (*ref.path, *names[: len(done)]), cues)
+        for index in range(len(done), len(names)):
             try:
-                step = self.walk(ref, name)
+                found = self.walk(ref, names[index])
             except CloudError as error:
-                return done, error
-            if isinstance(step, Wait):
-                return Wait(partial(self._walk_on, done, ref, names[index:], step))
-            done.append(step)
-            ref = step
-        return done, None
+                return done, ref, error
+            if isinstance(found, Wait):
+                return Wait(partial(self._walk_on, done, ref, names[index:], found))
+            done.append(found.node)
+            ref = found
+        return done, ref, None
 
     async def _walk_on(
-        self, done: list[Ref], ref: Ref, names: Sequence[str], step: Wait[Ref]
-    ) -> tuple[list[Ref], CloudError | None]:
+        self, done: list[Node], ref: Ref, names: Sequence[str], step: Wait[Ref]
+    ) -> Walked:
+        """Go on where the step to the first of the names, from ref, waits."""
         try:
             ahead = ref.node.ahead(names, self, ref.cues)
             if ahead is not None:
                 await ahead.run()
             ref = await step.run()
         except CloudError as error:
-            return done, error
-        more, error_or_none = await settle(self.walk_all(ref, names[1:]))
-        return [*done, ref, *more], error_or_none
+            return done, self.root(), error
+        more, ref_or_none, error_or_none = await settle(self.walk_all(ref, names[1:]))
+        return [*done, ref.node, *more], ref_or_none, error_or_none
 
     def find(self, path: Sequence[str]) -> Ref | Wait[Ref]:
         """The file at a path from the root of the name space; raises if not there."""
 
-        def last(result: tuple[list[Ref], CloudError | None]) -> Ref:
-            refs, error = result
+        def last(walked: Walked) -> Ref:
+            _, ref, error = walked
             if error is not None:
                 error.path = error.path or join(path)
                 raise error
-            return refs[-1]
+            return ref
 
-        return then(self.walk_all(self.root(), path), last) if path else self.root()
+        return then(self.walk_all(self.root(), path), last)
 
     def stat(self, ref: Ref) -> Stat | Wait[Stat]:
         return ref.node.stat()
@@ -358,6 +385,11 @@ class Attach:
                 f"{self.who.user} may not {asked} it, which is {node.uid}'s"
                 f" with mode {node.mode & 0o777:o}",
             )
+
+
+async def _reached(child: Wait[Node], path: tuple[str, ...], cues: Cues) -> Ref:
+    """Where a step leads that had to wait."""
+    return Ref(await settle(child), path, cues)
 
 
 class Union(Node):

@@ -19,9 +19,10 @@ from cloudfs.kernel.cloud import Cloud, NodeInfo
 from cloudfs.kernel.object import Object
 from cloudfs.tree import far, numbers
 from cloudfs.tree.api import Cues, Handle, Node, Wait
-from cloudfs.tree.far import Far, Reach
+from cloudfs.tree.far import Far
 from cloudfs.tree.files import Clone, Row
 from cloudfs.tree.handles import Text
+from cloudfs.tree.imports import Imports
 from cloudfs.tree.nodes import DOC as NODES_DOC
 from cloudfs.tree.proc import DOC as PROC_DOC
 from cloudfs.tree.proc import Proc
@@ -46,12 +47,12 @@ class Whole:
         proc: Proc,
         own: Node,
         cloud: Cloud,
-        reach: Reach,
+        imports: Imports,
     ) -> None:
         self.cloud = cloud
         self._proc = proc
         self._own = own
-        self._reach = reach
+        self._imports = imports
         self._far_objects: dict[str, _FarObject] = {}
         self._far_nodes: dict[str, Far] = {}
         self._clusters: dict[str, Node] = {}
@@ -67,7 +68,7 @@ class Whole:
         if known is None or known.of is not seen:
             if len(self._far_objects) > 2 * len(self.cloud.catalog.seen) + 64:
                 self._far_objects.clear()
-            known = self._far_objects[seen.id] = _FarObject(seen, self.cloud, self._reach)
+            known = self._far_objects[seen.id] = _FarObject(seen, self.cloud, self._imports)
         return known
 
     def find(self, id: str, at: Attach, cues: Cues) -> Node | Wait[Node]:
@@ -109,7 +110,7 @@ class Whole:
             return None
         # Its node has not told of it yet, but this one placed it there.
         told = {"id": id, "state": "starting", "user": at.who.user}
-        return _FarObject(Seen(moved, told), self.cloud, self._reach)
+        return _FarObject(Seen(moved, told), self.cloud, self._imports)
 
     def every(self) -> dict[str, Node]:
         """The directories of all objects that are known."""
@@ -159,7 +160,7 @@ class Whole:
                 name,
                 far.number("nodes", name),
                 self.cloud.machine.owner,
-                self._reach,
+                self._imports,
                 name,
                 (),
                 partial(self._node_status, name),
@@ -305,12 +306,12 @@ class _FarObject(Far):
 
     __slots__ = ("of",)
 
-    def __init__(self, seen: Seen, cloud: Cloud, reach: Reach) -> None:
+    def __init__(self, seen: Seen, cloud: Cloud, imports: Imports) -> None:
         super().__init__(
             seen.id,
             far.number("proc", seen.id),
             seen.user,
-            reach,
+            imports,
             seen.node,
             ("proc", seen.id),
             lambda: seen.status(cloud.age_of(seen.node)),

@@ -12,15 +12,26 @@ from __future__ import annotations
 
 import functools
 import struct
+from collections.abc import Callable
 from typing import Any
 
-from cloudfs.wire.generate import BadMessage, Decoder, Encoder, decoder, encoder, names
+from cloudfs.wire.generate import (
+    BadMessage,
+    Caller,
+    Decoder,
+    Encoder,
+    caller,
+    decoder,
+    encoder,
+    names,
+)
 from cloudfs.wire.messages import DIRENT, MESSAGES, STAT, VERSIONS, Row
 
 __all__ = [
     "HEAD",
     "HEAD_SIZE",
     "BadMessage",
+    "Caller",
     "Codec",
     "Decoder",
     "Encoder",
@@ -50,11 +61,16 @@ class Codec:
         made = {row.name: _functions(row) for row in rows}
         self.key = key
         self.version = VERSIONS[key]
+        self._rows = {row.name: row for row in rows}
         self.name = {row.number: row.name for row in rows}
         self.number = {row.name: row.number for row in rows}
         self.fields = {row.name: names(row.fields) for row in rows}
         self.decode: dict[str, Decoder] = {name: pair[0] for name, pair in made.items()}
         self.encode: dict[str, Encoder] = {name: pair[1] for name, pair in made.items()}
+
+    def caller(self, name: str, handle: Callable[..., Any]) -> Caller:
+        """What decodes the body of a message and gives its fields to handle."""
+        return caller(name, self._rows[name].fields, handle)
 
     def parse(self, frame: bytes) -> tuple[str, int, tuple[Any, ...]]:
         """(name, tag, fields) of one whole frame.  Raises BadMessage."""

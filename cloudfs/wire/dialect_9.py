@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from cloudfs.errors import CloudError
-from cloudfs.tree.api import DMAPPEND, DMDIR, DMEXCL, ORCLOSE, OTRUNC, Stat
+from cloudfs.tree.api import DMAPPEND, DMDIR, DMEXCL, ORCLOSE, OTRUNC
 from cloudfs.tree.idmap import group_of, user_of
+from cloudfs.wait import Wait
 from cloudfs.wire.codec import BadMessage, stat_codec
 from cloudfs.wire.fids import Fid, Reply
-from cloudfs.wire.ops import answer, known, open_file, opened, opens, wstat
-from cloudfs.wire.pack import stat_bytes
+from cloudfs.wire.ops import known, open_file, opened, opens, wstat
+from cloudfs.wire.pack import stat_reply
 
 if TYPE_CHECKING:
     from cloudfs.wire.session import Session
@@ -58,12 +60,12 @@ def t_create(
 
 def t_stat(session: Session, tag: int, number: int) -> Reply | None:
     fid = known(session, number)
-
-    def finish(stat: Stat) -> Reply:
-        name = fid.ref.path[-1] if fid.ref.path else "/"
-        return session.reply["Rstat"](tag, stat_bytes(session.key, name, stat))
-
-    return answer(session, tag, fid, fid.tree.at.stat(fid.ref), finish)
+    path = fid.ref.path
+    name = path[-1] if path else "/"
+    stat = fid.tree.at.stat(fid.ref)
+    if isinstance(stat, Wait):
+        return session.block(tag, fid, stat, partial(stat_reply, tag, session.key, name))
+    return stat_reply(tag, session.key, name, stat)
 
 
 def t_wstat(session: Session, tag: int, number: int, stat: bytes) -> Reply | None:

@@ -268,9 +268,8 @@ class Pool:
         self._roots: dict[str, RemoteRoot] = {}
         self._nursery: trio.Nursery | None = None
 
-    def reach(self, node: str) -> RemoteRoot:
-        """The root of a node's own tree.  Nothing is sent before it is used, and then it
-        is used as the user who asks."""
+    def reach(self, node: str, path: tuple[str, ...] = ()) -> Node:
+        """A file of a node's own tree; see tree/imports.py."""
         found = self._roots.get(node)
         if found is None:
             mode, qid = DMDIR | 0o555, numbers.named("nodes", node)
@@ -278,7 +277,7 @@ class Pool:
             stat = Stat(node, qid ^ peer.salt, mode, 0, time(), self.owner, self.owner)
             found = self._roots[node] = RemoteRoot(peer, (), stat, NOBODY)
             found.name = node
-        return found
+        return found.beneath(path)
 
     def use(self, files: KeyFiles) -> None:
         """From now on show these keys to other nodes."""

@@ -12,8 +12,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from cloudfs.errors import CloudError
-from cloudfs.tree.api import OWRITE, PLAIN, Ref
-from cloudfs.tree.space import MAX_DEPTH, cue
+from cloudfs.tree.api import OWRITE, PLAIN, Handle, Ref
+from cloudfs.tree.space import MAX_DEPTH, Walked, cue
 from cloudfs.wait import Wait, then
 from cloudfs.wire.fids import (
     CLOSED,
@@ -37,8 +37,6 @@ SEPARATE = 32 << 10  # bytes of data from which a reply is sent from where it li
 _DATA = struct.Struct("<IBHI")  # head of an Rread or Rreaddir; an Rwrite
 _EMPTY = struct.Struct("<IBH")
 _RREAD, _RWRITE, _RCLUNK = 117, 119, 121
-
-Walked = tuple[list[Ref], CloudError | None]
 
 
 def opens(session: Session, number: int) -> Fid:
@@ -163,7 +161,7 @@ def t_flush(session: Session, tag: int, oldtag: int) -> Reply:
 
 
 def t_walk(
-    session: Session, tag: int, number: int, newnumber: int, names: list[str]
+    session: Session, tag: int, number: int, newnumber: int, names: Sequence[str]
 ) -> Reply | None:
     fid = session.fids.get(number)
     if fid is None:
@@ -186,33 +184,34 @@ def t_walk(
         fid.mode = OPENING
     else:
         session.promise(newnumber, tree)
-
-    def after() -> None:
-        if newnumber == number:
-            fid.mode = CLOSED
-        else:
-            session.withdraw(newnumber, tree)
-
     finish = partial(_walked, session, tag, fid, newnumber, names)
+    after = partial(_walk_over, session, fid, number, newnumber)
     return session.block(tag, fid, walked, finish, after)
+
+
+def _walk_over(session: Session, fid: Fid, number: int, newnumber: int) -> None:
+    if newnumber == number:
+        fid.mode = CLOSED
+    else:
+        session.withdraw(newnumber, fid.tree)
 
 
 def _walked(
     session: Session, tag: int, fid: Fid, newnumber: int, names: Sequence[str], walked: Walked
 ) -> Reply:
-    refs, error = walked
-    if error is not None and not refs:
+    nodes, ref, error = walked
+    if error is not None and not nodes:
         error.path = error.path or "/" + "/".join((*fid.ref.path, names[0]))
         raise error
     if error is None:
         if session.fids.get(newnumber) is fid:
-            fid.ref = refs[-1]
+            fid.ref = ref
         else:
-            session.add(newnumber, fid.tree, refs[-1])
-    return walk_reply(tag, refs)
+            session.add(newnumber, fid.tree, ref)
+    return walk_reply(tag, nodes)
 
 
-def _below(depth: int, ref: Ref, names: list[str]) -> list[str]:
+def _below(depth: int, ref: Ref, names: Sequence[str]) -> list[str]:
     """The names of a walk with each `..` that would leave the attached tree made "."."""
     here = len(ref.path)
     kept = []
@@ -297,7 +296,11 @@ def t_clunk(session: Session, tag: int, number: int) -> Reply | None:
     except Exception as error:
         raise _noted(fid.tree, error, fid.ref.path)
     if left is not None:
-        return session.block(tag, fid, left, lambda _: _EMPTY.pack(7, _RCLUNK, tag))
+        return session.block(tag, fid, left, partial(_clunked, tag))
+    return _EMPTY.pack(7, _RCLUNK, tag)
+
+
+def _clunked(tag: int, _: None) -> Reply:
     return _EMPTY.pack(7, _RCLUNK, tag)
 
 
@@ -364,10 +367,14 @@ def open_file(session: Session, tag: int, fid: Fid, mode: int, number: int) -> R
     ref = fid.ref
     handle = fid.tree.at.open(ref, mode)
     if isinstance(handle, Wait):
-        made: Any = then(handle, lambda handle: (ref, handle))
+        made: Any = then(handle, partial(_pair, ref))
         return opened(session, tag, fid, made, mode, number)
     session.opened(fid, handle, mode)
     return open_reply(tag, number, ref.node, session.msize - IOHDRSZ)
+
+
+def _pair(ref: Ref, handle: Handle) -> tuple[Ref, Handle]:
+    return ref, handle
 
 
 HANDLERS: dict[str, Callable[..., Reply | None]] = {

@@ -9,14 +9,14 @@ from __future__ import annotations
 import struct
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
-from functools import partial
+from functools import lru_cache, partial
 from itertools import accumulate
 from time import monotonic
 
 import trio
 
 from cloudfs.errors import CloudError
-from cloudfs.tree.api import DMDIR, Entries, Node, Ref, Stat, qid_type
+from cloudfs.tree.api import DMDIR, Entries, Node, Stat, qid_type
 from cloudfs.tree.idmap import gid_of, uid_of
 from cloudfs.wait import Wait
 from cloudfs.wire.codec import stat_codec
@@ -28,14 +28,17 @@ BLOCK = 4096  # bytes that a client is told to read and write at a time at least
 GETATTR_BASIC = 0x7FF  # which fields of an Rgetattr hold something
 AT_ONCE = 32  # stats of far files asked for at a time
 _LATEST = 0xFFFFFFFF
+_STATS = 1024  # packed attributes that are kept: to make them takes most of a stat's time
 _PAIRS = 1024  # of a user and a group whose numbers are kept
 
-_GETATTR = struct.Struct("<IBHQBIQIIIQQQQQ16s16s16s32x")
+_HEAD = struct.Struct("<IBH")
+_RSTAT = struct.Struct("<IBHH")
+_GETATTR = struct.Struct("<QBIQIIIQQQQQ16s16s16s32x")
 _TIME = struct.Struct("<QQ")
 _ROPEN = struct.Struct("<IBHBIQI")
 _DIRENT = struct.Struct("<BIQQBH")
 _SHORT = struct.Struct("<H")
-_RWALK = [struct.Struct("<IBHH" + n * "BIQ") for n in range(MAX_WALK + 1)]
+_RWALK = [struct.Struct("<IBHH" + n * "B4xQ").pack for n in range(MAX_WALK + 1)]
 
 
 def qid(node: Node) -> tuple[int, int, int]:
@@ -43,14 +46,13 @@ def qid(node: Node) -> tuple[int, int, int]:
     return (node.mode >> 24) & 0xFF, 0, node.qid
 
 
-def walk_reply(tag: int, refs: Sequence[Ref]) -> bytes:
+def walk_reply(tag: int, nodes: Sequence[Node]) -> bytes:
     """The Rwalk frame of the files passed, at most 16."""
-    count = len(refs)
-    values: list[int] = []
-    for ref in refs:
-        node = ref.node
-        values += (node.mode >> 24 & 0xFF, 0, node.qid)
-    return _RWALK[count].pack(9 + 13 * count, 111, tag, count, *values)
+    count = len(nodes)
+    values = [9 + 13 * count, 111, tag, count]
+    for node in nodes:
+        values += (node.mode >> 24 & 0xFF, node.qid)
+    return _RWALK[count](*values)
 
 
 def open_reply(tag: int, number: int, node: Node, iounit: int) -> bytes:
@@ -74,19 +76,26 @@ def ids(uid: str, gid: str) -> tuple[int, int]:
 
 def getattr_reply(tag: int, stat: Stat) -> bytes:
     """The Rgetattr frame of a file."""
-    mode, length, when = stat.mode, stat.length, stat.mtime
+    uid, gid = ids(stat.uid, stat.gid)
+    body = _attributes(stat.mode, stat.vers, stat.qid, uid, gid, stat.length, stat.mtime)
+    return _HEAD.pack(160, 25, tag) + body
+
+
+@lru_cache(_STATS)
+def _attributes(
+    mode: int, vers: int, qid: int, uid: int, gid: int, length: int, when: float
+) -> bytes:
+    """The body of an Rgetattr."""
     seconds = int(when) if when > 0 else 0
     time = _TIME.pack(seconds, int((when - seconds) * 1e9) if seconds else 0)
     return _GETATTR.pack(
-        160,
-        25,
-        tag,
         GETATTR_BASIC,
         mode >> 24 & 0xFF,
-        stat.vers,
-        stat.qid,
+        vers,
+        qid,
         mode & 0o777 | (S_IFDIR if mode & DMDIR else S_IFREG),
-        *ids(stat.uid, stat.gid),
+        uid,
+        gid,
         1,  # links; for a directory 1 says that the number of its children is not known
         0,
         length,
@@ -98,25 +107,41 @@ def getattr_reply(tag: int, stat: Stat) -> bytes:
     )
 
 
+def stat_reply(tag: int, key: str, name: str, stat: Stat) -> bytes:
+    """The Rstat frame of a file in dialect "9" or "u"."""
+    body = stat_bytes(key, name, stat)
+    size = len(body)
+    return _RSTAT.pack(9 + size, 125, tag, size) + body
+
+
 def stat_bytes(key: str, name: str, stat: Stat) -> bytes:
     """A stat of dialect "9" or "u", its own size[2] in front."""
-    _, encode = stat_codec(key)
-    when = min(max(int(stat.mtime), 0), _LATEST)
-    fields = (
-        0,
-        0,
-        (qid_type(stat.mode), stat.vers, stat.qid),
-        stat.mode,
-        when,
-        when,
-        0 if stat.mode & DMDIR else stat.length,
-        name if name.isascii() else name.encode(errors="replace").decode(),
-        stat.uid,
-        stat.gid,
-        stat.muid,
+    numbers = ids(stat.uid, stat.gid) if key == "u" else ()
+    owners = (stat.uid, stat.gid, stat.muid)
+    return _stat(
+        key, name, stat.mode, stat.vers, stat.qid, stat.length, stat.mtime, owners, numbers
     )
-    unix = ("", *ids(stat.uid, stat.gid), _LATEST) if key == "u" else ()
-    body = encode(*fields, *unix)
+
+
+@lru_cache(_STATS)
+def _stat(
+    key: str,
+    name: str,
+    mode: int,
+    vers: int,
+    path: int,
+    length: int,
+    mtime: float,
+    owners: tuple[str, str, str],
+    numbers: tuple[int, ...],
+) -> bytes:
+    _, encode = stat_codec(key)
+    when = min(max(int(mtime), 0), _LATEST)
+    name = name if name.isascii() else name.encode(errors="replace").decode()
+    length = 0 if mode & DMDIR else length
+    unix = ("", *numbers, _LATEST) if numbers else ()
+    qid = (qid_type(mode), vers, path)
+    body = encode(0, 0, qid, mode, when, when, length, name, *owners, *unix)
     return _SHORT.pack(len(body)) + body
 
 

@@ -23,7 +23,7 @@ from cloudfs.tree.api import DirHandle, Handle, Ref, Who
 from cloudfs.tree.space import Space
 from cloudfs.wait import Wait
 from cloudfs.wire import dialect_9, dialect_l, ops
-from cloudfs.wire.codec import HEAD, HEAD_SIZE, BadMessage, Codec, Decoder, codec
+from cloudfs.wire.codec import HEAD, HEAD_SIZE, BadMessage, Caller, Codec, codec
 from cloudfs.wire.fids import MAX_FIDS, MAX_TAGS, MIN_MSIZE, Fid, Job, Reply, Tree
 from cloudfs.wire.locks import Locks
 from cloudfs.wire.messages import NOFID
@@ -43,7 +43,6 @@ def _nothing() -> None:
 
 
 Handler = Callable[..., Reply | None]
-Table = list[tuple[Decoder, Handler]]
 
 
 class Session:
@@ -121,11 +120,12 @@ class Session:
         connection is to be closed.
         """
         data, at, end = self._data, self._at, len(self._data)
-        out, trace = self.out, self.trace
+        out, trace, jobs = self.out, self.trace, self.jobs
         tracing = trace is not None and trace.on
+        head = HEAD.unpack_from
         frames = TURN_FRAMES
         while end - at >= HEAD_SIZE:
-            size, number, tag = HEAD.unpack_from(data, at)
+            size, number, tag = head(data, at)
             if not HEAD_SIZE <= size <= self.msize:
                 raise BadMessage(f"a frame of {size} bytes, where {self.msize} were agreed on")
             stop = at + size
@@ -138,11 +138,10 @@ class Session:
             frames -= 1
             if tracing:
                 self._show("<-", data[at:stop])
-            decode, handle = self._table[number]
             try:
-                if tag in self.jobs:
+                if tag in jobs:
                     raise BadMessage(f"tag {tag} is in use")
-                reply = handle(self, tag, *decode(data, at + HEAD_SIZE, stop))
+                reply = self._table[number](self, tag, data, at + HEAD_SIZE, stop)
             except CloudError as error:
                 reply = self.refuse(tag, error, self._fid_of(data, at))
             except Exception as error:
@@ -174,7 +173,7 @@ class Session:
                 del self.jobs[job.tag]
             self._answer(job, result, error)
         if fid is not None and fid.gone and not fid.busy:
-            self._quietly(self._close, fid)
+            self._quietly(self.release, fid)
 
     def _answer(self, job: Job, result: Any, error: BaseException | None) -> None:
         tag = -1 if job.tag is None else job.tag
@@ -283,16 +282,10 @@ class Session:
     def release(self, fid: Fid) -> Wait[None] | None:
         """Close a fid that was taken from the table.  Requests that wait on it are
         answered with "interrupted", and its handle is closed when they have ended."""
-        if not fid.busy:
-            return self._close(fid)
-        fid.gone = True
-        for job in [job for job in self.jobs.values() if job.fid is fid]:
-            self.stop(job)
-            if job.tag is not None:
-                self._put(self.refuse(job.tag, CloudError("interrupted"), fid))
-        return None
-
-    def _close(self, fid: Fid) -> Wait[None] | None:
+        if fid.busy:
+            fid.gone = True
+            self._interrupt(fid)
+            return None
         handle, fid.handle = fid.handle, None
         try:
             if self.locks.files:
@@ -300,6 +293,12 @@ class Session:
             return handle.close() if handle is not None else None
         finally:
             self.leave(fid.tree)
+
+    def _interrupt(self, fid: Fid) -> None:
+        for job in [job for job in self.jobs.values() if job.fid is fid]:
+            self.stop(job)
+            if job.tag is not None:
+                self._put(self.refuse(job.tag, CloudError("interrupted"), fid))
 
     def discard(self, fid: Fid) -> None:
         """Close a fid that was taken from the table, whatever its handle says to it."""
@@ -367,28 +366,24 @@ def _told(error: CloudError) -> str:
     return f"{why}\n{fix}"
 
 
-def _any(data: bytes, at: int, end: int) -> tuple[Any, ...]:
-    return ()
-
-
-def _early(session: Session, tag: int) -> Reply:
+def _early(session: Session, tag: int, data: bytes, at: int, end: int) -> Reply:
     raise CloudError("proto", "the first message is not a Tversion")
 
 
-def _not_spoken(session: Session, tag: int) -> Reply:
+def _not_spoken(session: Session, tag: int, data: bytes, at: int, end: int) -> Reply:
     raise CloudError("unsupported", f"{session.codec.version} has no such message")
 
 
 @functools.cache
-def dialect(key: str | None) -> tuple[Codec, Table]:
-    """The codec of a dialect and, by message number, its decoders and handlers."""
+def dialect(key: str | None) -> tuple[Codec, list[Caller]]:
+    """The codec of a dialect and, by message number, what decodes and answers each."""
     if key is None:
         spoken = codec("9")
         handlers: dict[str, Handler] = {"Tversion": ops.t_version}
     else:
         spoken = codec(key)
         handlers = ops.HANDLERS | (dialect_l.HANDLERS if key == "L" else dialect_9.HANDLERS)
-    table: Table = [(_any, _early if key is None else _not_spoken)] * 256
+    table: list[Caller] = [_early if key is None else _not_spoken] * 256
     for name, handler in handlers.items():
-        table[spoken.number[name]] = spoken.decode[name], handler
+        table[spoken.number[name]] = spoken.caller(name, handler)
     return spoken, table

@@ -142,10 +142,10 @@ class Member:
     async def write(self, user, path, text):
         space = self.spaces.setdefault(user, Space(self.root, ErrLog()))
         at = space.attach(Who(user, None))
-        refs, error = at.walk_all(at.root(), path.split("/"))
+        _, ref, error = at.walk_all(at.root(), path.split("/"))
         if error:
             raise at.note(error, path.split("/"))
-        handle = at.open(refs[-1], OWRITE)
+        handle = at.open(ref, OWRITE)
         await settle(handle.write(0, text.encode()))
         await settle(handle.close())
 

@@ -46,8 +46,8 @@ async def test_it_goes_where_it_is_told_with_all_that_was_set_up(autojump_clock,
     made = n1.new()
     made.binds = ["bind -b /cloud/view '/x y'"]
     at = Space(n1.root, ErrLog()).attach(ANN)
-    refs, _ = at.walk_all(at.root(), ["n1", ".follow", "proc", made.id, "wait"])
-    waiting = at.open(refs[-1], OREAD).read(0, 100)
+    _, ref, _ = at.walk_all(at.root(), [".follow", "proc", made.id, "wait"])
+    waiting = at.open(ref, OREAD).read(0, 100)
     await n1.tell(
         made, "on n2", "dir /", "env A=1 'B=it''s x'", "env C=", WANTS, "limit time=50",
         "app web", "label a=b c=d", "nice 5", "restart on-failure", "require cluster=rome",

@@ -5,9 +5,9 @@ import trio
 
 from cloudfs import ndb
 from cloudfs.errors import CloudError
-from cloudfs.tree.api import PLAIN, Ref
+from cloudfs.tree.api import Handle, Node, Wait
 from cloudfs.tree.others import Others
-from cloudfs.tree.space import Space, settle
+from cloudfs.tree.space import settle
 from tests.kernel.town import ANN, Town
 
 
@@ -214,20 +214,37 @@ async def test_a_node_that_dies_while_it_is_told_to_run_never_makes_two(town, au
     one, two = await town.add("n1", "n2")
     await town.settle()
     reach = one.reach
-    cut = False
 
-    async def reach_and_lose(node, who, path, seconds):
-        found = await reach(node, who, path, seconds)
-        if path[-1] == "ctl" and not cut:
-            await (
-                (await settle(Space(found).attach(who).open(Ref(found, (), PLAIN), 1)))
-                .write(0, b"exec sleep 1000\n")
-                .run()
-            )
-            raise CloudError("timeout", "the answer is lost")
-        return found
+    class Lost(Node):
+        """A file whose writes arrive and are not answered."""
 
-    one.objects.join(Others(one.cloud, reach_and_lose))
+        def __init__(self, real):
+            self.real, self.mode, self.uid, self.gid = real, real.mode, "ann", "ann"
+            self.name, self.qid = real.name, real.qid
+
+        def walk(self, name, at, cues):
+            return Lost(self.real.walk(name, at, cues))
+
+        def open(self, mode, at, cues):
+            handle = self.real.open(mode, at, cues)
+            return Unheard(handle) if self.name == "ctl" else handle
+
+    class Unheard(Handle):
+        def __init__(self, real):
+            self.real = real
+
+        def write(self, offset, data):
+            async def run():
+                await settle(self.real.write(offset, data))
+                raise CloudError("timeout", "the answer is lost")
+
+            return Wait(run)
+
+    class Losing:
+        def reach(self, node, path=()):
+            return Lost(reach(node, path))
+
+    one.objects.join(Others(one.cloud, Losing()))
     id = one.objects.promise(ANN, None, [])
     await one.echo("on n2", f"/cloud/proc/{id}/ctl")
     with pytest.raises(CloudError, match="lost until"):

@@ -3,6 +3,8 @@ node's machine its in-memory twin."""
 
 from __future__ import annotations
 
+from functools import partial
+
 import trio
 
 from cloudfs.errors import CloudError
@@ -16,13 +18,33 @@ from cloudfs.kernel.objects import Objects
 from cloudfs.kernel.records import Records
 from cloudfs.node.metrics import Metrics
 from cloudfs.node.twin import Twin
-from cloudfs.tree.api import OREAD, OWRITE, DirHandle, Who
+from cloudfs.tree.api import DMDIR, OREAD, OWRITE, DirHandle, Node, Wait, Who
 from cloudfs.tree.build import build
 from cloudfs.tree.others import Others
 from cloudfs.tree.space import ErrLog, Space, settle
 from cloudfs.wire.trace import Trace
 
 ANN = Who("ann", 1001)
+
+
+BOSS = Who("root", 0, boss=True)
+
+
+class Silent(Node):
+    """A file of a node that does not answer."""
+
+    def __init__(self, node, path):
+        self.name, self.mode, self.qid, self.uid, self.gid = node, DMDIR | 0o777, 7, "ann", "ann"
+
+    def walk(self, name, at, cues):
+        return Wait(partial(self.wait, cues))
+
+    def open(self, mode, at, cues):
+        return Wait(partial(self.wait, cues))
+
+    async def wait(self, cues):
+        await trio.sleep(cues.max_time)
+        raise CloudError("timeout", f"{self.name} does not answer")
 
 
 class Citizen:
@@ -46,10 +68,8 @@ class Citizen:
         self.neighbours = Neighbours(self.cloud, core, self.engine, self.ask_seed, cloud_events)
         self.objects.changed_one = self.neighbours.object_changed
         self.errors = ErrLog(lambda: 0.0)
-        self.trees = build(
-            self.cloud, cloud_events, self.errors, Trace(), self.reach, lambda made: {}
-        )
-        self.objects.join(Others(self.cloud, self.reach))
+        self.trees = build(self.cloud, cloud_events, self.errors, Trace(), self, lambda made: {})
+        self.objects.join(Others(self.cloud, self))
         self.scope = trio.CancelScope()
         self.up = False
 
@@ -63,12 +83,11 @@ class Citizen:
         cluster, name = question.split()
         return other.neighbours.core.introduction(cluster, name, trio.current_time())
 
-    async def reach(self, node, who, path, seconds):
+    def reach(self, node, path=()):
         other = self.town.nodes.get(node)
         if other is None or not self.town.reaches(self, other):
-            await trio.sleep(seconds)
-            raise CloudError("timeout", f"{node} does not answer")
-        return (await settle(Space(other.trees.own).attach(who).find(path))).node
+            return Silent(node, path)
+        return Space(other.trees.own).attach(BOSS).find(path).node
 
     async def run(self, task_status):
         with self.scope:

@@ -40,12 +40,12 @@ class Cloud:
             events,
             self.errors,
             Trace(),
-            self.reach,
+            self,
             lambda made: {made.user: "#7"},
         ).root
         self.spaces = {}
 
-    async def reach(self, node, who, path, seconds):
+    def reach(self, node, path=()):
         raise CloudError("unreachable", f"{node} is far")
 
     def at(self, who):
@@ -56,11 +56,11 @@ class Cloud:
     def open(self, path, mode=OREAD, who=ANN):
         at = self.at(who)
         names = [name for name in path.split("/") if name][1:]
-        refs, error = at.walk_all(at.root(), names)
+        _, ref, error = at.walk_all(at.root(), names)
         if error:
             raise at.note(error, names)
         try:
-            return at.open(refs[-1] if names else at.root(), mode)
+            return at.open(ref, mode)
         except CloudError as error:
             raise at.note(error, names)
 

@@ -3,6 +3,8 @@
 import itertools
 
 import pytest
+import trio
+import trio.testing
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -55,12 +57,13 @@ def test_dotdot_goes_up_and_stays_at_the_root(space):
 
 def test_cues_hold_for_the_rest_of_the_path(space):
     at = space.attach(ANN)
-    refs, error = at.walk_all(at.root(), [".follow", ".MaxTime=0.5", "dir", ".fresh", "a"])
+    nodes, ref, error = at.walk_all(at.root(), [".follow", ".MaxTime=0.5", "dir", ".fresh", "a"])
     assert error is None
-    assert refs[-1].path == ("dir", "a")
-    assert refs[-1].cues.follow
-    assert refs[-1].cues.fresh
-    assert refs[-1].cues.max_time == 0.5
+    assert len(nodes) == 5
+    assert ref.path == ("dir", "a")
+    assert ref.cues.follow
+    assert ref.cues.fresh
+    assert ref.cues.max_time == 0.5
     assert not at.root().cues.follow
 
 
@@ -73,8 +76,8 @@ def test_bad_deadlines_are_refused(space, word):
 
 def test_partial_walk_tells_how_far(space):
     at = space.attach(ANN)
-    refs, error = at.walk_all(at.root(), ["dir", "nope", "x"])
-    assert [ref.path for ref in refs] == [("dir",)]
+    nodes, _, error = at.walk_all(at.root(), ["dir", "nope", "x"])
+    assert [node.name for node in nodes] == ["dir"]
     assert error.kind == "absent"
 
 
@@ -82,12 +85,47 @@ async def test_slow_walks_are_waited_for(space):
     at = space.attach(ANN)
     walk = at.walk_all(at.root(), ["slow", "x"])
     assert isinstance(walk, Wait)
-    refs, error = await walk.run()
+    nodes, ref, error = await walk.run()
     assert error is None
-    assert refs[-1].path == ("slow", "x")
+    assert len(nodes) == 2
+    assert ref.path == ("slow", "x")
     missing = at.walk_all(at.root(), ["slow", "y"])
-    refs, error = await missing.run()
-    assert (len(refs), error.kind) == (1, "absent")
+    nodes, _, error = await missing.run()
+    assert (len(nodes), error.kind) == (1, "absent")
+
+
+PLAIN = "dir a many f0001 slow x private inside hello nope open".split()
+ODD = [".", "..", ".follow", ".MaxTime=1", ".MaxTime=x", "", "a/b", "ö" * 128, "y" * 300]
+
+
+@given(
+    st.lists(st.sampled_from(PLAIN + ODD), max_size=6), st.sampled_from([ANN, ROOT]), st.booleans()
+)
+def test_a_walk_is_its_steps(names, who, bound):
+    """However many are taken at a time, and whatever is bound."""
+    space = Space(tree())
+    at = space.attach(who)
+    if bound:
+        space.bind(at, "/many", "/dir")
+
+    async def by_steps():
+        nodes, ref = [], at.root()
+        for name in names:
+            try:
+                ref = await settle(at.walk(ref, name))
+            except CloudError as error:
+                return nodes, None, (error.kind, error.why)
+            nodes.append(ref.node)
+        return nodes, ref, None
+
+    async def at_once():
+        nodes, ref, error = await settle(at.walk_all(at.root(), names))
+        return nodes, None if error else ref, error and (error.kind, error.why)
+
+    async def both():
+        assert await at_once() == await by_steps()
+
+    trio.run(both, clock=trio.testing.MockClock(autojump_threshold=0))
 
 
 # --- permissions

@@ -62,6 +62,13 @@ def test_there_and_back(key: str, row: Row, data: st.DataObject) -> None:
     assert int.from_bytes(frame[:4], "little") == len(frame)
     assert frame[4] == row.number
     assert codec(key).parse(frame) == (row.name, tag, fields)
+    call = codec(key).caller(row.name, lambda *given: given)
+    for _ in range(2):  # the second time a list of names is known
+        session, heard, *given_fields = call("session", tag, frame, 7, len(frame))
+        assert (session, heard) == ("session", tag)
+        assert [tuple(f) if isinstance(f, list) else f for f in given_fields] == [
+            tuple(f) if isinstance(f, list) else f for f in fields
+        ]
 
 
 @pytest.mark.parametrize(("key", "row"), CASES)
@@ -71,13 +78,18 @@ def test_wrong_lengths_are_refused(key: str, row: Row, data: st.DataObject) -> N
     """Cut anywhere, or longer by a byte: never accepted, and never another exception."""
     frame = codec(key).encode[row.name](1, *data.draw(values(row.fields)))
     decode = codec(key).decode[row.name]
+    call = codec(key).caller(row.name, lambda *given: given)
     optional = len(frame) - 4 if "?" in row.fields else None
     for end in range(7, len(frame)):
         if end != optional:
             with pytest.raises(BadMessage):
                 decode(frame[:end] + b"\0" * 64, 7, end)
+            with pytest.raises(BadMessage):
+                call(None, 1, frame[:end] + b"\0" * 64, 7, end)
     with pytest.raises(BadMessage):
         decode(frame + b"\0", 7, len(frame) + 1)
+    with pytest.raises(BadMessage):
+        call(None, 1, frame + b"\0", 7, len(frame) + 1)
 
 
 @pytest.mark.parametrize(("key", "row"), [c for c in CASES if "s]" in c.values[1].fields])  # type: ignore[union-attr]
@@ -91,6 +103,17 @@ def test_bad_utf8_is_refused(key: str, row: Row) -> None:
         broken = frame.replace(b"name", bad)
         with pytest.raises(BadMessage, match="UTF-8"):
             codec(key).parse(broken)
+        with pytest.raises(BadMessage, match="UTF-8"):
+            codec(key).caller(row.name, lambda *given: given)(None, 1, broken, 7, len(broken))
+
+
+def test_an_error_of_the_handler_is_its_own() -> None:
+    def broken(*given: Any) -> None:
+        b"\xff".decode()
+
+    frame = codec("L").encode["Twalk"](1, 0, 1, ["name"])
+    with pytest.raises(UnicodeDecodeError):
+        codec("L").caller("Twalk", broken)(None, 1, frame, 7, len(frame))
 
 
 def test_strings_may_hold_anything_that_is_utf8() -> None:
@@ -178,7 +201,7 @@ def test_a_name_in_a_directory_is_utf8() -> None:
 def test_every_request_has_a_handler(key: str) -> None:
     """All T-messages of each dialect are answered by somebody who knows them."""
     spoken, table = dialect(key)
-    unknown = table[0][1]
+    unknown = table[0]
     for number, name in spoken.name.items():
         if name.startswith("T"):
-            assert table[number][1] is not unknown, name
+            assert table[number] is not unknown, name

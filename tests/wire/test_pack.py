@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -69,3 +71,13 @@ def test_times(mtime: float) -> None:
     assert decode_stats("9", stat_bytes("9", "n", stat))[0][5] == min(max(int(mtime), 0), 2**32 - 1)
     _, _, fields = codec("L").parse(getattr_reply(1, stat))
     assert fields[12] + fields[13] / 1e9 == max(mtime, 0)
+
+
+def test_attributes_that_changed_are_packed_anew() -> None:
+    stat = Stat("f", 7, 0o444, 1, 1.5, "root", "root")
+    for changed in ({"length": 2}, {"mtime": 2.5}, {"mode": 0o644}, {"uid": "daemon"}):
+        before = getattr_reply(1, stat), stat_bytes("9", "f", stat), stat_bytes("u", "f", stat)
+        stat = replace(stat, **changed)
+        after = getattr_reply(1, stat), stat_bytes("9", "f", stat), stat_bytes("u", "f", stat)
+        assert not set(before) & set(after)
+        assert after[0] == getattr_reply(1, stat)
