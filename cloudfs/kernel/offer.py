@@ -18,11 +18,10 @@ the reason.  What is open belongs to one open file and to the caller that opened
                     offer (any more): after it no begin of it can run anything here, be
                     it ever so late.  "busy" if it began, "again" while it begins.
 
-Refused are: words that are no verb of these,
-more than 512 lines or 256 KiB by one open, an id that is known ("exists"), `require` that
-this node does not meet and a node that is drained ("unreachable"), what it cannot hold
-("full"), more objects than a user may have ("toomany"), a runtime that the caller may not
-use ("refused").
+Refused are words that are no verb of these; more than 512 lines or 256 KiB by one open;
+an id that is known ("exists"); a `require` that this node does not meet, and every object
+while it is drained ("unreachable"); what it has no room for ("full"); more objects than a
+user may have ("toomany"); a runtime that the caller may not use ("refused").
 """
 
 from __future__ import annotations
