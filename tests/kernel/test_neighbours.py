@@ -1,5 +1,7 @@
 """A cloud of several nodes, seen through each one's files."""
 
+from functools import partial
+
 import pytest
 import trio
 
@@ -227,18 +229,22 @@ async def test_a_node_that_dies_while_it_is_told_to_run_never_makes_two(town, au
 
         def open(self, mode, at, cues):
             handle = self.real.open(mode, at, cues)
-            return Unheard(handle) if self.name == "ctl" else handle
+            return Unheard(handle) if self.name == "place" else handle
 
     class Unheard(Handle):
         def __init__(self, real):
             self.real = real
 
         def write(self, offset, data):
-            async def run():
-                await settle(self.real.write(offset, data))
-                raise CloudError("timeout", "the answer is lost")
+            done = self.real.write(offset, data)
+            return Wait(partial(self.lose, done)) if data.startswith(b"begin") else done
 
-            return Wait(run)
+        async def lose(self, done):
+            await settle(done)
+            raise CloudError("timeout", "the answer is lost")
+
+        def close(self):
+            return self.real.close()
 
     class Losing:
         def reach(self, node, path=()):
