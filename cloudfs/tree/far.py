@@ -2,7 +2,8 @@
 
 `/cloud/nodes/NAME` and `/cloud/proc/ID` of another node are imported when somebody walks
 into them.  Their `status` is a file of this node: it is asked for over there, and while
-nobody answers it is what was heard last, with its age.
+nobody answers it is what was heard last.  Either carries its age in seconds, as no status
+of this node's own does.
 """
 
 from __future__ import annotations
@@ -105,7 +106,7 @@ class Status(Node):
                 return handle
             data: Any = await settle(handle.read(0, MAX_STATUS))
             await settle(handle.close())
-            return Text(bytes(data).decode(errors="replace"))
+            return Text(f"{bytes(data).decode(errors='replace').rstrip()} age=0\n")
         except CloudError as error:
             known = self._of._known()
             if error.kind not in SILENT or cues.fresh or not known:
