@@ -29,9 +29,9 @@ MOST = 60  # beyond, the daemons measure the machine and not themselves
 SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
 
 LINES = """\
-  ls {m}/nodes
+  cloudfs nodes
   head {m}/nodes/*/load
-  cloudfs run sh -c 'while :; do date; sleep 1; done' runaway
+  cloudfs run --on n{last} sh -c 'while :; do date; sleep 1; done' runaway
   grep -l runaway {m}/nodes/*/proc/*/args
   cat {m}/.follow/events"""
 
@@ -164,7 +164,7 @@ def _greet(cloud: Cloud, point: str) -> None:
     for node in cloud.nodes:
         click.echo(f"  {node.name:4} {node.cluster:6} {node.address}")
     click.echo(f"The tree of {cloud.nodes[0].name} is at {point}.  Try:")
-    click.echo(LINES.format(m=shlex.quote(point)))
+    click.echo(LINES.format(m=shlex.quote(point), last=len(cloud.nodes)))
 
 
 def _stay(env: dict[str, str], line: str | None, folder: Path) -> int:
