@@ -1,17 +1,20 @@
 #!/bin/sh
 # Find programs by their arguments on every node, and kill those, in one shell line.
-. "$(dirname "$0")/own-cloud"
+nodes=3
+. "$(dirname "$0")/own-nodes"
 
-# Four programs of two kinds.
-start() { cloudfs run sh -c 'while :; do sleep 1; done' "$1"; }
-bad=$(start runaway)
-worse=$(start runaway)
-good=$(start careful)
-better=$(start careful)
+# Programs of two kinds, on all nodes.
+start() { cloudfs run --on "$1" sh -c 'while :; do sleep 1; done' "$2"; }
+bad=
+good=
+for n in n1 n2 n3; do
+	bad="$bad $(start $n runaway)"
+	good="$good $(start $n careful)"
+done
 
 state() { sed 's/.* state=\([a-z]*\) .*/\1/' "$cloud/proc/$1/status"; }
-for id in $bad $worse $good $better; do
-	expect "$id runs" running "$(state "$id")"
+for id in $bad $good; do
+	soon "$id runs" running state "$id"
 done
 
 # The line itself: whose arguments say runaway, on whatever node, gets a kill.
@@ -19,9 +22,9 @@ grep -l runaway "$cloud"/nodes/*/proc/*/args | xargs -n 1 dirname | while read -
 	echo kill >"$p/ctl"
 done
 
-for id in $bad $worse; do
-	expect "$id is gone" exited "$(state "$id")"
+for id in $bad; do
+	soon "$id is gone" exited state "$id"
 done
-for id in $good $better; do
+for id in $good; do
 	expect "$id lives" running "$(state "$id")"
 done

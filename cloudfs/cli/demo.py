@@ -20,16 +20,18 @@ import click
 from cloudfs.cli import Options, local, shell
 from cloudfs.cli.attach import attached
 from cloudfs.cli.local import LocalNode
+from cloudfs.cli.up import until
 from cloudfs.errors import CloudError
 from cloudfs.node.machines import Machines, lack
 
+MEET = 30.0  # seconds for all to hear of each other
 MOST = 60  # beyond, the daemons measure the machine and not themselves
 SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
 
 LINES = """\
-  ls {m}/nodes
+  cloudfs nodes
   head {m}/nodes/*/load
-  cloudfs run sh -c 'while :; do date; sleep 1; done' runaway
+  cloudfs run --on n{last} sh -c 'while :; do date; sleep 1; done' runaway
   grep -l runaway {m}/nodes/*/proc/*/args
   cat {m}/.follow/events"""
 
@@ -67,6 +69,8 @@ def demo(options: Options, count: int, mount: str | None, ports: bool, line: str
         local.start(cloud.nodes)
         first = cloud.nodes[0]
         point = stack.enter_context(_mounted(first, mount, cloud.folder))
+        if local.joins():
+            _meet(point, count)
         _greet(cloud, point)
         env = {"CLOUDFS_STATE": str(first.state), "CLOUDFS_MOUNT": point, "CLOUDFS_NET": cloud.tag}
         status = _stay(env, line, cloud.folder)
@@ -144,13 +148,23 @@ def _mounted(node: LocalNode, mount: str | None, folder: Path) -> Iterator[str]:
                 point.rmdir()
 
 
+def _meet(point: str, count: int) -> None:
+    """Wait until the first node knows all others."""
+
+    def known() -> bool:
+        return len(list(Path(point, "nodes").glob("n[0-9]*"))) == count
+
+    if not until(known, MEET):
+        click.echo(f"after {MEET:g} s the nodes do not all know each other yet", err=True)
+
+
 def _greet(cloud: Cloud, point: str) -> None:
     where = "each a machine of its own" if cloud.tag else "on loopback ports"
     click.echo(f"{len(cloud.nodes)} nodes are up, {where}:")
     for node in cloud.nodes:
         click.echo(f"  {node.name:4} {node.cluster:6} {node.address}")
     click.echo(f"The tree of {cloud.nodes[0].name} is at {point}.  Try:")
-    click.echo(LINES.format(m=shlex.quote(point)))
+    click.echo(LINES.format(m=shlex.quote(point), last=len(cloud.nodes)))
 
 
 def _stay(env: dict[str, str], line: str | None, folder: Path) -> int:

@@ -60,6 +60,15 @@ def test_what_runs_in_one_is_not_in_another(net: Net) -> None:
     assert net.where(mark) == []
 
 
+def test_process_1_collects_the_dead(net: Net) -> None:
+    net["n1"].sh("(true &) ; (sleep 0.1 &)")
+
+    def no_zombie() -> None:
+        expect([x for x in net["n1"].sh("ps -eo stat").split() if x.startswith("Z")], [])
+
+    eventually(no_zombie, 5)
+
+
 def test_a_sandbox_runs_in_a_node(net: Net) -> None:
     node = net["n3"]
     id = node.begin("hostname; ls /cloud/nodes; exec sleep 1000", "runtime sandbox")
