@@ -1,189 +1,178 @@
-"""What every engine does with values, whatever carries them.  Pure.
+"""What all engines have in common: everything but the carrying.
 
-A node *keeps* the values that it publishes; every other node holds a copy.  Values go out
-as frames, which may be lost, doubled or late: stamps put them in order, and from time to
-time a node tells a digest of what it keeps, so that who missed something fetches all of
-it.  The same fetch serves who comes later.
+A `Carrier` brings samples and questions to the other members and says who they are; the
+rest is here.  Published values live with their publisher.  Whoever subscribes listens
+first and then fetches from each member what it has published so far; a member that comes
+(back) is fetched from again, and all are asked in turn, with digests, whether something
+was missed after all.
 """
 
 from __future__ import annotations
 
-import hashlib
-import struct
-from collections.abc import Iterable, Iterator
+from collections import OrderedDict
+from collections.abc import Sequence
+
+import trio
 
 from cloudfs.errors import CloudError
-from cloudfs.fabric.api import MAX_VALUE, Sample
-from cloudfs.fabric.keys import check_key, meets
+from cloudfs.fabric.api import MAX_KEYS, Answer, Change, Closer, Handler, Sample, check_size
+from cloudfs.fabric.carrier import Carrier
+from cloudfs.fabric.fetch import Fetches
+from cloudfs.fabric.keys import check_expr, check_key
+from cloudfs.fabric.listen import Listener
+from cloudfs.fabric.questions import Questions
+from cloudfs.fabric.queue import Feed
 from cloudfs.fabric.stamp import Clock, Stamp
-from cloudfs.fabric.subscription import Subscription
 
-KEPT, GONE, TOLD, DIGEST = b"K", b"G", b"T", b"D"
-MAX_KEYS = 1 << 17  # values that one node may have others keep
-_HEAD = struct.Struct("<cQIBB")  # kind, time, count, bytes of the node's name, of the key
+TWICE = 4096  # told samples remembered, by which one that comes twice is known
 
 
 class Hub:
-    """One node's values and its copies of others'."""
+    """An api.Engine over a carrier."""
 
-    def __init__(self, node: str) -> None:
+    def __init__(self, node: str, zone: str, carrier: Carrier) -> None:
         self.node = node
-        self.clock = Clock(node)
-        self._own: dict[str, Sample] = {}
-        self._held: dict[str, dict[str, Sample]] = {}  # node → key → its value
-        self._told: dict[str, Stamp] = {}  # node → its last once-told
-        self._gone: dict[str, Stamp] = {}  # node → its last withdrawal
-        self._subscriptions: list[tuple[str, Subscription[Sample]]] = []
+        self.zone = zone
+        self._carrier = carrier
+        self._clock = Clock(node)
+        self._mine: dict[str, Sample] = {}  # what this node publishes
+        self._listeners: list[Listener] = []
+        self._watchers: list[Feed[Change]] = []
+        self._sessions: dict[str, set[str]] = {}  # of each member; a restart's two overlap
+        self._told: OrderedDict[tuple[str, Stamp], None] = OrderedDict()
+        self._fetches = Fetches(self._clock, self._mine, self._listeners)
+        self._questions = Questions(node, zone, carrier, self.members, self._fetches.kept)
+        # What the carrier brings of questions.
+        self.asked = self._questions.asked
+        self.answered = self._questions.answered
+        self.finished = self._questions.finished
 
-    # --- what this node says: frames for all others -------------------------------------------
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        async with trio.open_nursery() as nursery, self._carrier.connected(self):
+            self._questions.nursery = nursery
+            try:
+                nursery.start_soon(self._fetches.run, self._questions)
+                task_status.started()
+                await trio.sleep_forever()
+            finally:
+                self._questions.nursery = None
+                for node, sessions in list(self._sessions.items()):
+                    for session in list(sessions):
+                        self.left(node, session)
 
-    def publish(self, key: str, value: bytes) -> tuple[Stamp, bytes]:
-        if len(value) > MAX_VALUE:
-            raise CloudError("toobig", f"{key}: a value has at most {MAX_VALUE} bytes")
-        if key not in self._own and len(self._own) >= MAX_KEYS:
-            raise CloudError("toomany", f"a node keeps at most {MAX_KEYS} values")
-        sample = self._own[check_key(key)] = Sample(key, value, self.clock.now())
-        return sample.stamp, frame(KEPT, sample)
+    def reopen(self, seeds: Sequence[str]) -> None:
+        self._carrier.seek(seeds)
 
-    def withdraw(self, key: str) -> bytes | None:
-        if self._own.pop(key, None) is None:
-            return None
-        return frame(GONE, Sample(key, b"", self.clock.now(), gone=True))
+    def now(self) -> Stamp:
+        return self._clock.now()
 
-    def tell(self, key: str, value: bytes) -> bytes:
-        if len(value) > MAX_VALUE:
-            raise CloudError("toobig", f"{key}: a value has at most {MAX_VALUE} bytes")
-        return frame(TOLD, Sample(check_key(key), value, self.clock.now()))
+    # --- members ------------------------------------------------------------------------
 
-    def digest(self) -> bytes:
-        """A frame by which others see whether they hold all that this node keeps."""
-        return frame(DIGEST, Sample("digest", _digest(self._own.values()), self.clock.now()))
+    def members(self) -> frozenset[str]:
+        return frozenset([self.node, *self._sessions])
 
-    def everything(self) -> bytes:
-        """The digest and all frames of what this node keeps, each behind its size."""
-        frames = [self.digest(), *(frame(KEPT, sample) for sample in self._own.values())]
-        return b"".join(struct.pack("<I", len(one)) + one for one in frames)
+    def watch(self) -> Feed[Change]:
+        feed: Feed[Change] = Feed(self._watchers.remove)
+        for node in sorted(self.members()):
+            feed.keep(node, Change(node, joined=True))
+        self._watchers.append(feed)
+        return feed
 
-    # --- what others say ----------------------------------------------------------------------
+    def joined(self, node: str, session: str) -> None:
+        """The carrier sees a session of that node."""
+        sessions = self._sessions.setdefault(node, set())
+        new = not sessions
+        sessions.add(session)
+        self._fetches.plan(node)
+        if new and node != self.node:
+            self._changed(Change(node, joined=True))
 
-    def heard(self, data: bytes) -> str | None:
-        """A frame of another node; the node whose values are to be fetched, if it shows that
-        some were missed.  Raises CloudError("proto") for what is no frame."""
-        kind, sample = unframe(data)
-        node = sample.stamp.node
-        if node == self.node:
-            return None
-        self.clock.saw(sample.stamp)
-        held = self._held.setdefault(node, {})
-        if kind == DIGEST:
-            return node if _digest(held.values()) != sample.value else None
-        if kind == TOLD:
-            if node not in self._told or self._told[node] < sample.stamp:
-                self._told[node] = sample.stamp
-                self._deliver(sample, once=True)
-            return None
-        old, gone = held.get(sample.key), self._gone.get(node)
-        if old is not None and old.stamp >= sample.stamp:
-            return None
-        if kind == KEPT:
-            if old is None and gone is not None and sample.stamp < gone:
-                return None  # late: it may be what was withdrawn; if not, a digest shows it
-            held[sample.key] = sample
-        else:
-            self._gone[node] = sample.stamp if gone is None else max(gone, sample.stamp)
-            if held.pop(sample.key, None) is None:
-                return None
-        self._deliver(sample)
-        return None
+    def left(self, node: str, session: str) -> None:
+        """The carrier sees that session no more."""
+        sessions = self._sessions.get(node, set())
+        sessions.discard(session)
+        if node in self._sessions and not sessions:
+            del self._sessions[node]
+            self._fetches.drop(node)
+            if node != self.node:
+                self._changed(Change(node, joined=False))
 
-    def fetched(self, node: str, data: bytes) -> bool:
-        """All that a node keeps, as its `everything` gave it: what is not in it is gone.
-        False if a withdrawal was heard since, so that it has to be fetched once more."""
-        frames = [unframe(one) for one in _split(data)]
-        if node == self.node or not frames or frames[0][0] != DIGEST:
-            return True
-        at = frames[0][1].stamp
-        if node in self._gone and self._gone[node] > at:
-            return False
-        new = {one.key: one for kind, one in frames if kind == KEPT and one.stamp.node == node}
-        held = self._held.setdefault(node, {})
-        for key, old in list(held.items()):
-            if key not in new and old.stamp < at:
-                del held[key]
-                self._deliver(Sample(key, b"", at, gone=True))
-        for key, sample in new.items():
-            known = held.get(key)
-            if known is None or known.stamp < sample.stamp:
-                held[key] = sample
-                self._deliver(sample)
-        self.clock.saw(at)
-        return True
+    def _changed(self, change: Change) -> None:
+        for feed in self._watchers:
+            feed.keep(change.node, change)
+        self._questions.changed()
 
-    # --- subscribers --------------------------------------------------------------------------
+    # --- samples ------------------------------------------------------------------------
 
-    def subscribe(self, keyexpr: str) -> Subscription[Sample]:
-        made: Subscription[Sample] = Subscription(self._unsubscribe)
-        self._subscriptions.append((keyexpr, made))
-        for held in self._held.values():
-            for key, sample in held.items():
-                if meets(keyexpr, key):
-                    made.put(sample, (sample.stamp.node, key))
-        return made
+    def publish(self, key: str, value: bytes) -> None:
+        check_key(key)
+        check_size(value)
+        if key not in self._mine and len(self._mine) >= MAX_KEYS:
+            raise CloudError("toomany", f"a node publishes at most {MAX_KEYS} keys")
+        sample = Sample(key, bytes(value), self._clock.now())
+        self._mine[key] = sample
+        self._put(sample)
 
-    def _unsubscribe(self, one: Subscription[Sample]) -> None:
-        self._subscriptions = [pair for pair in self._subscriptions if pair[1] is not one]
+    def withdraw(self, key: str) -> None:
+        if self._mine.pop(key, None) is not None:
+            self._put(Sample(key, b"", self._clock.now(), gone=True))
 
-    def _deliver(self, sample: Sample, once: bool = False) -> None:
-        for keyexpr, one in self._subscriptions:
-            if meets(keyexpr, sample.key):
-                one.put(sample, None if once else (sample.stamp.node, sample.key))
+    def _put(self, sample: Sample) -> None:
+        self.heard(self.node, sample, kept=True)
+        self._carrier.put(sample, kept=True)
 
-    def close(self) -> None:
-        for _, one in list(self._subscriptions):
-            one.close()
+    def tell(self, key: str, value: bytes) -> None:
+        check_key(key)
+        check_size(value)
+        sample = Sample(key, bytes(value), self._clock.now())
+        self.heard(self.node, sample, kept=False)
+        self._carrier.put(sample, kept=False)
 
+    def subscribe(self, keyexpr: str) -> Listener:
+        expr = check_expr(keyexpr)
+        if all(each.expr != expr for each in self._listeners):
+            self._carrier.listen(expr)
+        listener = Listener(expr, self._unsubscribe)
+        self._listeners.append(listener)
+        for sample in self._mine.values():
+            listener.hear(self.node, sample)
+        for node in self._sessions:
+            self._fetches.plan(node)
+        return listener
 
-def frame(kind: bytes, sample: Sample) -> bytes:
-    """A sample as bytes."""
-    node, key = sample.stamp.node.encode(), sample.key.encode()
-    head = _HEAD.pack(kind, sample.stamp.time, sample.stamp.count, len(node), len(key))
-    return b"".join((head, node, key, sample.value))
+    def _unsubscribe(self, feed: Feed[Sample]) -> None:
+        assert isinstance(feed, Listener)
+        self._listeners.remove(feed)
+        if all(each.expr != feed.expr for each in self._listeners):
+            self._carrier.unlisten(feed.expr)
 
+    def heard(self, origin: str, sample: Sample, kept: bool) -> None:
+        """A sample put by that node; it may come more than once."""
+        self._clock.heard(sample.stamp)
+        if kept:
+            for listener in self._listeners:
+                listener.hear(origin, sample)
+            return
+        mark = origin, sample.stamp
+        if mark in self._told:
+            return
+        self._told[mark] = None
+        if len(self._told) > TWICE:
+            self._told.popitem(last=False)
+        for listener in self._listeners:
+            listener.told(sample)
 
-def unframe(data: bytes) -> tuple[bytes, Sample]:
-    """The inverse of `frame`; CloudError("proto")."""
-    try:
-        kind, time, count, node_size, key_size = _HEAD.unpack_from(data)
-        node_end = _HEAD.size + node_size
-        node = data[_HEAD.size : node_end].decode()
-        key = data[node_end : node_end + key_size].decode()
-    except (struct.error, UnicodeDecodeError):
-        raise CloudError("proto", "a frame that is none") from None
-    if len(data) < node_end + key_size or kind not in (KEPT, GONE, TOLD, DIGEST) or not node:
-        raise CloudError("proto", "a frame that is none")
-    value = data[node_end + key_size :]
-    return kind, Sample(check_key(key), value, Stamp(time, count, node), kind == GONE)
+    # --- questions ----------------------------------------------------------------------
 
+    def serve(self, keyexpr: str, handler: Handler) -> Closer:
+        return self._questions.serve(keyexpr, handler)
 
-def _split(data: bytes) -> Iterator[bytes]:
-    at = 0
-    while at < len(data):
-        try:
-            (size,) = struct.unpack_from("<I", data, at)
-        except struct.error:
-            raise CloudError("proto", "a frame's size is cut") from None
-        at += 4
-        if at + size > len(data):
-            raise CloudError("proto", "a frame is cut")
-        yield data[at : at + size]
-        at += size
-
-
-def _digest(samples: Iterable[Sample]) -> bytes:
-    """The same for the same set of keys and stamps, in whatever order."""
-    total, count = 0, 0
-    for sample in samples:
-        text = f"{sample.key} {sample.stamp}".encode()
-        total ^= int.from_bytes(hashlib.blake2b(text, digest_size=8).digest())
-        count += 1
-    return struct.pack("<QI", total, count)
+    async def ask(
+        self,
+        selector: str,
+        payload: bytes = b"",
+        *,
+        timeout: float,
+        want: int | frozenset[str] | None = None,
+    ) -> Answer:
+        return await self._questions.ask(selector, payload, timeout=timeout, want=want)

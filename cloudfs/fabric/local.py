@@ -1,160 +1,152 @@
-"""The embedded engine: nodes of one process on one bus, no socket.
+"""The engine within one process: no socket, no thread.
 
-A machine alone runs on it; tests put many nodes on one bus and cut links between them.
+One engine alone on its bus is a node's default; several are several nodes, for tests,
+whose links can be cut.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from functools import partial
-from typing import Any
-
-import trio
 
 from cloudfs.errors import CloudError
-from cloudfs.fabric.api import Answer, Change, Closer, Handler, Sample
-from cloudfs.fabric.asking import Asking
+from cloudfs.fabric.api import Sample
 from cloudfs.fabric.hub import Hub
-from cloudfs.fabric.keys import meets
-from cloudfs.fabric.roll import Roll
-from cloudfs.fabric.stamp import Stamp
-from cloudfs.fabric.subscription import Subscription
+from cloudfs.fabric.keys import intersects
 
 
 class Bus:
-    """Joins the engines of a process.  `cut(a, b)`: b hears nothing of a any more."""
+    """What joins the engines of a process, zone by zone."""
 
     def __init__(self) -> None:
-        self.engines: list[LocalEngine] = []
-        self._cuts: set[tuple[str, str]] = set()
+        self._carriers: dict[tuple[str, str], _Bused] = {}  # by zone and node
+        self._cuts: set[frozenset[str]] = set()
+        self._sessions = 0
 
-    def cut(self, a: str, b: str) -> None:
-        self._cuts.add((a, b))
-        self._changed()
+    def cut(self, one: str, two: str) -> None:
+        """Neither of the two nodes hears the other from now on."""
+        if self.linked(one, two):
+            self._cuts.add(frozenset((one, two)))
+            for here, there in self._pairs(one, two):
+                here.lose(there)
+                there.lose(here)
 
-    def heal(self) -> None:
-        """All links work again."""
-        self._cuts.clear()
-        self._changed()
+    def heal(self, one: str, two: str) -> None:
+        if not self.linked(one, two):
+            self._cuts.discard(frozenset((one, two)))
+            for here, there in self._pairs(one, two):
+                here.find(there)
+                there.find(here)
 
-    def hears(self, a: LocalEngine, b: LocalEngine) -> bool:
-        """Whether what a says comes to b."""
-        return a.zone == b.zone and a is not b and (a.node, b.node) not in self._cuts
+    def linked(self, one: str, two: str) -> bool:
+        return frozenset((one, two)) not in self._cuts
 
-    def join(self, engine: LocalEngine) -> None:
-        self.engines.append(engine)
-        self._changed()
+    def enter(self, carrier: _Bused) -> None:
+        """Raises CloudError("busy") if a node of that name is in that zone."""
+        hub = carrier.hub
+        if (hub.zone, hub.node) in self._carriers:
+            raise CloudError("busy", f"{hub.node} is in zone {hub.zone!r} already")
+        self._sessions += 1
+        carrier.session = str(self._sessions)
+        self._carriers[hub.zone, hub.node] = carrier
+        for other in self.others(carrier):
+            other.find(carrier)
+            carrier.find(other)
 
-    def leave(self, engine: LocalEngine) -> None:
-        self.engines.remove(engine)
-        self._changed()
+    def leave(self, carrier: _Bused) -> None:
+        for other in self.others(carrier):
+            other.lose(carrier)
+            carrier.lose(other)
+        del self._carriers[carrier.hub.zone, carrier.hub.node]
 
-    def _changed(self) -> None:
-        for one in self.engines:
-            one.see([other for other in self.engines if self.hears(other, one)])
+    def others(self, carrier: _Bused) -> list[_Bused]:
+        """Those that it has a link to."""
+        return [
+            other
+            for (zone, node), other in self._carriers.items()
+            if zone == carrier.hub.zone
+            and other is not carrier
+            and self.linked(node, carrier.hub.node)
+        ]
+
+    def _pairs(self, one: str, two: str) -> list[tuple[_Bused, _Bused]]:
+        return [
+            (here, self._carriers[zone, two])
+            for (zone, node), here in self._carriers.items()
+            if node == one and (zone, two) in self._carriers
+        ]
 
 
-class LocalEngine:
-    """A node's session in a zone of a bus; see fabric/api.py."""
+class _Bused:
+    """hub.Carrier on a bus."""
 
-    def __init__(self, node: str, zone: str, bus: Bus) -> None:
-        self.node = node
-        self.zone = zone
+    hub: Hub
+
+    def __init__(self, bus: Bus) -> None:
+        self.session = ""
         self._bus = bus
-        self._hub = Hub(node)
-        self._roll = Roll(node)
-        self._served: list[tuple[str, Handler]] = []
+        self._exprs: set[str] = set()
+        self._open: dict[int, set[str]] = {}  # question: who may answer it yet
 
-    async def run(self, *, task_status: Any = trio.TASK_STATUS_IGNORED) -> None:
-        self._bus.join(self)
+    @asynccontextmanager
+    async def connected(self, hub: Hub) -> AsyncIterator[None]:
+        self._bus.enter(self)
         try:
-            task_status.started()
-            await trio.sleep_forever()
+            yield
         finally:
             self._bus.leave(self)
-            self._hub.close()
-            self._roll.close()
 
-    def reopen(self, seeds: Sequence[str]) -> None:
-        """Everybody on the bus is called anyway."""
+    def find(self, other: _Bused) -> None:
+        self.hub.joined(other.hub.node, other.session)
 
-    def now(self) -> Stamp:
-        return self._hub.clock.now()
+    def lose(self, other: _Bused) -> None:
+        self.hub.left(other.hub.node, other.session)
+        for number in list(self._open):
+            self._over(number, other.hub.node)
 
-    def members(self) -> frozenset[str]:
-        return self._roll.members()
+    def seek(self, addresses: Sequence[str]) -> None:
+        """A bus knows who is on it."""
 
-    def watch(self) -> Subscription[Change]:
-        return self._roll.watch()
+    def put(self, sample: Sample, kept: bool) -> None:
+        for other in self._bus.others(self) if self.session else ():
+            if any(intersects(expr, sample.key) for expr in other._exprs):
+                other.hub.heard(self.hub.node, sample, kept)
 
-    def see(self, others: list[LocalEngine]) -> None:
-        """Those that it hears now."""
-        before = self._roll.members()
-        self._roll.set(other.node for other in others)
-        for other in others:
-            if other.node not in before:
-                self._hub.fetched(other.node, other._hub.everything())
+    def listen(self, expr: str) -> None:
+        self._exprs.add(expr)
 
-    def publish(self, key: str, value: bytes) -> Stamp:
-        stamp, data = self._hub.publish(key, value)
-        self._send(data)
-        return stamp
+    def unlisten(self, expr: str) -> None:
+        self._exprs.discard(expr)
 
-    def withdraw(self, key: str) -> None:
-        data = self._hub.withdraw(key)
-        if data is not None:
-            self._send(data)
+    def question(self, number: int, node: str, data: bytes, timeout: float) -> None:
+        asked = [each for each in self._bus.others(self) if node in ("*", each.hub.node)]
+        self._open[number] = {each.hub.node for each in asked}
+        for other in asked:
+            other.hub.asked(data, partial(self._answered, number, other))
+        self._over(number, "")
 
-    def tell(self, key: str, value: bytes) -> None:
-        self._send(self._hub.tell(key, value))
+    def _answered(self, number: int, other: _Bused, data: bytes | None) -> None:
+        linked = self._bus.linked(self.hub.node, other.hub.node)
+        if number in self._open and linked and data is not None:
+            self.hub.answered(number, other.hub.node, data)
+        self._over(number, other.hub.node)
 
-    def _send(self, data: bytes) -> None:
-        for other in self._bus.engines:
-            if self._bus.hears(self, other):
-                other._hub.heard(data)
-
-    def subscribe(self, keyexpr: str) -> Subscription[Sample]:
-        return self._hub.subscribe(keyexpr)
-
-    def serve(self, keyexpr: str, handler: Handler) -> Closer:
-        row = keyexpr, handler
-        self._served.append(row)
-        return partial(_remove, self._served, row)
-
-    async def ask(
-        self,
-        selector: str,
-        payload: bytes = b"",
-        *,
-        timeout: float,
-        want: int | frozenset[str] | None = None,
-    ) -> Answer:
-        wanted = self.members() - {self.node} if want is None else want
-        asking = Asking(wanted)
-        with trio.move_on_after(timeout):
-            async with trio.open_nursery() as nursery:
-                for other in list(self._bus.engines):
-                    if not self._bus.hears(self, other):
-                        continue
-                    for keyexpr, handler in list(other._served):
-                        if meets(keyexpr, selector):
-                            work = partial(self._answer, other, handler, selector, payload)
-                            nursery.start_soon(work, asking)
-                await asking.enough.wait()
-                nursery.cancel_scope.cancel()
-        return asking.answer()
-
-    async def _answer(
-        self, other: LocalEngine, handler: Handler, key: str, payload: bytes, asking: Asking
-    ) -> None:
-        try:
-            pairs = await handler(key, payload)
-        except (CloudError, ValueError):
+    def _over(self, number: int, node: str) -> None:
+        """That node answers the question no more."""
+        waiting = self._open.get(number)
+        if waiting is None:
             return
-        if self._bus.hears(other, self):
-            asking.take(other.node, pairs)
+        waiting.discard(node)
+        if not waiting:
+            del self._open[number]
+            self.hub.finished(number)
 
 
-def _remove(rows: list[tuple[str, Handler]], row: tuple[str, Handler]) -> None:
-    if row in rows:
-        rows.remove(row)
+class LocalEngine(Hub):
+    """A node's engine in a zone of the bus."""
+
+    def __init__(self, node: str, zone: str, bus: Bus) -> None:
+        carrier = _Bused(bus)
+        super().__init__(node, zone, carrier)
+        carrier.hub = self

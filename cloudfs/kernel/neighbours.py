@@ -236,6 +236,8 @@ class Neighbours:
     async def _hear(self, zone: str, engine: Engine) -> None:
         with engine.subscribe("**") as samples:
             async for sample in samples:
+                if sample.stamp.node == self.core.name:
+                    continue  # this node's own word
                 kind, _, rest = sample.key.partition("/")
                 if kind in CORE:
                     value = None if sample.gone else sample.value
@@ -250,6 +252,8 @@ class Neighbours:
     async def _watch(self, zone: str, engine: Engine) -> None:
         with engine.watch() as changes:
             async for change in changes:
+                if change.node == self.core.name:
+                    continue
                 now = self._now()
                 self._perform(self.core.hint(zone, change.node, change.joined, now))
 

@@ -129,9 +129,13 @@ class Router:
             if engine is None or left < LEAST:
                 break
             payload = f"{left * SHARE:.3f} {question}".encode()
-            answer = await engine.ask(key, payload, timeout=left, want=1)
-            for reply in answer.replies:
-                text = reply.value.decode(errors="replace")
+            try:
+                answer = await engine.ask(key, payload, timeout=left, want=1)
+            except CloudError as error:
+                log.debug("zone %s: %s: %s", zone or "/", key, error)
+                continue
+            if answer.nodes and not answer.failed:
+                text = b"".join(reply.value for reply in answer.replies).decode(errors="replace")
                 return [line for line in text.splitlines() if line], True
         return [], False
 

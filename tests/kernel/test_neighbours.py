@@ -84,7 +84,7 @@ async def test_both_sides_of_a_partition_go_on_and_agree_afterwards(town, autoju
     assert set(await nodes[4].ls("/cloud/proc")) == {before, made["n6"]}
     assert "state=lost" in await nodes[1].cat(f"/cloud/proc/{before}/status")
     await nodes[3].echo("kill", f"/cloud/proc/{made['n6']}/ctl")
-    town.bus.heal()
+    town.heal()
     await town.settle(seconds=10)
     await trio.sleep(2)
     for node in nodes:

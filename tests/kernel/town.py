@@ -151,8 +151,7 @@ class Town:
         return next((n for n in self.nodes.values() if n.machine.public == address), None)
 
     def reaches(self, one, other):
-        cuts = self.bus._cuts
-        return other.up and not {(one.name, other.name), (other.name, one.name)} & cuts
+        return other.up and self.bus.linked(one.name, other.name)
 
     def partition(self, *groups):
         """Nodes of different groups hear nothing of each other."""
@@ -161,6 +160,12 @@ class Town:
                 for a in group if group is not other else ():
                     for b in other:
                         self.bus.cut(a.name, b.name)
+
+    def heal(self):
+        """All links work again."""
+        for one in self.nodes:
+            for other in self.nodes:
+                self.bus.heal(one, other)
 
     async def until(self, true, seconds=30):
         """Wait until something holds; virtual time passes."""
