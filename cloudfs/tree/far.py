@@ -10,19 +10,38 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 from cloudfs.errors import CloudError
 from cloudfs.tree import numbers
-from cloudfs.tree.api import DMDIR, OREAD, Cues, DirHandle, Entries, Handle, Node, Stat, Wait
+from cloudfs.tree.api import DMDIR, OREAD, PLAIN, Cues, DirHandle, Entries, Handle, Node, Stat, Wait
 from cloudfs.tree.handles import Text
 from cloudfs.tree.imports import Imports
 from cloudfs.tree.space import Attach
 from cloudfs.wait import settle
 
+ASK = 0.5  # seconds for a status of which something is known here
+QUIET = 3.0  # seconds for which a node that did not answer one is not asked for another
 SILENT = frozenset({"unreachable", "timeout"})  # errors that tell nothing of the file itself
 MAX_STATUS = 8192  # bytes
+
+
+class Silence:
+    """The nodes that did not answer of late: many statuses of one cost no more than one."""
+
+    def __init__(self) -> None:
+        self._until: dict[str, float] = {}
+
+    def holds(self, node: str) -> bool:
+        return time.monotonic() < self._until.get(node, 0.0)
+
+    def heard(self, node: str) -> None:
+        self._until.pop(node, None)
+
+    def missed(self, node: str) -> None:
+        self._until[node] = time.monotonic() + QUIET
 
 
 class Far(Node):
@@ -32,7 +51,7 @@ class Far(Node):
     known here.
     """
 
-    __slots__ = ("_imports", "_known", "_node", "_path")
+    __slots__ = ("_imports", "_known", "_node", "_path", "_silence")
 
     def __init__(
         self,
@@ -40,6 +59,7 @@ class Far(Node):
         qid: int,
         uid: str,
         imports: Imports,
+        silence: Silence,
         node: str,
         path: tuple[str, ...],
         known: Callable[[], str],
@@ -47,6 +67,7 @@ class Far(Node):
         self.name, self.mode, self.qid = name, 0o555 | DMDIR, qid
         self.uid = self.gid = uid
         self._imports = imports
+        self._silence = silence
         self._node = node
         self._path = path
         self._known = known
@@ -100,18 +121,25 @@ class Status(Node):
         return Wait(partial(self._open, mode, at, cues))
 
     async def _open(self, mode: int, at: Attach, cues: Cues) -> Handle:
+        of = self._of
+        known = "" if cues.fresh or mode & 3 != OREAD else of._known()
+        if known and of._silence.holds(of._node):
+            return Text(known)
+        if known and cues.max_time == PLAIN.max_time:
+            cues = replace(cues, max_time=ASK)
         try:
-            handle = await settle(self._of._there("status").open(mode, at, cues))
+            handle = await settle(of._there("status").open(mode, at, cues))
             if mode & 3 != OREAD:
                 return handle
             data: Any = await settle(handle.read(0, MAX_STATUS))
             await settle(handle.close())
-            return Text(f"{bytes(data).decode(errors='replace').rstrip()} age=0\n")
         except CloudError as error:
-            known = self._of._known()
-            if error.kind not in SILENT or cues.fresh or not known:
+            if error.kind not in SILENT or not known:
                 raise
+            of._silence.missed(of._node)
             return Text(known)
+        of._silence.heard(of._node)
+        return Text(f"{bytes(data).decode(errors='replace').rstrip()} age=0\n")
 
 
 def number(*path: str) -> int:

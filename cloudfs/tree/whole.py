@@ -19,7 +19,7 @@ from cloudfs.kernel.cloud import Cloud, NodeInfo
 from cloudfs.kernel.object import Object
 from cloudfs.tree import far, numbers
 from cloudfs.tree.api import Cues, Handle, Node, Wait
-from cloudfs.tree.far import Far
+from cloudfs.tree.far import Far, Silence
 from cloudfs.tree.files import Clone, Row
 from cloudfs.tree.handles import Text
 from cloudfs.tree.imports import Imports
@@ -53,6 +53,7 @@ class Whole:
         self._proc = proc
         self._own = own
         self._imports = imports
+        self._silence = Silence()
         self._far_objects: dict[str, _FarObject] = {}
         self._far_nodes: dict[str, Far] = {}
         self._clusters: dict[str, Node] = {}
@@ -68,11 +69,16 @@ class Whole:
         if known is None or known.of is not seen:
             if len(self._far_objects) > 2 * len(self.cloud.catalog.seen) + 64:
                 self._far_objects.clear()
-            known = self._far_objects[seen.id] = _FarObject(seen, self.cloud, self._imports)
+            known = self._far_objects[seen.id] = _FarObject(
+                seen, self.cloud, self._imports, self._silence
+            )
         return known
 
     def find(self, id: str, at: Attach, cues: Cues) -> Node | Wait[Node]:
         """The directory of the object of that id as at may see it."""
+        node = self._known(id, at)
+        if node is not None:
+            return node  # before anything is made that only a miss needs: a walk is hot
         question = f"object {id}" if _ID.fullmatch(id) else ""
         return self.look(question, partial(self._known, id, at), cues, _no_object(id))
 
@@ -97,6 +103,9 @@ class Whole:
         return Wait(ask)
 
     def _known(self, id: str, at: Attach) -> Node | None:
+        made = self._proc.objects.all.get(id)
+        if made is not None:
+            return self._proc.dir_of(made)
         seen = self.cloud.catalog.find(id)
         if seen is not None:
             return self._far(seen)
@@ -110,7 +119,7 @@ class Whole:
             return None
         # Its node has not told of it yet, but this one placed it there.
         told = {"id": id, "state": "starting", "user": at.who.user}
-        return _FarObject(Seen(moved, told), self.cloud, self._imports)
+        return _FarObject(Seen(moved, told), self.cloud, self._imports, self._silence)
 
     def every(self) -> dict[str, Node]:
         """The directories of all objects that are known."""
@@ -161,6 +170,7 @@ class Whole:
                 far.number("nodes", name),
                 self.cloud.machine.owner,
                 self._imports,
+                self._silence,
                 name,
                 (),
                 partial(self._node_status, name),
@@ -306,12 +316,13 @@ class _FarObject(Far):
 
     __slots__ = ("of",)
 
-    def __init__(self, seen: Seen, cloud: Cloud, imports: Imports) -> None:
+    def __init__(self, seen: Seen, cloud: Cloud, imports: Imports, silence: Silence) -> None:
         super().__init__(
             seen.id,
             far.number("proc", seen.id),
             seen.user,
             imports,
+            silence,
             seen.node,
             ("proc", seen.id),
             lambda: seen.status(cloud.age_of(seen.node)),
