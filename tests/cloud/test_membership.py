@@ -51,7 +51,7 @@ def rest(net: Net, *names: str) -> list:  # type: ignore[type-arg]
 
 def test_all_see_all_with_cluster_and_age(make_net: MakeNet) -> None:
     net = settle(make_net(5))
-    for name, seen in net.each(nodes).items():
+    for seen in net.each(nodes).values():
         assert set(seen) == set(net.all)
         for other, record in seen.items():
             assert record["name"] == other
