@@ -45,9 +45,10 @@ class Machine:
     # --- commands ---------------------------------------------------------------------
 
     def command(self, *words: str) -> list[str]:
-        """The words that run a command inside this node."""
+        """The words that run a command inside this node.  It dies with the process of ours
+        that stands for it out here, whatever kills that."""
         assert self.local.enclosure is not None
-        return self.local.enclosure.command(*words)
+        return self.local.enclosure.command("setpriv", "--pdeathsig", "KILL", "--", *words)
 
     def start_command(self, *words: str, **more: object) -> subprocess.Popen[str]:
         """A command inside, going on beside the test."""

@@ -132,6 +132,14 @@ def test_commands_that_fail_or_hang_say_so(net: Net) -> None:
     assert net.where("sleep 100") == []
 
 
+def test_a_command_dies_with_what_stands_for_it(net: Net) -> None:
+    sleeper = net["n1"].start_command("sleep", "1000.550055")
+    eventually(lambda: expect(net.where("1000.550055"), ["n1"]), 5)
+    sleeper.kill()
+    sleeper.wait()
+    eventually(lambda: expect(net.where("1000.550055"), []), 5)
+
+
 def test_a_daemon_that_cannot_start_shows_its_log() -> None:
     with Net(1, start=False) as net:
         (net["n1"].local.state / "cloudfs.db").mkdir()
