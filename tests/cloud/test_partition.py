@@ -20,6 +20,7 @@ from tests.cloud.views import (
     OWN,
     SILENT,
     UP,
+    age,
     agree,
     all_up,
     nodes,
@@ -111,7 +112,7 @@ def test_both_sides_go_on_and_agree_afterwards(make_net: MakeNet, split: str) ->
                 status = node.status("proc", job.id, "status", seconds=FAR)
                 assert status["state"] == "lost", status
                 assert float(status["age"]) > 0
-                assert float(nodes(node)[name]["age"]) > 0
+                assert age(nodes(node)[name]) > 0
         for name in here:
             new = fresh[name].id
             eventually(lambda id=new, at=side: see(net, id, at, state="running"), AGREE)

@@ -17,23 +17,32 @@ SILENT = 15.0  # until one that was stopped is, or one that was cut off
 AGREE = 10.0  # until all agree after a fault has ended
 OWN = 2.0  # for anything that concerns one's own side only
 FAR = 2.5  # for an operation on a node that does not answer: its deadline, and a bit
-LIST = 2.0  # for a listing, whatever has failed
+LIST = 2.0  # for a listing, whatever has failed; it waits for nobody
 
 UP = ("alive", "drained")
 
 Record = dict[str, str]
 
 
-def records(node: Machine, pattern: str, seconds: float = LIST) -> dict[str, Record]:
+def records(node: Machine, pattern: str, seconds: float = FAR) -> dict[str, Record]:
     """The records in the files that match below a node's mount, by the name of their
-    directory; one that cannot be read now is left out."""
-    line = f'for f in "$cloud"/{pattern}; do r=$(cat "$f" 2>/dev/null) && echo "$f $r"; done'
+    directory; one that cannot be read now is left out.  All are read at once, since each
+    may wait for a node that does not answer."""
+    line = (
+        f'for f in "$cloud"/{pattern}; do '
+        '{ r=$(cat "$f" 2>/dev/null) && echo "$f $r"; } & done; wait'
+    )
     found = {}
-    for text in node.sh(line, seconds=seconds + 1).splitlines():
+    for text in node.sh(line, seconds=seconds + 2).splitlines():
         path, _, record = text.partition(" ")
         if record:
             found[path.split("/")[-2]] = ndb.parse(record)
     return found
+
+
+def age(record: Record) -> float:
+    """How old what a record says is, in seconds; a node speaks of its own without an age."""
+    return float(record.get("age") or 0)
 
 
 def nodes(node: Machine) -> dict[str, Record]:
