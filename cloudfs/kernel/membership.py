@@ -32,6 +32,7 @@ from cloudfs.kernel.telling import Telling
 
 STALL = 0.25  # seconds that a tick may be late before time is given back
 SETTLE = 2 * BEAT + TICK  # seconds in a zone after which all its members have been heard
+SEEDS = 6  # endpoints by which a zone is entered first
 RIVAL = 3  # beats of another under the own name until that is believed
 FOUND_AFTER, FOUND_AT_LAST = 2, 6  # rounds of asking: nobody answered; nobody knew
 
@@ -141,7 +142,7 @@ class Member(Atlas):
         mine = zones.endpoint(self.address, zone)
         seeds = tuple(dict.fromkeys(one for one in endpoints if one and one != mine))
         if zone not in self.rosters:
-            self.rosters[zone] = Roster(zone, now, now + SETTLE if seeds else now)
+            self.rosters[zone] = Roster(zone, self.name, now, now + SETTLE * bool(seeds))
         self.telling.sit(zone)
         self.reports.again(zone)
         self.out.append(Enter(zone, seeds))
@@ -183,8 +184,8 @@ class Member(Atlas):
             self._refuse(f"a node named {self.name} with another key lives in the cloud", now)
         elif found.enter is not None and zones.covers(found.enter, self.cluster, self.name):
             for zone, peers in found.peers.items():
-                self.known_doors[zone] = [zones.endpoint(at, zone) for _, at in peers]
-            seeds = self.known_doors.get(found.enter, [])
+                self.known_doors[zone] = [zones.endpoint(at, zone) for _, at in peers[:SEEDS]]
+            seeds = self.known_doors.get(found.enter, [])[:SEEDS]
             self._settle_in(found.enter, seeds, f"{found.node} knew its place", now)
         else:
             self.asking.refer(at for at in found.ask if at != self.address)
