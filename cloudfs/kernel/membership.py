@@ -52,7 +52,6 @@ class Member(Atlas):
         given = list(seeds)
         self.seeds = [seed for seed in given if seed != address]
         self.founder = not given or given[0] == address
-        self.wanted: list[str] = []  # the leaf and the zones above where it is delegate
         self.why = ""  # why it was refused
         self.garbled = 0  # messages that could not be read
         self.asking = Asking()
@@ -201,8 +200,9 @@ class Member(Atlas):
         """Another holds this node's name.  It asks again later, when that may be gone."""
         if self.why != why:
             self._end("refused", why, now)
-        self.phase, self.leaf, self.why, self.wanted = "asking", None, why, []
+        self.phase, self.leaf, self.why = "asking", None, why
         self._rivals.clear()
+        self.climbing, self.moving = Climbing(self), Moving(self)
         self.asking = Asking(again=now + GONE, heard=True)
 
     def _end(self, state: str, why: str, now: float) -> None:
