@@ -20,7 +20,7 @@ class Result:
     sent: list[float]  # bytes/s of a node
     received: list[float]
     messages: float  # received by a node, a second
-    memory: list[float]  # bytes of a node's core
+    memory: list[float]  # bytes of a node's core; the most is sought in the root as well
     gone: list[float]  # seconds from a death until the last of the leaf knows: median and most
     gone_root: float  # seconds until the root's digest is right after the deaths
     joined_root: float  # seconds until it is after the joins

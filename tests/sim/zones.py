@@ -162,9 +162,11 @@ def simulate(count: int, seed: int = 1) -> Result:
     joined_root = net.until(lambda: at_root(nodes, count), 90)
     net.until(lambda: counted(nodes)[count] >= 0.99 * count, 120, 2.0)
     joined_all = net.now - came
-    sample = net.random.sample([n for n in nodes if n.up], min(count, 60))
-    sample += [n for n in nodes if n.up and ROOT in n.member.rosters]
-    memory = [float(deep_size(node)) for node in sample]
+    sample = [
+        float(deep_size(n)) for n in net.random.sample([n for n in nodes if n.up], min(count, 60))
+    ]
+    root = [float(deep_size(n)) for n in nodes if n.up and ROOT in n.member.rosters]
+    memory = [*figures(sample)[:2], max(sample + root)]
     gc.enable()
     return Result(
         count,
@@ -174,7 +176,7 @@ def simulate(count: int, seed: int = 1) -> Result:
         figures(sent),
         figures(received),
         messages,
-        figures(memory),
+        memory,
         [statistics.median(gone), max(gone)],
         gone_root,
         joined_root,
