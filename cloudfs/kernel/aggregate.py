@@ -18,6 +18,7 @@ As text a digest is ndb records, and reads back to the same:
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -199,8 +200,8 @@ def parse(text: str) -> Digest:
                 read(found, ndb.parse(line))
     except (KeyError, ValueError) as failure:
         raise CloudError("bad", f"no digest of a zone: {failure}") from None
-    kept = [len(t.values) for t in found.texts.values()]
-    if max(len(found.numbers), len(found.texts)) > NUMBERS or max(kept, default=0) > VALUES:
+    kept = max((len(text.values) for text in found.texts.values()), default=0)
+    if max(len(found.numbers), len(found.texts)) > NUMBERS or kept > VALUES:
         raise CloudError("toobig", f"a digest has at most {NUMBERS} attributes")
     return found
 
@@ -228,10 +229,7 @@ def of(records: Iterable[tuple[str, Mapping[str, str]]]) -> Digest:
 
 def merge(digests: Iterable[Digest]) -> Digest:
     """All of them together."""
-    found = Digest()
-    for digest in digests:
-        found = found.merge(digest)
-    return found
+    return functools.reduce(Digest.merge, digests, Digest())
 
 
 def _some_number(stat: Number, expr: Expr) -> bool:

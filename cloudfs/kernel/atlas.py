@@ -166,12 +166,18 @@ class Atlas:
         those one step nearer to it.  Their addresses: `address_of`."""
         if zone in self.rosters:
             return self.delegates(zone)
+        if self.leaf is None:
+            return []
         inner = [place for place in self.rosters if zones.inside(zone, place)]
-        for place in sorted(inner, key=zones.port, reverse=True):
+        for place in sorted(inner, key=lambda z: len(zones.path(z)), reverse=True):
             peers = self.below(place, zones.child(place, zone)) if place != zone else []
             if peers:
                 return zones.rank(zone, [peer.name for peer in peers])
-        return [name for name in self.delegates(self.leaf or "") if name != self.name]
+        return [name for name in self.delegates(self._highest()) if name != self.name]
+
+    def _highest(self) -> str:
+        """The zone nearest to the root that this node is in; its delegates are in the next."""
+        return [zone for zone in zones.path(self.leaf or "") if zone in self.rosters][-1]
 
     def doors(self, zone: str, most: int = reports.DOORS) -> list[tuple[str, str]]:
         """Members of a zone with their addresses, this node among them if it is one."""
@@ -223,8 +229,9 @@ class Atlas:
                 for door, address in self.reports.down[zone].doors:
                     yield ndb.record({"ask": door, "addr": address})
                 break
-        known = self.rosters[self.leaf].peers
-        yield from self._refer(known[n] for n in self.delegates(self.leaf) if n in known)
+        known = self.rosters[self._highest()].peers
+        names = self.delegates(self._highest())
+        yield from self._refer(known[name] for name in names if name in known)
 
     @staticmethod
     def _refer(peers: Iterable[Peer]) -> Iterator[str]:

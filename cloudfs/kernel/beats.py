@@ -32,6 +32,7 @@ class Beat:
     seq: int  # counts the beats of one start
     leaf: str  # the zone where it is at home
     rev: int  # of its record
+    sum: int = 0  # of the names of those it holds for living (`Roster.sum`)
     move: str = ""  # "split" or "merge" while the zone's nodes go to another
     bye: str = ""  # "left" the cloud, or "parted": only from this zone
     miss: tuple[str, ...] = ()  # whom it does not hear directly
@@ -40,7 +41,8 @@ class Beat:
 
     def text(self) -> bytes:
         pairs: dict[str, object] = {"id": self.id, "boot": self.boot, "seq": self.seq}
-        pairs |= {"leaf": self.leaf, "rev": self.rev, "move": self.move, "bye": self.bye}
+        pairs |= {"leaf": self.leaf, "rev": self.rev, "sum": self.sum}
+        pairs |= {"move": self.move, "bye": self.bye}
         pairs["miss"] = ",".join(self.miss)
         pairs["seen"] = ",".join(f"{name}:{boot}:{seq}" for name, boot, seq in self.seen)
         pairs["want"] = ",".join(self.want)
@@ -63,6 +65,7 @@ def beat(value: bytes) -> Beat:
             int(pairs["seq"]),
             pairs["leaf"],
             int(pairs["rev"]),
+            int(pairs["sum"]),
             pairs.get("move", ""),
             pairs.get("bye", ""),
             lists["miss"],

@@ -22,7 +22,7 @@ from cloudfs import ndb
 from cloudfs.errors import CloudError
 from cloudfs.kernel import zones
 
-PEERS = 4  # members of each zone that an introduction names
+PEERS = 40  # members of each zone that an introduction names: all of them
 PATIENCE = 5.0  # seconds that one question may take
 STEPS = 24  # questions of one round
 PAUSE, LAST_PAUSE = 1.0, 15.0  # seconds between two rounds, doubling

@@ -32,6 +32,7 @@ from cloudfs.kernel.telling import Telling
 
 STALL = 0.25  # seconds that a tick may be late before time is given back
 SETTLE = 2 * BEAT + TICK  # seconds in a zone after which all its members have been heard
+SEEDS = 6  # endpoints by which a zone is entered first
 RIVAL = 3  # beats of another under the own name until that is believed
 FOUND_AFTER, FOUND_AT_LAST = 2, 6  # rounds of asking: nobody answered; nobody knew
 
@@ -51,7 +52,6 @@ class Member(Atlas):
         given = list(seeds)
         self.seeds = [seed for seed in given if seed != address]
         self.founder = not given or given[0] == address
-        self.wanted: list[str] = []  # the leaf and the zones above where it is delegate
         self.why = ""  # why it was refused
         self.garbled = 0  # messages that could not be read
         self.asking = Asking()
@@ -141,7 +141,7 @@ class Member(Atlas):
         mine = zones.endpoint(self.address, zone)
         seeds = tuple(dict.fromkeys(one for one in endpoints if one and one != mine))
         if zone not in self.rosters:
-            self.rosters[zone] = Roster(zone, now, now + SETTLE if seeds else now)
+            self.rosters[zone] = Roster(zone, self.name, now, now + SETTLE * bool(seeds))
         self.telling.sit(zone)
         self.reports.again(zone)
         self.out.append(Enter(zone, seeds))
@@ -183,8 +183,8 @@ class Member(Atlas):
             self._refuse(f"a node named {self.name} with another key lives in the cloud", now)
         elif found.enter is not None and zones.covers(found.enter, self.cluster, self.name):
             for zone, peers in found.peers.items():
-                self.known_doors[zone] = [zones.endpoint(at, zone) for _, at in peers]
-            seeds = self.known_doors.get(found.enter, [])
+                self.known_doors[zone] = [zones.endpoint(at, zone) for _, at in peers[:SEEDS]]
+            seeds = self.known_doors.get(found.enter, [])[:SEEDS]
             self._settle_in(found.enter, seeds, f"{found.node} knew its place", now)
         else:
             self.asking.refer(at for at in found.ask if at != self.address)
@@ -200,8 +200,9 @@ class Member(Atlas):
         """Another holds this node's name.  It asks again later, when that may be gone."""
         if self.why != why:
             self._end("refused", why, now)
-        self.phase, self.leaf, self.why, self.wanted = "asking", None, why, []
+        self.phase, self.leaf, self.why = "asking", None, why
         self._rivals.clear()
+        self.climbing, self.moving = Climbing(self), Moving(self)
         self.asking = Asking(again=now + GONE, heard=True)
 
     def _end(self, state: str, why: str, now: float) -> None:

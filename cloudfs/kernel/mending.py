@@ -2,7 +2,8 @@
 
 The engine makes broken connections anew by itself, while both ends know each other.  What
 is left: two groups that never met, because seeds were down or both sides started afresh;
-a node that stood still while its zone went elsewhere.  So now and then a node that is
+two nodes of a zone that do not know each other, which the sums in their beats betray; a node
+that stood still while its zone went elsewhere.  So now and then a node that is
 alone, or misses somebody, asks for an introduction, and compares what it hears.
 """
 
@@ -21,7 +22,8 @@ if TYPE_CHECKING:
 EVERY = 8.0  # seconds between two looks, on average
 ASKERS = 2  # members of a zone that ask for one that is gone, in each such time
 SEED_SHARE = 0.2  # of its looks in which a delegate of the root asks a seed
-AGAIN = 10.0  # seconds between two entries into a zone that is open
+AGAIN, LAST_AGAIN = 10.0, 320.0  # seconds between two entries into an open zone, doubling
+APART = 10.0  # seconds that another's view of a zone may differ from the own
 STRANGE = 6.0  # seconds that a stranger is watched before it is believed
 
 
@@ -31,7 +33,7 @@ class Mending:
     def __init__(self, member: Member) -> None:
         self.member = member
         self._at = -math.inf
-        self._entered: dict[str, float] = {}
+        self._entered: dict[str, tuple[float, float]] = {}  # when, and the pause after
 
     def step(self, now: float) -> None:
         me = self.member
@@ -40,9 +42,9 @@ class Mending:
         self._at = now + EVERY * (0.5 + me.random.random())
         self._strangers(now)
         if me.asking.idle and me.moving.target is None:
-            me.asking.start(self._whom())
+            me.asking.start(self._whom(now))
 
-    def _whom(self) -> list[str]:
+    def _whom(self, now: float) -> list[str]:
         """The addresses to ask now; mostly none."""
         me = self.member
         roster = me.rosters[me.leaf or ""]
@@ -57,6 +59,10 @@ class Mending:
             share = ASKERS / max(1, sum(1 for _ in place.live()))
             if gone and me.random.random() < share:
                 return [me.random.choice(gone)]
+        for place in me.rosters.values():
+            for peer in place.live():
+                if peer.apart is not None and now - peer.apart > APART and peer.address:
+                    return [peer.address]
         if zones.ROOT in me.rosters and me.seeds and me.random.random() < SEED_SHARE:
             return [me.random.choice(me.seeds)]
         return []
@@ -91,6 +97,8 @@ class Mending:
                 self._enter(zone, [at for at in fresh if at != me.address], now)
 
     def _enter(self, zone: str, addresses: list[str], now: float) -> None:
-        if addresses and now - self._entered.get(zone, -math.inf) >= AGAIN:
-            self._entered[zone] = now
+        last, pause = self._entered.get(zone, (-math.inf, 0.0))
+        if addresses and now - last >= pause:
+            calm = now - last >= 2 * LAST_AGAIN
+            self._entered[zone] = (now, AGAIN if calm else min(LAST_AGAIN, 2 * pause))
             self.member.enter(zone, [zones.endpoint(at, zone) for at in addresses], now)

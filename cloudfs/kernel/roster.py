@@ -9,6 +9,7 @@ was lost only shortens the wait.
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterator, Mapping
 
 from cloudfs.kernel.beats import LISTED, Beat, Sight
@@ -41,6 +42,7 @@ class Peer:
     """One member: what it said of itself and when."""
 
     __slots__ = (
+        "apart",
         "boot",
         "direct",
         "heard",
@@ -68,6 +70,7 @@ class Peer:
         self.since = now  # in this state
         self.leaf = ""
         self.move = ""
+        self.apart: float | None = None  # since when it does not hold the same for living
         self.rev = self.record_rev = -1  # that it has; that we have
         self.record: Mapping[str, str] | None = None
 
@@ -90,13 +93,15 @@ Change = tuple[Peer, str, str, str]  # the peer, its old and new shown state, wh
 class Roster:
     """The others in one zone."""
 
-    def __init__(self, zone: str, now: float, settles: float) -> None:
+    def __init__(self, zone: str, own: str, now: float, settles: float) -> None:
         self.zone = zone
+        self.own = own  # this node's name
         self.entered = now
         self.settles = settles  # when all its members have been heard
         self.peers: dict[str, Peer] = {}
         self.changes: list[Change] = []  # to be taken away by the member's core
         self.version = 0  # grows when who lives, or where, changes
+        self.sum = _sum(own)  # of the names of those who live; two with the same agree
         self._turn = 0
 
     def live(self) -> Iterator[Peer]:
@@ -126,6 +131,10 @@ class Roster:
         peer.heard = peer.direct = now
         peer.lost = None
         peer.move = beat.move
+        if beat.sum == self.sum:
+            peer.apart = None
+        elif peer.apart is None:
+            peer.apart = now
         if peer.leaf != beat.leaf:
             peer.leaf = beat.leaf
             self.version += 1
@@ -250,5 +259,10 @@ class Roster:
         peer.state, peer.since = state, now
         if (state in LIVE) is not lived:
             self.version += 1
+            self.sum ^= _sum(peer.name)
         if peer.shown != old:
             self.changes.append((peer, old, peer.shown, why))
+
+
+def _sum(name: str) -> int:
+    return zlib.crc32(name.encode()) & 0xFFFF

@@ -138,6 +138,7 @@ class Telling:
             self._seq,
             me.leaf if me.leaf is not None else zone,
             int(me.own["rev"]),
+            roster.sum,
             me.moving.sign(zone, now),
             bye,
             roster.missed(now),

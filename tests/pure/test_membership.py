@@ -108,7 +108,7 @@ def test_its_own_key_from_an_earlier_start_is_no_obstacle():
 def test_a_node_started_again_elsewhere_makes_this_one_give_way():
     found, _ = first()
     for seq in range(1, 4):
-        value = f"id={ID[:8]} boot=2000 seq={seq} leaf=paris rev=1".encode()
+        value = f"id={ID[:8]} boot=2000 seq={seq} leaf=paris rev=1 sum=0".encode()
         actions = found.heard("paris", "beat/n1", value, None, 20.0)
     assert kind(actions, Changed)[0].new == "refused"
     assert {a.zone for a in kind(ticks(found, 20.5, 25.0), Exit)} == {"paris", ""}

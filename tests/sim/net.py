@@ -8,95 +8,31 @@ gets the latest value of every key.  A value that is on its way when a link is c
 
 from __future__ import annotations
 
-import heapq
-import itertools
 import random
 from collections.abc import Callable, Iterable
 
 from cloudfs.kernel import beats
-from cloudfs.kernel.beats import TICK, Ask, Changed, Enter, Exit, Publish, Withdraw
-from cloudfs.kernel.membership import Member
+from cloudfs.kernel.beats import TICK, Ask, Enter, Exit, Publish, Withdraw
+from tests.sim.clock import Clock
+from tests.sim.machine import RETRY, Node, Session
 
 LEASE = 2.5  # seconds until an engine sees that a connection is dead
-RETRY = 1.0  # seconds between two tries to connect
 REMEMBER = 60.0  # seconds for which a lost peer is tried again that is no seed
 
 
-class Session:
-    """One engine: a node's membership of one zone."""
-
-    def __init__(self, node: Node, zone: str) -> None:
-        self.node = node
-        self.zone = zone
-        self.seeds: tuple[str, ...] = ()
-        self.lost: dict[str, float] = {}  # names tried again, until when
-        self.peers: dict[str, Session] = {}  # connected, by name
-        self.kept: dict[str, tuple[bytes, object]] = {}
-        self.open = True
-        self.tried = -RETRY
-
-
-class Node:
-    """One machine: its core, its engines, and whether it runs."""
-
-    def __init__(
-        self, net: Net, name: str, cluster: str, seeds: Iterable[str], key: str, ahead: float
-    ) -> None:
-        self.net = net
-        self.name = name
-        self.place = f"{name}@{key}" if key else name
-        self.ahead = ahead  # what its clocks show beyond the net's
-        self.member = Member(
-            name, cluster, f"{key or name:0<32}", net.boot(ahead), f"{self.place}:5640", seeds
-        )
-        self.sessions: dict[str, Session] = {}
-        self.up = True
-        self.stopped = False
-        self.inbox: dict[tuple[str, str], tuple[bytes | None, object]] = {}
-        self.sent = self.received = self.messages = 0
-        self.events: list[tuple[float, Changed]] = []
-
-    @property
-    def now(self) -> float:
-        return self.net.now + self.ahead
-
-
-class Net:
+class Net(Clock):
     """All nodes and the time.  loss: share of messages; delay: seconds, from and to."""
 
     def __init__(
         self, seed: int = 0, *, loss: float = 0.0, delay: tuple[float, float] = (0.001, 0.05)
     ) -> None:
+        super().__init__()
         self.random = random.Random(seed)
-        self.now = 0.0
         self.loss = loss
         self.delay = delay
         self.nodes: dict[str, Node] = {}
         self.cuts: set[tuple[str, str]] = set()  # (from, to), places
-        self._heap: list[tuple[float, int, Callable[[], None]]] = []
-        self._count = itertools.count()
         self._endpoints: dict[tuple[str, str], Session] = {}  # by (place, zone)
-
-    # --- the time ------------------------------------------------------------------------
-
-    def later(self, seconds: float, do: Callable[[], None]) -> None:
-        heapq.heappush(self._heap, (self.now + seconds, next(self._count), do))
-
-    def run(self, seconds: float) -> None:
-        """Let so much time pass."""
-        end = self.now + seconds
-        while self._heap and self._heap[0][0] <= end:
-            self.now, _, do = heapq.heappop(self._heap)
-            do()
-        self.now = end
-
-    def until(self, what: Callable[[], bool], most: float, step: float = 0.5) -> float:
-        """Let time pass until something is so; the seconds it took, or AssertionError."""
-        begin = self.now
-        while not what():
-            assert self.now - begin < most, f"not so within {most} s: {what.__name__}"
-            self.run(step)
-        return self.now - begin
 
     def boot(self, ahead: float = 0.0) -> int:
         return int((1_000_000 + self.now + ahead) * 1e6) + next(self._count)

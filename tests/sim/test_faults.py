@@ -261,3 +261,15 @@ def test_lost_and_late_messages_only_take_longer(seed):
     net.kill(nodes[7])
     net.until(agreed(net, digests=False), STOPPED)
     net.until(agreed(net), 120)
+
+
+def test_two_of_a_zone_that_never_met_are_brought_together():
+    """One stood still while the other came; no engine told them of each other."""
+    net, nodes = cloud(8)
+    net.stop(nodes[5])
+    net.run(1.0)
+    late = net.start("late", "c", ["n1:5640"])
+    net.run(1.0)
+    net.go_on(nodes[5])
+    net.until(agreed(net), JOIN)
+    assert late.member.phase == "joined"
