@@ -81,8 +81,10 @@ class Joined:
             self._nursery = nursery
             try:
                 if at:
-                    self._listen(at, known)
-                    await self._begin(known)
+                    left = bool(before.get("left")) and not seeds
+                    self._listen(at, known, left)
+                    if not left:
+                        await self._begin(known)
                 task_status.started()
                 await trio.sleep_forever()
             finally:
@@ -110,6 +112,7 @@ class Joined:
         return Wait(partial(self._join, seeds))
 
     async def _join(self, seeds: list[str]) -> None:
+        was = self.neighbours is not None
         await self._end()
         self._files()
         await self._begin(seeds)
@@ -125,11 +128,13 @@ class Joined:
                     break
                 await trio.sleep(0.1)
         await self._end()
-        await self._begin([])
+        if was:
+            await self._begin([])
         raise CloudError("unreachable", f"join {' '.join(seeds)}: {why}", "see: cloudfs nodes")
 
     def leave(self) -> Wait[None]:
-        """Leave the cloud; this node is a cloud of its own from now on."""
+        """Leave the cloud.  This node is alone until it joins one again, also after a
+        restart: the others know its address and would have it back at once."""
         if self.neighbours is None or not self.cloud.nodes:
             raise CloudError("busy", "leave: this node is in no cloud with others")
         return Wait(self._leave)
@@ -140,8 +145,7 @@ class Joined:
             with trio.move_on_after(LEAVE):
                 await self._over.wait()
         await self._end()
-        self._keep([])
-        await self._begin([])
+        self._keep([], left=True)
 
     def introduce(self, cluster: str, name: str) -> str:
         """Where a node of that cluster and name belongs; "" if this node does not know."""
@@ -157,7 +161,7 @@ class Joined:
         self._pool.use(files)
         return files
 
-    def _listen(self, at: str, seeds: Sequence[str]) -> None:
+    def _listen(self, at: str, seeds: Sequence[str], left: bool) -> None:
         host, port = check_address(at)
         if host in ("0.0.0.0", "::", "") or port > LAST_PORT:  # noqa: S104
             raise CloudError(
@@ -172,10 +176,10 @@ class Joined:
         self._server.listen_also(listener)
         self.cloud.machine.public = at
         self.cloud.machine.addresses.append(str(listener.address))
-        self._keep(seeds)
+        self._keep(seeds, left)
 
-    def _keep(self, seeds: Sequence[str]) -> None:
-        where = {"listen": self.cloud.machine.public, "seeds": list(seeds)}
+    def _keep(self, seeds: Sequence[str], left: bool = False) -> None:
+        where = {"listen": self.cloud.machine.public, "seeds": list(seeds), "left": left}
         self._records.set("cloud", where)
 
     async def _begin(self, seeds: Sequence[str]) -> None:

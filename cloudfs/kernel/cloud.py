@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from cloudfs import ndb
 from cloudfs.errors import CloudError
@@ -18,6 +18,7 @@ from cloudfs.kernel.catalog import Catalog, Seen, summary, usable
 from cloudfs.kernel.machine import Machine
 from cloudfs.kernel.object import Object
 from cloudfs.kernel.objects import Objects
+from cloudfs.kernel.roster import GONE
 
 STALE = 1.0  # seconds for which what was asked of other zones is not asked again
 FORGET = 86400.0  # seconds after which a node that nobody hears of is forgotten
@@ -173,10 +174,9 @@ class Cloud:
     def _take_node(self, pairs: dict[str, str], age: float) -> None:
         name, heard = pairs["name"], self.clock() - age
         known = self.nodes.get(name)
-        if known is None or known.heard < heard:
-            near = known is not None and known.near
+        if known is None or not known.near:  # of its own zone a node knows better
             self.hear(
-                NodeInfo(name, pairs["cluster"], pairs["state"], pairs["addr"], heard, near, pairs)
+                NodeInfo(name, pairs["cluster"], pairs["state"], pairs["addr"], heard, False, pairs)
             )
 
     async def refresh(self, question: str, seconds: float) -> bool:
@@ -194,7 +194,19 @@ class Cloud:
                 self.take(record)
             except (CloudError, KeyError, ValueError):
                 continue  # another node's mistake is not our caller's
+        kind, _, name = question.partition(" ")
+        if kind in ("nodes", "node"):
+            self._silent([name] if name else list(self.nodes))
         return whole
+
+    def _silent(self, names: list[str]) -> None:
+        """Take for dead those nodes of other zones of which nobody has told for so long as
+        it takes a zone to do that: whoever knew of them is dead or cut off as well."""
+        for name in names:
+            info = self.nodes.get(name)
+            lives = info is not None and not info.near and info.state not in ("gone", "left")
+            if info is not None and lives and self.age_of(name) >= GONE:
+                self.hear(replace(info, state="gone"))
 
     def digest(self) -> Digest:
         """What the nodes of the own zone that live have in sum."""

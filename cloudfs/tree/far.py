@@ -9,7 +9,7 @@ of this node's own does.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -48,10 +48,10 @@ class Far(Node):
     """A directory of another node.
 
     path: where it is in that node's own tree.  known(): the text of its status as it is
-    known here.
+    known here.  renew(seconds): have others tell what they know of it.
     """
 
-    __slots__ = ("_imports", "_known", "_node", "_path", "_silence")
+    __slots__ = ("_imports", "_known", "_node", "_path", "_renew", "_silence")
 
     def __init__(
         self,
@@ -63,6 +63,7 @@ class Far(Node):
         node: str,
         path: tuple[str, ...],
         known: Callable[[], str],
+        renew: Callable[[float], Awaitable[object]],
     ) -> None:
         self.name, self.mode, self.qid = name, 0o555 | DMDIR, qid
         self.uid = self.gid = uid
@@ -71,6 +72,7 @@ class Far(Node):
         self._node = node
         self._path = path
         self._known = known
+        self._renew = renew
 
     def stat(self) -> Stat:
         return Stat(self.name, self.qid, self.mode, 0, time.time(), self.uid, self.gid)
@@ -124,7 +126,8 @@ class Status(Node):
         of = self._of
         known = "" if cues.fresh or mode & 3 != OREAD else of._known()
         if known and of._silence.holds(of._node):
-            return Text(known)
+            await of._renew(ASK)
+            return Text(of._known())
         if known and cues.max_time == PLAIN.max_time:
             cues = replace(cues, max_time=ASK)
         try:
@@ -137,7 +140,8 @@ class Status(Node):
             if error.kind not in SILENT or not known:
                 raise
             of._silence.missed(of._node)
-            return Text(known)
+            await of._renew(ASK)
+            return Text(of._known())
         of._silence.heard(of._node)
         return Text(f"{bytes(data).decode(errors='replace').rstrip()} age=0\n")
 

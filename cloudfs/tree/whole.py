@@ -174,6 +174,7 @@ class Whole:
                 name,
                 (),
                 partial(self._node_status, name),
+                partial(self.cloud.refresh, f"node {name}"),
             )
         return known
 
@@ -325,7 +326,8 @@ class _FarObject(Far):
             silence,
             seen.node,
             ("proc", seen.id),
-            lambda: seen.status(cloud.age_of(seen.node)),
+            lambda: (cloud.catalog.find(seen.id) or seen).status(cloud.age_of(seen.node)),
+            partial(cloud.refresh, f"node {seen.node}"),
         )
         self.of = seen
 
