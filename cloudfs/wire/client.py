@@ -160,7 +160,8 @@ class Client:
             begun = len(calls)
             self._push()
             for call in calls:
-                if call.reply is None:  # to wait for what is there costs a turn of all tasks
+                if call.reply is None:  # mostly all come together
+                    call.done = trio.Event()
                     await call.done.wait()
         finally:
             for index, call in enumerate(calls):
@@ -405,7 +406,8 @@ class Client:
         if tag in self._calls:
             call = self._calls.pop(tag)
             call.reply = name, fields
-            call.done.set()
+            if call.done is not None:
+                call.done.set()
         elif tag in self._flushing:
             self._flushing[tag].reply = name, fields
         elif tag & _FLUSH:
@@ -449,7 +451,8 @@ class Client:
         self.lost.set()
         for call in self._calls.values():
             call.reply = "lost", ()
-            call.done.set()
+            if call.done is not None:
+                call.done.set()
         self._calls.clear()
 
 

@@ -44,6 +44,7 @@ from cloudfs.wire.far import Direct, Far, ordered, reach
 from cloudfs.wire.file import File
 
 KEEP = 1.0  # seconds that what a walk found holds
+_NEVER = (0.0, None)
 WRITABLE = 3  # bits of an open mode that say whether it reads or writes
 
 T = TypeVar("T")
@@ -126,7 +127,7 @@ class RemoteNode(Node):
         async def ask(root: File, limit: float | None) -> Stat:
             words = _words(cues)
             file, (answer,) = await reach(
-                root, [*words, *names], lambda file: [file.to_stat()], limit
+                root, [*words, *names], lambda file: [file.to_stat()], limit, told=True
             )
             file.drop(False)
             return file.stat_of(answer)
@@ -159,12 +160,12 @@ class RemoteNode(Node):
 
             file, (answer, *read) = await reach(root, asked, calls, limit, spare)
             qids = file.walked[len(words) + len(self._names) :]
-            path = self._names
+            path, now = self._names, monotonic()
             for name, qid in zip(names[:-1], qids, strict=False):
                 path = (*path, name)
-                if (who.user, *path) not in far.found:
+                if far.found.get((who.user, *path), _NEVER)[0] < now:
                     self._keep(RemoteNode(far, path, _guess(name, qid), who), who)
-            until = monotonic() + far.keep
+            until = now + far.keep
             node = RemoteNode(far, (*path, names[-1]), file.stat_of(answer), who, until)
             self._keep(node, who)
             if len(read) == 2:
