@@ -22,7 +22,8 @@ from cloudfs.tree.table import TableDir
 from cloudfs.wait import settle
 from cloudfs.wire import far as far_module
 from cloudfs.wire import imports
-from cloudfs.wire.client import Client, connect
+from cloudfs.wire.client import Client
+from cloudfs.wire.connect import connect
 from cloudfs.wire.imports import Pool
 from tests.bench import nodes as bench_nodes
 from tests.bench.peers import STATUS, STATUS_PATH
