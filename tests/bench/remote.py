@@ -6,7 +6,7 @@ round trip is taken off is what the import costs.  A round trip is one request t
 node, in TLS, by a client that does nothing else.
 
 A relay then holds back everything between the two nodes by 10 ms each way: there each
-further round trip would add 20 ms, so the rows count them.
+further round trip would add 20 ms, so the rows count them.  There all run free.
 """
 
 from __future__ import annotations
@@ -117,15 +117,17 @@ def imported(bench: Bench, name: str, port: int) -> Iterator[tuple[str, int]]:
         yield str(sock), running.pid
 
 
-def sample(bench: Bench, address: str, pid: int, path: str, mode: str = "cycle") -> Sample:
+def sample(
+    bench: Bench, address: str, pid: int, path: str, cpus: set[int], mode: str = "cycle"
+) -> Sample:
     words = ["-t", SECONDS, "-q1", address, mode, path]
-    return bench.sample([bench.build("load"), *words], core(), pid)
+    return bench.sample([bench.build("load"), *words], cpus, pid)
 
 
-def asked(folder: Path, port: int) -> Sample:
-    """Round trips, on the core that all share."""
+def asked(folder: Path, port: int, cpus: set[int]) -> Sample:
+    """Round trips, on these cores."""
     mine = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, core())
+    os.sched_setaffinity(0, cpus)
     try:
         asker = Asker(folder, port)
         trip = asker.round_trip(float(SECONDS))
@@ -135,7 +137,7 @@ def asked(folder: Path, port: int) -> Sample:
     return Sample(1 / trip, trip, trip, 1.0, "ops")
 
 
-def cold(address: str, times: int) -> float:
+def cold(address: str, path: str, times: int) -> float:
     """Seconds of reads that come so seldom that nothing is known of the path any more,
     the median."""
     found = []
@@ -143,7 +145,7 @@ def cold(address: str, times: int) -> float:
         for _ in range(times):
             time.sleep(1.05)
             began = time.perf_counter()
-            client.open(f"nodes/far/{STATUS_PATH}", os.O_RDONLY)
+            client.open(path, os.O_RDONLY)
             client.receive_data()
             client.clunk()
             found.append(time.perf_counter() - began)
@@ -157,17 +159,19 @@ def run(bench: Bench) -> Iterator[Row]:
     port, relayed = free_port(), free_port()
     with ExitStack() as stack:
         enter = stack.enter_context
-        pin(enter(process(bench, "far", "far", bench.folder, str(port))), core())
+        far_pid = enter(process(bench, "far", "far", bench.folder, str(port)))
         await_port(port)
+        every = os.sched_getaffinity(0)
         enter(process(bench, "relay", "relay", str(relayed), str(port), str(HELD)))
         await_port(relayed)
-        for name, at in (("loopback", port), ("20 ms", relayed)):
+        for name, at, cpus in (("loopback", port, core()), ("20 ms", relayed, every)):
             address, pid = enter(imported(bench, name.replace(" ", ""), at))
-            pin(pid, core())
+            for each in (far_pid, pid):
+                pin(each, cpus)
             runs: dict[str, Callable[[], Sample]] = {
-                "far": partial(sample, bench, address, pid, f"nodes/far/{STATUS_PATH}"),
-                "own": partial(sample, bench, address, pid, STATUS_PATH),
-                "trip": partial(asked, bench.folder, at),
+                "far": partial(sample, bench, address, pid, f"nodes/far/{STATUS_PATH}", cpus),
+                "own": partial(sample, bench, address, pid, STATUS_PATH, cpus),
+                "trip": partial(asked, bench.folder, at, cpus),
             }
             found = bench.interleave(runs)
             far, own, trip = found["far"], found["own"].p50, found["trip"].p50
@@ -177,16 +181,20 @@ def run(bench: Bench) -> Iterator[Row]:
             yield row
             less = f"far status less a round trip, {name}"
             yield replace(row, case=less, ours=max(far.p50 - trip, 0), target=TARGET)
-            first = cold(address, 3 * bench.rounds)
+            first, its = (
+                cold(address, path, 3 * bench.rounds)
+                for path in (f"nodes/far/{STATUS_PATH}", STATUS_PATH)
+            )
             less = f"one in a second, less that, {name}"
-            yield replace(row, case=less, ours=max(first - trip, 0))
+            yield replace(row, case=less, ours=max(first - trip, 0), peer=its)
         yield bulk(bench, *enter(imported(bench, "bulk", port)))
 
 
 def bulk(bench: Bench, address: str, pid: int) -> Row:
+    every = os.sched_getaffinity(0)
     runs: dict[str, Callable[[], Sample]] = {
-        "far": partial(sample, bench, address, pid, "nodes/far/big", "read"),
-        "own": partial(sample, bench, address, pid, "big", "read"),
+        "far": partial(sample, bench, address, pid, "nodes/far/big", every, "read"),
+        "own": partial(sample, bench, address, pid, "big", every, "read"),
     }
     found = bench.interleave(runs)
     far, mine = found["far"], found["own"]
