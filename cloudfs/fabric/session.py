@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 LEASE = 4.0  # seconds without a word after which a peer is lost
 KEEP_ALIVE = 4  # words in that time
+# An attempt to open a link, which the end of a session waits for.
+OPENING = 2.5  # seconds
 RETRY = (200, 4000)  # ms between attempts to reach a seed: first, and at most
 
 T = TypeVar("T")
@@ -79,6 +81,7 @@ def config(
         # Of two that hear of each other one dials.
         "scouting/gossip/autoconnect_strategy": {"peer": {"to_peer": "greater-zid"}},
         "timestamping/enabled": True,
+        "transport/unicast/open_timeout": int(OPENING * 1000),
         "transport/shared_memory/enabled": False,
         "transport/link/protocols": ["quic"],
         "transport/link/tls": keys,

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from cloudfs.factotum.cloudkey import KeyFiles
 
 PATIENCE = 5.0  # seconds the first opening may find its address in use
-CLOSING = 3.0  # seconds the end of a session may take before it is left behind
+CLOSING = 4.0  # seconds the end of a session may take before it is left behind
 STUCK = 20.0  # seconds after which a job counts as hung
 LOOK = 0.5  # seconds between looks at the clock
 SETTLE = 3.0  # seconds after a new opening in which members may show up again
