@@ -40,6 +40,12 @@ class Stamp:
         """Seconds since 1970."""
         return self.time / 1e9
 
+    def after(self, other: Stamp | None) -> Stamp:
+        """This one, or the least of its node that is above the other."""
+        if other is None or self > other:
+            return self
+        return Stamp(other.time, other.counter + 1, self.node)
+
     def _key(self) -> tuple[int, int, str]:
         return self.time, self.counter, self.node
 

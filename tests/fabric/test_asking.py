@@ -19,7 +19,10 @@ def test_all_must_answer():
     assert asking.done(ALL)
     assert asking.whole
     answer = asking.answer()
-    assert [(r.key, r.value, r.node) for r in answer.replies] == [("k", b"n1", "n1"), ("k", b"n2", "n2")]
+    assert [(r.key, r.value, r.node) for r in answer.replies] == [
+        ("k", b"n1", "n1"),
+        ("k", b"n2", "n2"),
+    ]
     assert answer.nodes == ALL
 
 

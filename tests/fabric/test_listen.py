@@ -19,7 +19,9 @@ def sample(key, time, node="n1", gone=False):
 
 KEYS = ["a/1", "a/2", "b"]
 # What two nodes did: (node, key, whether it was withdrawn); the place is the time.
-HISTORIES = st.lists(st.tuples(st.sampled_from(["n1", "n2"]), st.sampled_from(KEYS), st.booleans()), max_size=12)
+HISTORIES = st.lists(
+    st.tuples(st.sampled_from(["n1", "n2"]), st.sampled_from(KEYS), st.booleans()), max_size=12
+)
 
 
 @given(HISTORIES, st.data())

