@@ -10,14 +10,16 @@ from pathlib import Path
 
 import trio
 
-from cloudfs.fabric.zenoh import ZenohEngine
+from cloudfs.fabric import session, zenoh
 from cloudfs.factotum.cloudkey import node_files
+
+LEASE = 1.5  # seconds
 
 
 async def main():
     node, zone, listen, seeds, folder = sys.argv[1:]
     files = node_files(Path(folder), node, "c1")
-    engine = ZenohEngine(node, zone, listen, seeds.split(), files)
+    engine = zenoh.ZenohEngine(node, zone, listen, seeds.split(), files)
 
     async def name(key, payload):
         return [("name", node.encode())]
@@ -30,4 +32,5 @@ async def main():
 
 
 if __name__ == "__main__":
+    session.LEASE = zenoh.LEASE = LEASE
     trio.run(main)

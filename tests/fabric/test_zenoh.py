@@ -13,10 +13,18 @@ import trio
 
 from cloudfs.errors import CloudError
 from cloudfs.fabric import zenoh as engine_module
-from cloudfs.fabric.session import LEASE
 from cloudfs.fabric.zenoh import ZenohEngine
 from cloudfs.factotum.cloudkey import KeyFiles, make_cloud, node_files
 from tests.fabric.conftest import eventually, free_ports, take
+from tests.fabric.peer import LEASE
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """A short lease, as peer.py has it."""
+    monkeypatch.setattr("cloudfs.fabric.session.LEASE", LEASE)
+    monkeypatch.setattr(engine_module, "LEASE", LEASE)
+    monkeypatch.setattr(engine_module, "SETTLE", 1.0)
 
 
 @contextmanager
@@ -59,7 +67,7 @@ async def test_a_stranger_does_not_get_in(zenoh_zone, tmp_path):
     with stranger.subscribe("**") as heard, one.subscribe("**") as mine:
         await take(mine, 1)
         stranger.publish("evil", b"")
-        await trio.sleep(1.5)
+        await trio.sleep(1.0)
         assert stranger.members() == {"n2"}
         assert one.members() == two.members() == {"n1", "n3"}
         assert [s.key for s in heard._queue.clear()] == ["evil"]
@@ -76,7 +84,7 @@ async def test_who_has_only_the_root_does_not_get_in(zenoh_zone, tmp_path):
     (port,) = free_ports(1)
     stranger = ZenohEngine("n2", "c1", f"127.0.0.1:{port}", [zenoh_zone.addresses["n1"]], files)
     await zenoh_zone.start(stranger)
-    await trio.sleep(1.5)
+    await trio.sleep(1.0)
     assert stranger.members() == {"n2"}
     assert one.members() == {"n1"}
 
@@ -199,7 +207,7 @@ async def test_who_was_lost_is_sought(zenoh_zone, monkeypatch):
 # --- death and sleep -----------------------------------------------------------------------------
 
 
-async def test_killed_and_started_again(zenoh_zone):
+async def test_killed_and_started_again(zenoh_zone, quick):
     one = await zenoh_zone.up("n1")
     with one.subscribe("from/*") as heard, one.watch() as changes:
         await take(changes, 1)
@@ -217,7 +225,7 @@ async def test_killed_and_started_again(zenoh_zone):
             assert (await take(heard, 1))[0].key == "from/n2"
 
 
-async def test_stopped_for_longer_than_the_lease(zenoh_zone):
+async def test_stopped_for_longer_than_the_lease(zenoh_zone, quick):
     one = await zenoh_zone.up("n1")
     with one.subscribe("late/*") as heard, one.watch() as changes:
         await take(changes, 1)
@@ -227,18 +235,18 @@ async def test_stopped_for_longer_than_the_lease(zenoh_zone):
             began = time.monotonic()
             assert not (await take(changes, 1))[0].joined
             assert time.monotonic() - began < LEASE + 3
-            await trio.sleep(max(0.0, began + LEASE + 1 - time.monotonic()))
+            await trio.sleep(max(0.0, began + LEASE + 0.7 - time.monotonic()))
             os.kill(child.pid, signal.SIGCONT)
             assert (await take(changes, 1))[0].joined
             await eventually(lambda: one.members() == {"n1", "n2"})
-            await trio.sleep(1.5)  # it reopens its session; then all is as before
+            await trio.sleep(1.0)  # it reopens its session; then all is as before
             with trio.fail_after(10):
                 while not (await one.ask("name", timeout=2, want=frozenset(["n2"]))).whole:
                     await trio.sleep(0.1)
             assert not heard._queue
 
 
-async def test_a_sleep_reopens_the_session_and_nobody_is_missed(zenoh_zone, monkeypatch):
+async def test_a_sleep_reopens_the_session_and_nobody_is_missed(zenoh_zone, quick, monkeypatch):
     one, two = await zenoh_zone.up("n1", "n2")
     two.publish("k", b"1")
     slept = 0.0
