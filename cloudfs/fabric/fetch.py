@@ -78,6 +78,7 @@ class Fetches:
             found = await self._fetched(questions, node)
         finally:
             self._running.discard(node)
+            self._soon.set()
         if node not in self._pause:  # it left meanwhile
             return
         if found:

@@ -38,6 +38,8 @@ SETTLE = 3.0  # seconds after a new opening in which members may show up again
 # Members that were lost and that no seed leads back to are sought: seconds until the first
 # attempt, between the last ones, and until they are given up.
 SEEK = (5.0, 60.0, 900.0)
+# All is declared again so long after the last one joined: seconds at first, times, at most.
+REFRESH = (2.0, 4.0, 60.0)
 MEET = 2.0  # seconds a bridge is open
 MOST_LOST = 64
 _HOST = re.compile(r"[A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\]")
@@ -74,17 +76,21 @@ class _Zenoh:
         self._worker: Worker | None = None
         self._session: Session | None = None
         self._addresses: dict[tuple[str, str], str] = {}  # by node and session
+        self._turns: dict[tuple[str, str], set[str]] = {}  # tokens of each that are seen
+        self._met = trio.Event()  # somebody joined
         self._doubtful: set[tuple[str, str]] = set()  # known before the session was reopened
         self._lost: dict[str, _Lost] = {}  # by address
 
     @contextlib.asynccontextmanager
     async def connected(self, hub: Hub) -> AsyncIterator[None]:
         self._addresses.clear()
+        self._turns.clear()
         try:
             await self._open(PATIENCE)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._run_clock)
                 nursery.start_soon(self._run_seek)
+                nursery.start_soon(self._run_refresh)
                 yield
                 nursery.cancel_scope.cancel()
         finally:
@@ -186,6 +192,7 @@ class _Zenoh:
 
     async def _reopen(self) -> None:
         self._doubtful = set(self._addresses)
+        self._turns.clear()
         while True:
             try:
                 await self._open(patience=60.0)
@@ -196,6 +203,20 @@ class _Zenoh:
         await trio.sleep(SETTLE)
         for node, session in list(self._doubtful):
             self.left(node, session)
+
+    async def _run_refresh(self) -> None:
+        """Declare all again when some have joined and it is quiet, then ever less often."""
+        first, factor, most = REFRESH
+        pause = first
+        while True:
+            self._met = trio.Event()
+            with trio.move_on_after(pause * random.uniform(0.8, 1.2)):  # noqa: S311
+                await self._met.wait()
+                pause = first
+                continue
+            if self._worker is not None and self._session is not None:
+                self._worker.keep(("refresh",), self._session.refresh)
+            pause = min(factor * pause, most)
 
     # --- members that were lost -----------------------------------------------------------
 
@@ -217,10 +238,24 @@ class _Zenoh:
 
     # --- what the session says, in trio ------------------------------------------------------
 
+    def live(self, node: str, session: str, turn: str, address: str, alive: bool) -> None:
+        """A token came or went: a session is there as long as one of its tokens is."""
+        turns = self._turns.setdefault((node, session), set())
+        if alive:
+            turns.add(turn)
+            self.joined(node, session, address)
+            return
+        turns.discard(turn)
+        if not turns:
+            del self._turns[node, session]
+            self.left(node, session)
+
     def joined(self, node: str, session: str, address: str) -> None:
         self._doubtful.discard((node, session))
-        self._addresses[node, session] = address
-        self.hub.joined(node, session)
+        if self._addresses.get((node, session)) != address:
+            self._addresses[node, session] = address
+            self.hub.joined(node, session)
+            self._met.set()
 
     def left(self, node: str, session: str) -> None:
         address = self._addresses.pop((node, session), "")
@@ -248,10 +283,9 @@ class _Ears:
         self._carrier = carrier
         self._hub = carrier.hub
 
-    def live(self, node: str, session: str, address: str, alive: bool) -> None:
-        joined = partial(self._carrier.joined, node, session, address)
-        left = partial(self._carrier.left, node, session)
-        self.inbox.keep(("live", session), joined if alive else left)
+    def live(self, node: str, session: str, turn: str, address: str, alive: bool) -> None:
+        call = partial(self._carrier.live, node, session, turn, address, alive)
+        self.inbox.keep(("live", session, turn), call)
 
     def sample(self, kept: bool, node: str, sample: Sample) -> None:
         call = partial(self._hub.heard, node, sample, kept)
