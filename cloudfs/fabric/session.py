@@ -3,23 +3,22 @@
 Peer mode over QUIC with mutual TLS; no multicast, no shared memory.  Of Zenoh's own
 notions only these are used, under `cfs1/ZONE/`:
 
-    live/NODE/SESSION/TURN/HOST:PORT    a liveliness token: the node can be dialled there
-    put/NODE/KEY, tell/NODE/KEY         samples by that node; the attachment is the stamp
-    ask/NODE/TURN                       each node's one queryable
+    live/NODE/SESSION/HOST:PORT    a liveliness token: the node is here, and can be dialled there
+    put/NODE/KEY, tell/NODE/KEY    samples by that node; the attachment is the stamp
+    ask/NODE                       each node's one queryable
 
 Callbacks come on Zenoh's threads, so all they do is to put something into an inbox.
 
-A peer that is busy while many links come up may miss for good what was declared (seen
-with 32 peers on two loaded cores: all links there, a few tokens or queryables not).  So
-all is declared again from time to time.  Zenoh tells nobody of a second declaration of the
-same key; hence the TURN in the keys, and two ways to write a subscription.
+Where many links come up at once on busy machines a peer can lose the first declarations of
+one, and is then deaf on it for good ("Route query with unknown scope" in Zenoh's log; seen
+with 32 peers on two loaded cores, never with few).  The sign is a link to a peer whose token
+is not known; `deaf` finds them, and a session opened anew hears.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-import os
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -44,16 +43,11 @@ T = TypeVar("T")
 _log = logging.getLogger(__name__)
 
 
-class _Declared(Protocol):
-    """What can be taken back."""
-
-    def undeclare(self) -> object: ...
-
-
 class Events(Protocol):
     """What a session says, from whatever thread."""
 
-    def live(self, node: str, session: str, turn: str, address: str, alive: bool) -> None: ...
+    def live(self, node: str, session: str, address: str, alive: bool) -> None: ...
+    def deaf(self, sessions: frozenset[str]) -> None: ...
     def sample(self, kept: bool, node: str, sample: Sample) -> None: ...
     def question(self, data: bytes, query: zenoh.Query) -> None: ...
     def answer(self, number: int, node: str, data: bytes) -> None: ...
@@ -115,12 +109,11 @@ class Session:
     def __init__(self, node: str, zone: str, events: Events) -> None:
         self._node = node
         self._root = f"cfs1/{zone or '-'}"
-        self._mark = os.urandom(4).hex()
-        self._turn = 0
+        self._mark = ""  # the session's own id, as its peers know it
+        self._known: set[str] = set()  # sessions whose tokens were seen, of whatever zone
         self._events = events
         self._zenoh: zenoh.Session | None = None
-        self._own: list[_Declared] = []  # the queryable and the token
-        self._listening: dict[str, list[_Declared]] = {}
+        self._listening: dict[str, zenoh.Subscriber[None]] = {}
 
     def open(
         self, files: KeyFiles, listen: str, seeds: Sequence[str], exprs: Sequence[str]
@@ -129,74 +122,56 @@ class Session:
         import zenoh
 
         self.close()
-        self._address = listen
         zenoh.init_log_from_env_or("off")
         try:
             session = zenoh.open(config(files, [listen], seeds))
         except zenoh.ZError as error:
             raise _explained(str(error), listen) from error
         self._zenoh = session
+        self._mark = str(session.zid())
+        self._known.clear()
+        remote = zenoh.Locality.REMOTE
+        asked = f"{self._root}/ask/{self._node}"
+        session.declare_queryable(asked, _direct(self._asked), allowed_origin=remote)
         for expr in exprs:
             self.listen(expr)
         alive = session.liveliness()
-        alive.declare_subscriber(f"{self._root}/live/**", _direct(self._live), history=True)
-        self._own = self._declare_own(session)
+        alive.declare_subscriber("cfs1/*/live/**", _direct(self._live), history=True)
+        token = f"{self._root}/live/{self._node}/{self._mark}/{listen}"
+        self._token = alive.declare_token(token)
 
     def close(self) -> None:
         session, self._zenoh = self._zenoh, None
-        self._own.clear()
         self._listening.clear()
         if session is not None:
             _tried(session.close)
 
-    def refresh(self) -> None:
-        """Declare everything again, and only then take back what was declared before."""
-        if self._zenoh is None:
-            return
-        self._turn += 1
-        old = self._own
-        self._own = self._declare_own(self._zenoh)
-        for expr, declared in list(self._listening.items()):
-            old += declared
-            self._listening[expr] = self._declare_listen(self._zenoh, expr)
-        for each in old:
-            _tried(each.undeclare)
+    def deaf(self) -> None:
+        """Say which sessions there is a link to but no token of."""
+        session = self._zenoh
+        if session is not None:
+            peers = frozenset(map(str, _tried(session.info.peers_zid) or ()))
+            self._events.deaf(peers - self._known)
 
     def listen(self, expr: str) -> None:
-        if self._zenoh is not None and expr not in self._listening:
-            self._listening[expr] = self._declare_listen(self._zenoh, expr)
+        import zenoh
+
+        session = self._zenoh
+        if session is not None and expr not in self._listening:
+            found = _tried(
+                lambda: session.declare_subscriber(
+                    f"{self._root}/*/*/{expr}",
+                    _direct(self._heard),
+                    allowed_origin=zenoh.Locality.REMOTE,
+                )
+            )
+            if found is not None:
+                self._listening[expr] = found
 
     def unlisten(self, expr: str) -> None:
-        for each in self._listening.pop(expr, ()):
-            _tried(each.undeclare)
-
-    def _declare_own(self, session: zenoh.Session) -> list[_Declared]:
-        import zenoh
-
-        asked = f"{self._root}/ask/{self._node}/{self._turn}"
-        token = f"{self._root}/live/{self._node}/{self._mark}/{self._turn}/{self._address}"
-        remote = zenoh.Locality.REMOTE
-        made = [
-            _tried(
-                lambda: session.declare_queryable(
-                    asked, _direct(self._asked), allowed_origin=remote
-                )
-            ),
-            _tried(lambda: session.liveliness().declare_token(token)),
-        ]
-        return [each for each in made if each is not None]
-
-    def _declare_listen(self, session: zenoh.Session, expr: str) -> list[_Declared]:
-        import zenoh
-
-        def declare(kind: str) -> zenoh.Subscriber[None]:
-            key = f"{self._root}/{kind}/*/{expr}"
-            remote = zenoh.Locality.REMOTE
-            return session.declare_subscriber(key, _direct(self._heard), allowed_origin=remote)
-
-        kinds = ("put", "tell") if self._turn % 2 else ("*",)
-        made = [_tried(partial(declare, kind)) for kind in kinds]
-        return [each for each in made if each is not None]
+        declared = self._listening.pop(expr, None)
+        if declared is not None:
+            _tried(declared.undeclare)
 
     def put(self, sample: Sample, kept: bool) -> None:
         """kept: wait where a peer cannot take it yet, rather than drop it."""
@@ -220,14 +195,14 @@ class Session:
 
         def answered(reply: zenoh.Reply) -> None:
             if reply.ok is not None:
-                who = str(reply.ok.key_expr).split("/")[3]
+                who = str(reply.ok.key_expr).rpartition("/")[2]
                 self._events.answer(number, who, reply.ok.payload.to_bytes())
 
         finished = partial(self._events.finished, number)
 
         def ask(session: zenoh.Session) -> bool:
             session.get(
-                f"{self._root}/ask/{node}/*",
+                f"{self._root}/ask/{node}",
                 zenoh.handlers.Callback(answered, finished, indirect=False),
                 target=zenoh.QueryTarget.ALL,
                 consolidation=zenoh.ConsolidationMode.NONE,
@@ -245,7 +220,7 @@ class Session:
     def answer(self, query: zenoh.Query, data: bytes | None) -> None:
         """Answer a question; with None only let go of it."""
         if data is not None:
-            key, said = f"{self._root}/ask/{self._node}/{self._turn}", data
+            key, said = f"{self._root}/ask/{self._node}", data
             _tried(lambda: query.reply(key, said, express=True))
         _tried(query.drop)
 
@@ -254,9 +229,12 @@ class Session:
     def _live(self, sample: zenoh.Sample) -> None:
         import zenoh
 
-        _, _, _, node, mark, turn, address = str(sample.key_expr).split("/")
-        if mark != self._mark:
-            self._events.live(node, mark, turn, address, sample.kind == zenoh.SampleKind.PUT)
+        root, _, said = str(sample.key_expr).partition("/live/")
+        node, mark, address = said.split("/")
+        alive = sample.kind == zenoh.SampleKind.PUT
+        (self._known.add if alive else self._known.discard)(mark)
+        if root == self._root and mark != self._mark:
+            self._events.live(node, mark, address, alive)
 
     def _heard(self, sample: zenoh.Sample) -> None:
         import zenoh

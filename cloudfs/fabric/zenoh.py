@@ -2,7 +2,7 @@
 
 trio's side only queues jobs for the thread and takes what comes in.  The session is opened
 anew when the machine or this process slept for longer than the lease, since its peers have
-given it up by then, and when its thread hangs.
+given it up by then, when its thread hangs, and when it is deaf to a peer (fabric.session).
 """
 
 from __future__ import annotations
@@ -33,13 +33,14 @@ if TYPE_CHECKING:
 PATIENCE = 5.0  # seconds the first opening may find its address in use
 CLOSING = 4.0  # seconds the end of a session may take before it is left behind
 STUCK = 20.0  # seconds after which a job counts as hung
-LOOK = 0.5  # seconds between looks at the clock
+LOOK = 1.0  # seconds between looks at the clock and the session
 SETTLE = 3.0  # seconds after a new opening in which members may show up again
 # Members that were lost and that no seed leads back to are sought: seconds until the first
 # attempt, between the last ones, and until they are given up.
 SEEK = (5.0, 60.0, 900.0)
-# All is declared again so long after the last one joined: seconds at first, times, at most.
-REFRESH = (2.0, 4.0, 60.0)
+# A session that is deaf to a peer: seconds until it is opened anew the first time, at least,
+# twice that the next time, and so on; at most.
+DEAF = (8.0, 300.0)
 MEET = 2.0  # seconds a bridge is open
 MOST_LOST = 64
 _HOST = re.compile(r"[A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\]")
@@ -76,21 +77,19 @@ class _Zenoh:
         self._worker: Worker | None = None
         self._session: Session | None = None
         self._addresses: dict[tuple[str, str], str] = {}  # by node and session
-        self._turns: dict[tuple[str, str], set[str]] = {}  # tokens of each that are seen
-        self._met = trio.Event()  # somebody joined
         self._doubtful: set[tuple[str, str]] = set()  # known before the session was reopened
         self._lost: dict[str, _Lost] = {}  # by address
+        self._deaf: dict[str, float] = {}  # session that is not heard: since, trio time
+        self._deaf_pause = DEAF[0]
 
     @contextlib.asynccontextmanager
     async def connected(self, hub: Hub) -> AsyncIterator[None]:
         self._addresses.clear()
-        self._turns.clear()
         try:
             await self._open(PATIENCE)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._run_clock)
                 nursery.start_soon(self._run_seek)
-                nursery.start_soon(self._run_refresh)
                 yield
                 nursery.cancel_scope.cancel()
         finally:
@@ -177,22 +176,36 @@ class _Zenoh:
             _log.warning("zone %s: the session does not close", self.hub.zone)
 
     async def _run_clock(self) -> None:
-        """Reopen after a sleep, or where the thread hangs."""
+        """Reopen after a sleep, or where the session does not do its work."""
         while True:
             before = _now()
             await trio.sleep(LOOK)
             slept = _now() - before - LOOK
-            since = self._worker.since if self._worker is not None else None
-            hung = since is not None and time.monotonic() - since > STUCK
-            if slept < LEASE and not hung:
-                continue
-            why = "its thread hangs" if hung else f"this node slept for {slept:.0f} s"
-            _log.warning("zone %s: the session is opened anew: %s", self.hub.zone, why)
-            await self._reopen()
+            why = f"this node slept for {slept:.0f} s" if slept > LEASE else self._ill()
+            if why:
+                _log.warning("zone %s: the session is opened anew: %s", self.hub.zone, why)
+                await self._reopen()
+
+    def _ill(self) -> str:
+        """What is wrong with the session, or ""."""
+        worker, session = self._worker, self._session
+        if worker is None or session is None:
+            return ""
+        if worker.since is not None and time.monotonic() - worker.since > STUCK:
+            return "its thread hangs"
+        worker.keep(("deaf",), session.deaf)
+        now, (least, most) = trio.current_time(), DEAF
+        since = min(self._deaf.values(), default=now)
+        if now - since > self._deaf_pause:
+            self._deaf_pause = min(2 * self._deaf_pause * random.uniform(0.8, 1.2), most)  # noqa: S311
+            return f"it does not hear {len(self._deaf)} of its peers"
+        if not self._deaf:
+            self._deaf_pause = max(least, self._deaf_pause * 0.99)
+        return ""
 
     async def _reopen(self) -> None:
         self._doubtful = set(self._addresses)
-        self._turns.clear()
+        self._deaf.clear()
         while True:
             try:
                 await self._open(patience=60.0)
@@ -203,20 +216,6 @@ class _Zenoh:
         await trio.sleep(SETTLE)
         for node, session in list(self._doubtful):
             self.left(node, session)
-
-    async def _run_refresh(self) -> None:
-        """Declare all again when some have joined and it is quiet, then ever less often."""
-        first, factor, most = REFRESH
-        pause = first
-        while True:
-            self._met = trio.Event()
-            with trio.move_on_after(pause * random.uniform(0.8, 1.2)):  # noqa: S311
-                await self._met.wait()
-                pause = first
-                continue
-            if self._worker is not None and self._session is not None:
-                self._worker.keep(("refresh",), self._session.refresh)
-            pause = min(factor * pause, most)
 
     # --- members that were lost -----------------------------------------------------------
 
@@ -238,24 +237,10 @@ class _Zenoh:
 
     # --- what the session says, in trio ------------------------------------------------------
 
-    def live(self, node: str, session: str, turn: str, address: str, alive: bool) -> None:
-        """A token came or went: a session is there as long as one of its tokens is."""
-        turns = self._turns.setdefault((node, session), set())
-        if alive:
-            turns.add(turn)
-            self.joined(node, session, address)
-            return
-        turns.discard(turn)
-        if not turns:
-            del self._turns[node, session]
-            self.left(node, session)
-
     def joined(self, node: str, session: str, address: str) -> None:
         self._doubtful.discard((node, session))
-        if self._addresses.get((node, session)) != address:
-            self._addresses[node, session] = address
-            self.hub.joined(node, session)
-            self._met.set()
+        self._addresses[node, session] = address
+        self.hub.joined(node, session)
 
     def left(self, node: str, session: str) -> None:
         address = self._addresses.pop((node, session), "")
@@ -264,6 +249,10 @@ class _Zenoh:
             if len(self._lost) > MOST_LOST:
                 del self._lost[next(iter(self._lost))]
         self.hub.left(node, session)
+
+    def deaf(self, sessions: frozenset[str]) -> None:
+        now = trio.current_time()
+        self._deaf = {each: self._deaf.get(each, now) for each in sessions}
 
     def asked(self, data: bytes, query: zenoh.Query) -> None:
         self.hub.asked(data, partial(self._answer, query))
@@ -283,9 +272,13 @@ class _Ears:
         self._carrier = carrier
         self._hub = carrier.hub
 
-    def live(self, node: str, session: str, turn: str, address: str, alive: bool) -> None:
-        call = partial(self._carrier.live, node, session, turn, address, alive)
-        self.inbox.keep(("live", session, turn), call)
+    def live(self, node: str, session: str, address: str, alive: bool) -> None:
+        joined = partial(self._carrier.joined, node, session, address)
+        left = partial(self._carrier.left, node, session)
+        self.inbox.keep(("live", session), joined if alive else left)
+
+    def deaf(self, sessions: frozenset[str]) -> None:
+        self.inbox.keep(("deaf",), partial(self._carrier.deaf, sessions))
 
     def sample(self, kept: bool, node: str, sample: Sample) -> None:
         call = partial(self._hub.heard, node, sample, kept)

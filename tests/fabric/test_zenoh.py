@@ -269,6 +269,23 @@ async def test_a_sleep_reopens_the_session_and_nobody_is_missed(zenoh_zone, quic
         assert one.members() == {"n1", "n2"}
 
 
+async def test_a_session_that_is_deaf_to_a_peer_is_opened_anew(zenoh_zone, monkeypatch):
+    """As where a peer's first words were lost: there is a link, and no token."""
+    monkeypatch.setattr(engine_module, "DEAF", (0.3, 60.0))
+    monkeypatch.setattr(engine_module, "LOOK", 0.1)
+    one, two = await zenoh_zone.up("n1", "n2")
+    session = one._carrier._session
+    one._carrier._deaf_pause = 0.3
+    session._known.clear()
+    one._carrier.left("n2", two._carrier._session._mark)
+    assert one.members() == {"n1"}
+    await eventually(lambda: one._carrier._session not in (None, session))
+    await eventually(lambda: one.members() == two.members() == {"n1", "n2"})
+    again = one._carrier._session
+    await trio.sleep(1.0)
+    assert one._carrier._session is again  # once was enough
+
+
 async def test_a_thread_that_hangs_is_left_behind(zenoh_zone, monkeypatch):
     monkeypatch.setattr(engine_module, "STUCK", 1.0)
     monkeypatch.setattr(engine_module, "CLOSING", 0.2)
