@@ -1,0 +1,307 @@
+"""What only the engine over machines has: certificates, seeds, addresses, death and sleep."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+
+import pytest
+import trio
+
+from cloudfs.errors import CloudError
+from cloudfs.fabric import zenoh as engine_module
+from cloudfs.fabric.zenoh import ZenohEngine
+from cloudfs.factotum.cloudkey import KeyFiles, make_cloud, node_files
+from tests.fabric.conftest import eventually, free_ports, take
+from tests.fabric.peer import LEASE
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """A short lease, as peer.py has it."""
+    monkeypatch.setattr("cloudfs.fabric.session.LEASE", LEASE)
+    monkeypatch.setattr(engine_module, "LEASE", LEASE)
+    monkeypatch.setattr(engine_module, "SETTLE", 1.0)
+
+
+@contextmanager
+def process(zone, node):
+    """Another process with an engine of that zone."""
+    engine = zone.make(node)  # for its address only
+    files = node_files(zone.folder / node, node, "c1") if (zone.folder / node).exists() else None
+    if files is None:
+        (zone.folder / node).mkdir()
+        (zone.folder / node / "cloud.key").write_bytes(
+            (zone.folder / "cloud" / "cloud.key").read_bytes()
+        )
+    seeds = " ".join(list(zone.addresses.values())[:1])
+    command = [sys.executable, "-m", "tests.fabric.peer", node, "c1", zone.addresses[node], seeds]
+    child = subprocess.Popen([*command, str(zone.folder / node)], stdout=subprocess.PIPE)
+    try:
+        assert child.stdout.readline() == b"up\n"
+        yield child
+    finally:
+        child.kill()
+        child.wait()
+        child.stdout.close()
+    del engine
+
+
+# --- who gets in -----------------------------------------------------------------------------
+
+
+async def test_a_stranger_does_not_get_in(zenoh_zone, tmp_path):
+    """Another cloud's certificate, of the same names: nothing passes either way."""
+    one = await zenoh_zone.up("n1")
+    one.publish("secret", b"s")
+    make_cloud(tmp_path / "other")
+    (port,) = free_ports(1)
+    files = node_files(tmp_path / "other", "n2", "c1")
+    stranger = ZenohEngine("n2", "c1", f"127.0.0.1:{port}", [zenoh_zone.addresses["n1"]], files)
+    await zenoh_zone.start(stranger)
+    two = await zenoh_zone.start(zenoh_zone.make("n3"))
+    await eventually(lambda: two.members() == {"n1", "n3"})
+    with stranger.subscribe("**") as heard, one.subscribe("**") as mine:
+        await take(mine, 1)
+        stranger.publish("evil", b"")
+        await trio.sleep(1.0)
+        assert stranger.members() == {"n2"}
+        assert one.members() == two.members() == {"n1", "n3"}
+        assert [s.key for s in heard._queue.clear()] == ["evil"]
+        assert mine._queue.clear() == []
+    assert not (await stranger.ask("x", timeout=0.3, want=frozenset(["n1"]))).whole
+
+
+async def test_who_has_only_the_root_does_not_get_in(zenoh_zone, tmp_path):
+    """A peer that can check us but proves nothing: a key that the cloud did not sign."""
+    one = await zenoh_zone.up("n1")
+    make_cloud(tmp_path / "other")
+    own = node_files(tmp_path / "other", "n2", "c1")
+    files = KeyFiles(zenoh_zone.files("n1").ca, own.cert, own.key)
+    (port,) = free_ports(1)
+    stranger = ZenohEngine("n2", "c1", f"127.0.0.1:{port}", [zenoh_zone.addresses["n1"]], files)
+    await zenoh_zone.start(stranger)
+    await trio.sleep(1.0)
+    assert stranger.members() == {"n2"}
+    assert one.members() == {"n1"}
+
+
+async def test_zones_do_not_hear_each_other(zenoh_zone, nursery):
+    one = await zenoh_zone.up("n1")
+    (port,) = free_ports(1)
+    other = ZenohEngine(
+        "n2", "", f"127.0.0.1:{port}", [zenoh_zone.addresses["n1"]], zenoh_zone.files("n2")
+    )
+    await zenoh_zone.start(other)
+    with one.subscribe("**") as heard:
+        other.publish("k", b"")
+        await trio.sleep(0.5)
+        assert not heard._queue
+    assert one.members() == {"n1"}
+
+
+# --- addresses and files -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["", "host", ":1", "host:", "host:0", "host:99999", "a b:1", "h:1#x", "h:1\n", "h:\u0663"],
+)
+def test_addresses_that_are_none(tmp_path, address):
+    files = KeyFiles(tmp_path, tmp_path, tmp_path)
+    for listen, seeds in ((address, []), ("127.0.0.1:1", [address])):
+        with pytest.raises(CloudError) as caught:
+            ZenohEngine("n1", "", listen, seeds, files)
+        assert caught.value.kind == "bad"
+
+
+async def run_refused(engine):
+    """The error that running it ends with."""
+    with pytest.raises(BaseExceptionGroup) as caught:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(engine.run)
+    found = caught.value
+    while isinstance(found, BaseExceptionGroup):
+        (found,) = found.exceptions
+    return found
+
+
+async def test_an_address_in_use_is_said(zenoh_zone, monkeypatch):
+    monkeypatch.setattr(engine_module, "PATIENCE", 0.5)
+    engine = zenoh_zone.make("n1")
+    port = int(zenoh_zone.addresses["n1"].rpartition(":")[2])
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as taken:
+        taken.bind(("127.0.0.1", port))
+        error = await run_refused(engine)
+        assert error.kind == "busy"
+        assert zenoh_zone.addresses["n1"] in error.why
+    await zenoh_zone.start(engine)  # and it can be tried again
+
+
+async def test_an_address_that_comes_free_is_waited_for(zenoh_zone, nursery):
+    engine = zenoh_zone.make("n1")
+    port = int(zenoh_zone.addresses["n1"].rpartition(":")[2])
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as taken:
+        taken.bind(("127.0.0.1", port))
+        nursery.start_soon(zenoh_zone.start, engine)
+        await trio.sleep(0.5)
+        assert engine.node not in zenoh_zone.engines
+    await eventually(lambda: engine.node in zenoh_zone.engines)
+
+
+@pytest.mark.parametrize("listen", ["nohost.invalid:5640", "192.0.2.1:5640"])
+async def test_a_place_that_is_not_here_is_said(zenoh_zone, listen):
+    engine = ZenohEngine("n1", "", listen, [], zenoh_zone.files("n1"))
+    error = await run_refused(engine)
+    assert error.kind == "bad"
+    assert listen in error.why
+
+
+async def test_keys_that_cannot_be_read_are_said(zenoh_zone, tmp_path):
+    files = zenoh_zone.files("n1")
+    for wrong in (
+        KeyFiles(tmp_path / "no", files.cert, files.key),
+        KeyFiles(files.ca, tmp_path / "no", files.key),
+        KeyFiles(files.ca, files.cert, tmp_path / "no"),
+    ):
+        error = await run_refused(ZenohEngine("n1", "", "127.0.0.1:5641", [], wrong))
+        assert error.kind == "bad"
+
+
+# --- seeds -------------------------------------------------------------------------------------
+
+
+async def test_a_seed_may_be_down_at_the_start(zenoh_zone):
+    one, two = zenoh_zone.make("n1"), zenoh_zone.make("n2")
+    await zenoh_zone.start(two)
+    await trio.sleep(0.5)
+    assert two.members() == {"n2"}
+    await zenoh_zone.start(one)
+    await eventually(lambda: one.members() == two.members() == {"n1", "n2"})
+
+
+async def test_with_all_first_seeds_dead_others_still_meet(zenoh_zone):
+    _, two, three = await zenoh_zone.up("n1", "n2", "n3")
+    await zenoh_zone.down("n1")
+    four = zenoh_zone.make("n4", seeds=[zenoh_zone.addresses["n1"], zenoh_zone.addresses["n2"]])
+    await zenoh_zone.start(four)
+    here = {"n2", "n3", "n4"}
+    await eventually(lambda: two.members() == three.members() == four.members() == here)
+
+
+async def test_who_was_lost_is_sought(zenoh_zone, monkeypatch):
+    """No seed leads back: as after a cut that outlived the seeds."""
+    monkeypatch.setattr(engine_module, "SEEK", (0.3, 1.0, 60.0))
+    one, _ = await zenoh_zone.up("n1", "n2")
+    await zenoh_zone.down("n2")
+    assert one.members() == {"n1"}
+    two = zenoh_zone.make("n2", seeds=[])
+    await zenoh_zone.start(two)
+    await eventually(lambda: one.members() == two.members() == {"n1", "n2"})
+    assert (await one.ask("x", timeout=5)).whole
+
+
+# --- death and sleep -----------------------------------------------------------------------------
+
+
+async def test_killed_and_started_again(zenoh_zone, quick):
+    one = await zenoh_zone.up("n1")
+    with one.subscribe("from/*") as heard, one.watch() as changes:
+        await take(changes, 1)
+        with process(zenoh_zone, "n2") as child:
+            assert (await take(heard, 1))[0].key == "from/n2"
+            assert (await take(changes, 1))[0].joined
+            answer = await one.ask("name", timeout=5, want=1)
+            assert answer.replies[0].value == b"n2"
+            child.send_signal(signal.SIGKILL)
+            began = time.monotonic()
+            assert not (await take(changes, 1))[0].joined
+            assert time.monotonic() - began < LEASE + 3
+        with process(zenoh_zone, "n2"):  # the same name and address
+            assert (await take(changes, 1))[0].joined
+            assert (await take(heard, 1))[0].key == "from/n2"
+
+
+async def test_stopped_for_longer_than_the_lease(zenoh_zone, quick):
+    one = await zenoh_zone.up("n1")
+    with one.subscribe("late/*") as heard, one.watch() as changes:
+        await take(changes, 1)
+        with process(zenoh_zone, "n2") as child:
+            await take(changes, 1)
+            os.kill(child.pid, signal.SIGSTOP)
+            began = time.monotonic()
+            assert not (await take(changes, 1))[0].joined
+            assert time.monotonic() - began < LEASE + 3
+            await trio.sleep(max(0.0, began + LEASE + 0.7 - time.monotonic()))
+            os.kill(child.pid, signal.SIGCONT)
+            assert (await take(changes, 1))[0].joined
+            await eventually(lambda: one.members() == {"n1", "n2"})
+            await trio.sleep(1.0)  # it reopens its session; then all is as before
+            with trio.fail_after(10):
+                while not (await one.ask("name", timeout=2, want=frozenset(["n2"]))).whole:
+                    await trio.sleep(0.1)
+            assert not heard._queue
+
+
+async def test_a_sleep_reopens_the_session_and_nobody_is_missed(zenoh_zone, quick, monkeypatch):
+    one, two = await zenoh_zone.up("n1", "n2")
+    two.publish("k", b"1")
+    slept = 0.0
+    real = engine_module._now
+    monkeypatch.setattr(engine_module, "_now", lambda: real() + slept)
+    before = one._carrier._session, two._carrier._session
+    with one.subscribe("k") as heard, one.watch() as changes:
+        await take(heard, 1)
+        await take(changes, 2)
+        slept = LEASE + 1
+        await eventually(lambda: one._carrier._session not in (None, before[0]))
+        await eventually(lambda: two._carrier._session not in (None, before[1]))
+        two.publish("k", b"2")
+        assert (await take(heard, 1))[0].value == b"2"
+        with trio.fail_after(10):
+            while not (await one.ask("x", timeout=2)).whole:
+                await trio.sleep(0.1)
+        assert one.members() == two.members() == {"n1", "n2"}
+        await trio.sleep(engine_module.SETTLE + 0.5)
+        assert one.members() == {"n1", "n2"}
+
+
+async def test_a_session_that_is_deaf_to_a_peer_is_opened_anew(zenoh_zone, monkeypatch):
+    """As where a peer's first words were lost: there is a link, and no token."""
+    monkeypatch.setattr(engine_module, "DEAF", (0.3, 60.0))
+    monkeypatch.setattr(engine_module, "LOOK", 0.1)
+    one, two = await zenoh_zone.up("n1", "n2")
+    session = one._carrier._session
+    one._carrier._deaf_pause = 0.3
+    session._known.clear()
+    one._carrier.left("n2", two._carrier._session._mark)
+    assert one.members() == {"n1"}
+    await eventually(lambda: one._carrier._session not in (None, session))
+    await eventually(lambda: one.members() == two.members() == {"n1", "n2"})
+    again = one._carrier._session
+    await trio.sleep(1.0)
+    assert one._carrier._session is again  # once was enough
+
+
+async def test_a_thread_that_hangs_is_left_behind(zenoh_zone, monkeypatch):
+    monkeypatch.setattr(engine_module, "STUCK", 1.0)
+    monkeypatch.setattr(engine_module, "CLOSING", 0.2)
+    monkeypatch.setattr(engine_module, "LOOK", 0.1)
+    one, two = await zenoh_zone.up("n1", "n2")
+    go_on = trio.Event()
+    session, token = one._carrier._session, trio.lowlevel.current_trio_token()
+
+    def hang():
+        session.close()
+        trio.from_thread.run(go_on.wait, trio_token=token)
+
+    one._carrier._worker.add(hang)
+    await eventually(lambda: one._carrier._session not in (None, session))
+    await eventually(lambda: one.members() == two.members() == {"n1", "n2"})
+    go_on.set()
+    with trio.fail_after(10):
+        while not (await one.ask("x", timeout=2)).whole:
+            await trio.sleep(0.1)
