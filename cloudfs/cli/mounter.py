@@ -14,7 +14,7 @@ from cloudfs.kernel.bell import first
 from cloudfs.tree.idmap import who_of
 from cloudfs.tree.space import Space
 from cloudfs.who import Who
-from cloudfs.wire.client import connect
+from cloudfs.wire.connect import connect
 from cloudfs.wire.remote import tree
 
 LOOK = 1.0  # seconds between looks at the connection

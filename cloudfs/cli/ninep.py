@@ -17,7 +17,8 @@ from cloudfs.errors import CloudError
 from cloudfs.kernel.bell import first
 from cloudfs.tree.api import DMDIR, Stat
 from cloudfs.wire import tool
-from cloudfs.wire.client import Client, connect
+from cloudfs.wire.client import Client
+from cloudfs.wire.connect import connect
 from cloudfs.wire.messages import VERSIONS
 from cloudfs.wire.trace import Trace
 

@@ -19,7 +19,8 @@ from cloudfs.cli.files import Files
 from cloudfs.errors import CloudError
 from cloudfs.tree.api import OREAD
 from cloudfs.wire import tool
-from cloudfs.wire.client import Client, connect
+from cloudfs.wire.client import Client
+from cloudfs.wire.connect import connect
 from cloudfs.wire.file import File
 
 P = ParamSpec("P")

@@ -8,13 +8,17 @@ notions only these are used, under `cfs1/ZONE/`:
     ask/NODE                       each node's one queryable
 
 Callbacks come on Zenoh's threads, so all they do is to put something into an inbox.
+
+Where many links come up at once on busy machines a peer can lose the first declarations of
+one, and is then deaf on it for good ("Route query with unknown scope" in Zenoh's log; seen
+with 32 peers on two loaded cores, never with few).  The sign is a link to a peer whose token
+is not known; `deaf` finds them, and a session opened anew hears.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-import os
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -43,6 +47,7 @@ class Events(Protocol):
     """What a session says, from whatever thread."""
 
     def live(self, node: str, session: str, address: str, alive: bool) -> None: ...
+    def deaf(self, sessions: frozenset[str]) -> None: ...
     def sample(self, kept: bool, node: str, sample: Sample) -> None: ...
     def question(self, data: bytes, query: zenoh.Query) -> None: ...
     def answer(self, number: int, node: str, data: bytes) -> None: ...
@@ -104,7 +109,8 @@ class Session:
     def __init__(self, node: str, zone: str, events: Events) -> None:
         self._node = node
         self._root = f"cfs1/{zone or '-'}"
-        self._mark = os.urandom(4).hex()
+        self._mark = ""  # the session's own id, as its peers know it
+        self._known: set[str] = set()  # sessions whose tokens were seen, of whatever zone
         self._events = events
         self._zenoh: zenoh.Session | None = None
         self._listening: dict[str, zenoh.Subscriber[None]] = {}
@@ -122,13 +128,15 @@ class Session:
         except zenoh.ZError as error:
             raise _explained(str(error), listen) from error
         self._zenoh = session
+        self._mark = str(session.zid())
+        self._known.clear()
         remote = zenoh.Locality.REMOTE
         asked = f"{self._root}/ask/{self._node}"
         session.declare_queryable(asked, _direct(self._asked), allowed_origin=remote)
         for expr in exprs:
             self.listen(expr)
         alive = session.liveliness()
-        alive.declare_subscriber(f"{self._root}/live/**", _direct(self._live), history=True)
+        alive.declare_subscriber("cfs1/*/live/**", _direct(self._live), history=True)
         token = f"{self._root}/live/{self._node}/{self._mark}/{listen}"
         self._token = alive.declare_token(token)
 
@@ -137,6 +145,13 @@ class Session:
         self._listening.clear()
         if session is not None:
             _tried(session.close)
+
+    def deaf(self) -> None:
+        """Say which sessions there is a link to but no token of."""
+        session = self._zenoh
+        if session is not None:
+            peers = frozenset(map(str, _tried(session.info.peers_zid) or ()))
+            self._events.deaf(peers - self._known)
 
     def listen(self, expr: str) -> None:
         import zenoh
@@ -214,9 +229,12 @@ class Session:
     def _live(self, sample: zenoh.Sample) -> None:
         import zenoh
 
-        _, _, _, node, mark, address = str(sample.key_expr).split("/")
-        if mark != self._mark:
-            self._events.live(node, mark, address, sample.kind == zenoh.SampleKind.PUT)
+        root, _, said = str(sample.key_expr).partition("/live/")
+        node, mark, address = said.split("/")
+        alive = sample.kind == zenoh.SampleKind.PUT
+        (self._known.add if alive else self._known.discard)(mark)
+        if root == self._root and mark != self._mark:
+            self._events.live(node, mark, address, alive)
 
     def _heard(self, sample: zenoh.Sample) -> None:
         import zenoh

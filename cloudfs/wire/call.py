@@ -12,6 +12,7 @@ class Call:
 
     makes: a number from `new_fid`, which is free again unless the server made the fid (by
     a walk: took all `steps`).  takes: one that is free again once the server has answered.
+    done: where somebody waits for the reply.
     """
 
     __slots__ = ("done", "fields", "makes", "name", "reply", "steps", "takes")
@@ -29,7 +30,7 @@ class Call:
         self.makes = makes
         self.steps = steps
         self.takes = takes
-        self.done = trio.Event()
+        self.done: trio.Event | None = None
         self.reply: tuple[str, tuple[Any, ...]] | None = None
 
     def made(self) -> bool:

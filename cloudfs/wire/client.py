@@ -13,8 +13,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import trio
@@ -22,7 +21,6 @@ import trio
 from cloudfs.errors import CloudError, from_errno, from_text
 from cloudfs.tree.idmap import user_of
 from cloudfs.wire import tls
-from cloudfs.wire.address import Address, parse
 from cloudfs.wire.call import Call
 from cloudfs.wire.codec import HEAD, HEAD_SIZE, BadMessage, Codec, codec
 from cloudfs.wire.file import File
@@ -160,7 +158,8 @@ class Client:
             begun = len(calls)
             self._push()
             for call in calls:
-                if call.reply is None:  # to wait for what is there costs a turn of all tasks
+                if call.reply is None:  # mostly all come together
+                    call.done = trio.Event()
                     await call.done.wait()
         finally:
             for index, call in enumerate(calls):
@@ -405,7 +404,8 @@ class Client:
         if tag in self._calls:
             call = self._calls.pop(tag)
             call.reply = name, fields
-            call.done.set()
+            if call.done is not None:
+                call.done.set()
         elif tag in self._flushing:
             self._flushing[tag].reply = name, fields
         elif tag & _FLUSH:
@@ -449,62 +449,6 @@ class Client:
         self.lost.set()
         for call in self._calls.values():
             call.reply = "lost", ()
-            call.done.set()
+            if call.done is not None:
+                call.done.set()
         self._calls.clear()
-
-
-@asynccontextmanager
-async def connect(
-    text: str,
-    *,
-    version: str = "9P2000.L",
-    aname: str = "",
-    deadline: float = DEADLINE,
-    trace: Trace | None = None,
-) -> AsyncIterator[Client]:
-    """A client attached to the server at an address, for as long as the block lasts.
-
-    Raises CloudError: `unreachable` or `timeout` if nobody answers there, and what the
-    server said to the attach.
-    """
-    address = parse(text)
-    stream = await _dial(address, deadline)
-    async with attended(stream, str(address), deadline, trace) as client:
-        await client.start(version, aname)
-        yield client
-
-
-@asynccontextmanager
-async def attended(
-    stream: trio.abc.Stream, name: str, deadline: float = DEADLINE, trace: Trace | None = None
-) -> AsyncIterator[Client]:
-    """A client that speaks over a stream, not attached to anything yet."""
-    failed: Exception | None = None
-    async with stream, trio.open_nursery() as nursery:
-        client = Client(stream, name, deadline, trace)
-        nursery.start_soon(client.run_reader)
-        nursery.start_soon(client.run_writer)
-        try:
-            yield client
-        except Exception as error:
-            failed = error  # raised outside the nursery, which would wrap it
-        nursery.cancel_scope.cancel()
-    if failed is not None:
-        raise failed
-
-
-async def _dial(address: Address, deadline: float) -> trio.SocketStream:
-    if address.tls:
-        raise CloudError("refused", f"{address}: only nodes speak TLS with each other")
-    try:
-        with trio.fail_after(deadline):
-            if address.path:
-                return await trio.open_unix_socket(address.path)
-            return await trio.open_tcp_stream(address.host, address.port)
-    except trio.TooSlowError:
-        raise CloudError("timeout", f"{address} does not answer") from None
-    except OSError as error:
-        why = error.strerror or "cannot be reached"
-        raise CloudError(
-            "unreachable", f"{address}: {why}", "is a cloud running there?  type: cloudfs up"
-        ) from None

@@ -166,12 +166,14 @@ async def reach(
     calls: Callable[[File], list[Call]],
     limit: float | None,
     spare: int = 0,
+    told: bool = False,
 ) -> tuple[File, list[tuple[Any, ...]]]:
     """The file at a path from root, and the answers to what is asked about it, all in one
     round trip where the server is a node.
 
     The file is to be let go of, and has `limit` for each operation.  spare: see
-    Client.together.  Raises CloudError.
+    Client.together.  told: whether why there is no such file is worth a message.  Raises
+    CloudError.
     """
     client = root.client
     if not client.node:
@@ -184,7 +186,7 @@ async def reach(
             raise
     file = File(client, client.new_fid(), root.qid, (*root.path, *names))
     file.deadline = limit
-    walks = _walks(root, file, names)
+    walks = _walks(root, file, names, told)
     answers = await client.together([*walks, *calls(file)], limit, spare)
     file.walked = [qid for (qids,) in answers[: len(walks)] for qid in qids]
     if file.walked:
@@ -192,12 +194,12 @@ async def reach(
     return file, answers[len(walks) :]
 
 
-def _walks(root: File, file: File, names: Sequence[str]) -> list[Call]:
-    """The walks to a path.  The last name has one of its own: only the first name of a
-    walk that fails is told why."""
-    before, last = names[:-1], names[-1:]
+def _walks(root: File, file: File, names: Sequence[str], told: bool) -> list[Call]:
+    """The walks to a path.  told: the last name has one of its own, since a walk is told
+    only why its first name fails."""
+    before, last = (names[:-1], names[-1:]) if told else (names, names[:0])
     steps = [before[at : at + MAX_WALK] for at in range(0, len(before), MAX_WALK)]
-    first, *rest = [*steps, last] if last else [[]]
+    first, *rest = [*steps, *([last] if last else ())] or [[]]
     return [
         Call("Twalk", root.fid, file.fid, list(first), makes=file.fid, steps=len(first)),
         *(Call("Twalk", file.fid, file.fid, list(step)) for step in rest),

@@ -28,7 +28,8 @@ from cloudfs.tree import numbers
 from cloudfs.tree.api import DMDIR, NOBODY, PLAIN, Node, Stat, Who
 from cloudfs.wire import tls
 from cloudfs.wire.address import parse
-from cloudfs.wire.client import Client, attended
+from cloudfs.wire.client import Client
+from cloudfs.wire.connect import attended
 from cloudfs.wire.far import Found, Turns, too_late
 from cloudfs.wire.file import File
 from cloudfs.wire.messages import NODES

@@ -42,8 +42,10 @@ from cloudfs.wire.client import Client
 from cloudfs.wire.codec import Qid
 from cloudfs.wire.far import Direct, Far, ordered, reach
 from cloudfs.wire.file import File
+from cloudfs.wire.handle import RemoteHandle
 
 KEEP = 1.0  # seconds that what a walk found holds
+_NEVER = (0.0, None)
 WRITABLE = 3  # bits of an open mode that say whether it reads or writes
 
 T = TypeVar("T")
@@ -126,7 +128,7 @@ class RemoteNode(Node):
         async def ask(root: File, limit: float | None) -> Stat:
             words = _words(cues)
             file, (answer,) = await reach(
-                root, [*words, *names], lambda file: [file.to_stat()], limit
+                root, [*words, *names], lambda file: [file.to_stat()], limit, told=True
             )
             file.drop(False)
             return file.stat_of(answer)
@@ -159,12 +161,12 @@ class RemoteNode(Node):
 
             file, (answer, *read) = await reach(root, asked, calls, limit, spare)
             qids = file.walked[len(words) + len(self._names) :]
-            path = self._names
+            path, now = self._names, monotonic()
             for name, qid in zip(names[:-1], qids, strict=False):
                 path = (*path, name)
-                if (who.user, *path) not in far.found:
+                if far.found.get((who.user, *path), _NEVER)[0] < now:
                     self._keep(RemoteNode(far, path, _guess(name, qid), who), who)
-            until = monotonic() + far.keep
+            until = now + far.keep
             node = RemoteNode(far, (*path, names[-1]), file.stat_of(answer), who, until)
             self._keep(node, who)
             if len(read) == 2:
@@ -298,67 +300,6 @@ class RemoteNode(Node):
         finally:
             self._until = 0.0
             self._far.forget_found()
-
-
-class RemoteHandle(Handle):
-    """An open file on the far side.
-
-    head: its beginning, read when it was opened; a beginning shorter than what was asked
-    for was also the end, which is told once.  limit: seconds for an operation.
-    """
-
-    __slots__ = ("_ended", "_far", "_file", "_head", "_limit", "_wrote")
-
-    def __init__(self, far: Far, file: File, head: bytes | None, limit: float) -> None:
-        self._far = far
-        self._file = file
-        self._head = head or b""
-        self._ended = head is not None and len(head) < file.client.most
-        self._limit = limit
-        self._wrote = False
-
-    def read(self, offset: int, count: int) -> bytes | Wait[bytes | memoryview]:
-        if offset < len(self._head):
-            return self._head[offset : offset + count]
-        if self._ended and offset == len(self._head):
-            self._ended = False
-            return b""
-        return Wait(partial(self._within, partial(self._file.read, offset, count)))
-
-    def write(self, offset: int, data: bytes | memoryview) -> Wait[int]:
-        self._wrote = True
-        return Wait(partial(self._within, partial(self._write, offset, data)))
-
-    async def _write(self, offset: int, data: bytes | memoryview) -> int:
-        done = 0
-        try:
-            while done < len(data):
-                count = await self._file.write(offset + done, data[done:])
-                if count == 0:
-                    break
-                done += count
-            return done
-        finally:
-            self._far.forget_found()
-
-    async def _within(self, work: Callable[[], Awaitable[T]]) -> T:
-        """Do the work in the time that the file has, among others that are under way."""
-        far, limit, file = self._far, self._limit, self._file
-        if limit == math.inf:
-            async with far.followers:
-                return await work()
-        with trio.move_on_after(limit):
-            async with far.turns:
-                file.client.expect()
-                return await work()
-        raise far.late(limit)
-
-    def close(self) -> Wait[None] | None:
-        """Only what was written to may still have something to say."""
-        if self._wrote or not self._file.client.node:
-            return Wait(partial(self._within, self._file.clunk))
-        self._file.drop(self._limit == math.inf)
-        return None
 
 
 async def tree(client: Client) -> RemoteNode:

@@ -6,7 +6,7 @@ import trio
 
 from cloudfs.errors import CloudError
 from cloudfs.tree.api import ORDWR
-from cloudfs.wire.client import attended
+from cloudfs.wire.connect import attended
 from cloudfs.wire.imports import Pool
 from cloudfs.wire.messages import NODES
 from cloudfs.wire.ops import OWN

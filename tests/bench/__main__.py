@@ -21,11 +21,11 @@ from pathlib import Path
 
 from tests.bench.measure import NOISE, ROUNDS, Bench, Row, Skip, Target, workshop
 
-NAMES = ("wire", "remote", "fuse", "spawn", "startup", "hostile", "idle")
+NAMES = ("wire", "remote", "fuse", "spawn", "startup", "hostile", "idle", "fabric")
 UNITS = {
     "ops": ((1e6, "M/s"), (1e3, "k/s"), (1.0, "/s")),
     "entries": ((1e6, "M/s"), (1e3, "k/s"), (1.0, "/s")),
-    "bytes": ((1e9, "GB/s"), (1e6, "MB/s")),
+    "bytes": ((1e9, "GB/s"), (1e6, "MB/s"), (1e3, "kB/s"), (1.0, "B/s")),
     "seconds": ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs")),
     "memory": ((1e6, "MB"), (1e3, "kB")),
     "share": ((0.01, "%"),),

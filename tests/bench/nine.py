@@ -100,7 +100,7 @@ class Nine:
         """The whole of a file."""
         self.open(path, os.O_RDONLY)
         data = b""
-        while part := self._read_at(len(data)):
+        while part := self.receive_data(len(data)):
             data += part
         self.clunk()
         return data
@@ -108,11 +108,12 @@ class Nine:
     def read_once(self, path: str) -> bytes:
         """The first read of a file, for those where each read is a question."""
         self.open(path, os.O_RDONLY)
-        data = self._read_at(0)
+        data = self.receive_data()
         self.clunk()
         return data
 
-    def _read_at(self, offset: int) -> bytes:
+    def receive_data(self, offset: int = 0) -> bytes:
+        """One read of the open file."""
         return self.call(TREAD, struct.pack("<IQI", 1, offset, self.iounit))[4:]
 
     def write(self, path: str, data: bytes) -> None:

@@ -103,6 +103,30 @@ async def test_zones_do_not_hear_each_other(zenoh_zone, nursery):
     assert one.members() == {"n1"}
 
 
+async def test_two_of_one_name_hear_each_other(zenoh_zone):
+    """So that one of them can see that the name is taken, and go."""
+    one = await zenoh_zone.up("n1")
+    one.publish("nodes/n1", b"id=one")
+    one.publish("mine/n1", b"")
+    (port,) = free_ports(1)
+    again = ZenohEngine(
+        "n1", "c1", f"127.0.0.1:{port}", [zenoh_zone.addresses["n1"]], zenoh_zone.files("n1")
+    )
+    with one.subscribe("**") as first, again.subscribe("**") as second:
+        await take(first, 2)
+        again.publish("nodes/n1", b"id=two")
+        await take(second, 1)
+        async with trio.open_nursery() as nursery:
+            await nursery.start(again.run)
+            assert (await take(first, 1))[0].value == b"id=two"
+            one.publish("nodes/n1", b"id=one")
+            samples = await take(second, 2)
+            assert {s.value for s in samples} == {b"id=one", b""}
+            await trio.sleep(0.3)
+            assert not [s for s in first._queue.clear() if s.gone]
+            nursery.cancel_scope.cancel()
+
+
 # --- addresses and files -----------------------------------------------------------------------
 
 
@@ -194,7 +218,7 @@ async def test_with_all_first_seeds_dead_others_still_meet(zenoh_zone):
 
 async def test_who_was_lost_is_sought(zenoh_zone, monkeypatch):
     """No seed leads back: as after a cut that outlived the seeds."""
-    monkeypatch.setattr(engine_module, "SEEK", (0.3, 1.0, 60.0))
+    monkeypatch.setattr("cloudfs.fabric.seek.SEEK", (0.3, 1.0, 60.0))
     one, _ = await zenoh_zone.up("n1", "n2")
     await zenoh_zone.down("n2")
     assert one.members() == {"n1"}
@@ -269,6 +293,23 @@ async def test_a_sleep_reopens_the_session_and_nobody_is_missed(zenoh_zone, quic
         assert one.members() == {"n1", "n2"}
 
 
+async def test_a_session_that_is_deaf_to_a_peer_is_opened_anew(zenoh_zone, monkeypatch):
+    """As where a peer's first words were lost: there is a link, and no token."""
+    monkeypatch.setattr(engine_module, "DEAF", (0.3, 60.0))
+    monkeypatch.setattr(engine_module, "LOOK", 0.1)
+    one, two = await zenoh_zone.up("n1", "n2")
+    session = one._carrier._session
+    one._carrier._deaf_pause = 0.3
+    session._known.clear()
+    one._carrier.left("n2", two._carrier._session._mark)
+    assert one.members() == {"n1"}
+    await eventually(lambda: one._carrier._session not in (None, session))
+    await eventually(lambda: one.members() == two.members() == {"n1", "n2"})
+    again = one._carrier._session
+    await trio.sleep(1.0)
+    assert one._carrier._session is again  # once was enough
+
+
 async def test_a_thread_that_hangs_is_left_behind(zenoh_zone, monkeypatch):
     monkeypatch.setattr(engine_module, "STUCK", 1.0)
     monkeypatch.setattr(engine_module, "CLOSING", 0.2)
@@ -288,3 +329,10 @@ async def test_a_thread_that_hangs_is_left_behind(zenoh_zone, monkeypatch):
     with trio.fail_after(10):
         while not (await one.ask("x", timeout=2)).whole:
             await trio.sleep(0.1)
+
+
+def test_zenoh_is_only_imported_by_who_runs_an_engine():
+    code = (
+        "import sys, cloudfs.fabric.table, cloudfs.fabric.zenoh; sys.exit('zenoh' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -22,7 +22,8 @@ from cloudfs.tree.table import TableDir
 from cloudfs.wait import settle
 from cloudfs.wire import far as far_module
 from cloudfs.wire import imports
-from cloudfs.wire.client import Client, connect
+from cloudfs.wire.client import Client
+from cloudfs.wire.connect import connect
 from cloudfs.wire.imports import Pool
 from tests.bench import nodes as bench_nodes
 from tests.bench.peers import STATUS, STATUS_PATH
@@ -222,13 +223,24 @@ async def test_looking_makes_nothing(tmp_path: Path) -> None:
 async def test_one_round_trip(
     tmp_path: Path, trips: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """walk, open, read to the end and clunk of a file: one, the first time and the next."""
+    """walk, open, read to the end and clunk of a file: one, the first time, the next, and
+    when nothing is known of it any more."""
     monkeypatch.setattr(far_module, "READY", 60.0)
+    monkeypatch.setattr(imports, "KEEP", 0.5)
     async with two(tmp_path) as (_, pool):
         async with serving(Dir("/", [Dir("nodes", [pool.reach("far")])])) as near:
             async with connect(near.address) as client:
                 await client.walk(["nodes", "far", "hello"])  # so that the import is there
-                for path, expected in ((["dir", "a"], 1), (["dir", "a"], 1), (["dir", "b"], 1)):
+                for path, expected in (
+                    (["dir", "a"], 1),
+                    (["dir", "a"], 1),
+                    (["dir", "b"], 1),
+                    ([], 0),
+                    (["dir", "a"], 1),
+                ):
+                    if not path:
+                        await trio.sleep(0.6)
+                        continue
                     before = list(trips)
                     file = await client.walk(["nodes", "far", *path])
                     await file.open(OREAD)

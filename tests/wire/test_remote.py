@@ -15,7 +15,8 @@ from cloudfs.tree.api import DMDIR, ORDWR, OREAD, OTRUNC, OWRITE, Cues, Handle, 
 from cloudfs.tree.space import Space
 from cloudfs.wait import settle
 from cloudfs.wire import remote
-from cloudfs.wire.client import Client, connect
+from cloudfs.wire.client import Client
+from cloudfs.wire.connect import connect
 from tests.synthetic import Dir, Leaf
 from tests.wire.serving import Serving, serving
 from tests.wire.talk import BOSS, GUEST

@@ -13,7 +13,7 @@ import trio
 from cloudfs.tree.api import NOBODY
 from cloudfs.wire import connection as sending
 from cloudfs.wire import server as module
-from cloudfs.wire.client import connect
+from cloudfs.wire.connect import connect
 from cloudfs.wire.trace import Trace
 from tests.wire.serving import Raw, Serving, raw, serving
 

@@ -18,7 +18,8 @@ from cloudfs.tree.api import OREAD, Cues, Handle, Wait
 from cloudfs.tree.idmap import far_user
 from cloudfs.wire import tls
 from cloudfs.wire.address import parse
-from cloudfs.wire.client import Client, attended, connect
+from cloudfs.wire.client import Client
+from cloudfs.wire.connect import attended, connect
 from cloudfs.wire.listen import listen
 from cloudfs.wire.messages import NODES
 from tests.synthetic import Dir, Leaf

@@ -8,7 +8,7 @@ import pytest
 
 from cloudfs.errors import CloudError
 from cloudfs.wire import tool
-from cloudfs.wire.client import connect
+from cloudfs.wire.connect import connect
 from tests.wire.serving import serving
 
 DIALECTS = ["9P2000", "9P2000.u", "9P2000.L"]

@@ -1,0 +1,70 @@
+"""Connections of a client: dialled, spoken over for as long as a block lasts, closed."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import trio
+
+from cloudfs.errors import CloudError
+from cloudfs.wire.address import Address, parse
+from cloudfs.wire.client import DEADLINE, Client
+from cloudfs.wire.trace import Trace
+
+
+@asynccontextmanager
+async def connect(
+    text: str,
+    *,
+    version: str = "9P2000.L",
+    aname: str = "",
+    deadline: float = DEADLINE,
+    trace: Trace | None = None,
+) -> AsyncIterator[Client]:
+    """A client attached to the server at an address, for as long as the block lasts.
+
+    Raises CloudError: `unreachable` or `timeout` if nobody answers there, and what the
+    server said to the attach.
+    """
+    address = parse(text)
+    stream = await _dial(address, deadline)
+    async with attended(stream, str(address), deadline, trace) as client:
+        await client.start(version, aname)
+        yield client
+
+
+@asynccontextmanager
+async def attended(
+    stream: trio.abc.Stream, name: str, deadline: float = DEADLINE, trace: Trace | None = None
+) -> AsyncIterator[Client]:
+    """A client that speaks over a stream, not attached to anything yet."""
+    failed: Exception | None = None
+    async with stream, trio.open_nursery() as nursery:
+        client = Client(stream, name, deadline, trace)
+        nursery.start_soon(client.run_reader)
+        nursery.start_soon(client.run_writer)
+        try:
+            yield client
+        except Exception as error:
+            failed = error  # raised outside the nursery, which would wrap it
+        nursery.cancel_scope.cancel()
+    if failed is not None:
+        raise failed
+
+
+async def _dial(address: Address, deadline: float) -> trio.SocketStream:
+    if address.tls:
+        raise CloudError("refused", f"{address}: only nodes speak TLS with each other")
+    try:
+        with trio.fail_after(deadline):
+            if address.path:
+                return await trio.open_unix_socket(address.path)
+            return await trio.open_tcp_stream(address.host, address.port)
+    except trio.TooSlowError:
+        raise CloudError("timeout", f"{address} does not answer") from None
+    except OSError as error:
+        why = error.strerror or "cannot be reached"
+        raise CloudError(
+            "unreachable", f"{address}: {why}", "is a cloud running there?  type: cloudfs up"
+        ) from None
