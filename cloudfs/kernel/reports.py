@@ -25,7 +25,9 @@ REPEAT = 20.0  # seconds after which an unchanged digest is told again
 LIFE = 3 * REPEAT  # seconds after which one that is not told again counts no more
 ALONE = GONE + 6.0  # the same where none of the child's delegates is left
 STANDBY = 3.0  # seconds that the second delegate gives the first
-ECHO = 4.0  # seconds after which a change is told once more
+# Seconds after which a change is told once more: in case it was lost, and when those who
+# were only about to become delegates have stopped telling what little they knew.
+ECHOES = (4.0, 20.0)
 LEAF_PAUSE, INNER_PAUSE = 1.0, 3.0  # seconds between two of one zone at least
 DOWN_PAUSE, DOWN_REPEAT = 5.0, 60.0  # the same on the way down
 DOORS = 6  # members of a zone above that are passed down
@@ -88,15 +90,15 @@ class Told:
     at: float = -math.inf
     size: tuple[int, int] = (-1, -1)
     differs: float | None = None  # since when what others told is not what we see
-    echo: float | None = None  # when a change is told once more, in case it was lost
+    echoes: tuple[float, ...] = ()  # when a change is told once more
 
     def changed(self, size: tuple[int, int], pause: float, now: float) -> bool:
         """Whether a change is due to be told, or to be told once more."""
         if size != self.size and now - self.at >= pause:
-            self.echo = now + ECHO
+            self.echoes = tuple(now + echo for echo in ECHOES)
             return True
-        if self.echo is not None and now >= self.echo:
-            self.echo = None
+        if self.echoes and now >= self.echoes[0]:
+            self.echoes = self.echoes[1:]
             return True
         return False
 
@@ -186,6 +188,7 @@ class Reports:
             due = told.changed(size, pause, now) or now - told.at >= REPEAT
             due = due or told.denied(heard, said != size, now)
         else:
+            told.echoes = ()
             told.differs = None if said == size else (told.differs or now)
             wrong = told.differs is not None and now - told.differs >= STANDBY
             late = now - heard.at >= REPEAT + STANDBY
