@@ -6,6 +6,7 @@ the other side one wake-up.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
@@ -110,6 +111,24 @@ class Worker:
                 job = self._jobs.take()
                 self.since = time.monotonic()
             _guarded(job)
+
+
+async def done(post: Callable[[Job], None], job: Job, seconds: float) -> bool:
+    """Have a worker do the job, and wait for it that long; whether it is done."""
+    over = trio.Event()
+    token = trio.lowlevel.current_trio_token()
+
+    def run() -> None:
+        try:
+            job()
+        finally:
+            with contextlib.suppress(trio.RunFinishedError):
+                token.run_sync_soon(over.set)
+
+    post(run)
+    with trio.move_on_after(seconds):
+        await over.wait()
+    return over.is_set()
 
 
 def _guarded(call: Job) -> None:

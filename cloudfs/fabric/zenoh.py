@@ -10,9 +10,8 @@ from __future__ import annotations
 import contextlib
 import logging
 import random
-import re
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -22,8 +21,9 @@ from cloudfs.errors import CloudError
 from cloudfs.fabric.api import Sample
 from cloudfs.fabric.hub import Hub
 from cloudfs.fabric.keys import check_key
-from cloudfs.fabric.session import LEASE, Session, bridge
-from cloudfs.fabric.worker import Inbox, Job, Worker
+from cloudfs.fabric.seek import Seek, check_address
+from cloudfs.fabric.session import LEASE, Session
+from cloudfs.fabric.worker import Inbox, Worker, done
 
 if TYPE_CHECKING:
     import zenoh
@@ -35,32 +35,11 @@ CLOSING = 4.0  # seconds the end of a session may take before it is left behind
 STUCK = 20.0  # seconds after which a job counts as hung
 LOOK = 1.0  # seconds between looks at the clock and the session
 SETTLE = 3.0  # seconds after a new opening in which members may show up again
-# Members that were lost and that no seed leads back to are sought: seconds until the first
-# attempt, between the last ones, and until they are given up.
-SEEK = (5.0, 60.0, 900.0)
 # A session that is deaf to a peer: seconds until it is opened anew the first time, at least,
 # twice that the next time, and so on; at most.
 DEAF = (8.0, 300.0)
-MEET = 2.0  # seconds a bridge is open
-MOST_LOST = 64
-_HOST = re.compile(r"[A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\]")
 
 _log = logging.getLogger(__name__)
-
-
-class _Lost:
-    """An address at which a member was, that is sought: by trio time."""
-
-    __slots__ = ("due", "pause", "until")
-
-    def __init__(self, now: float) -> None:
-        self.pause, _, most = SEEK
-        self.due = now + self.pause * random.uniform(0.5, 1.5)  # noqa: S311
-        self.until = now + most
-
-    def again(self) -> None:
-        self.pause = min(2 * self.pause, SEEK[1])
-        self.due += self.pause * random.uniform(0.75, 1.25)  # noqa: S311
 
 
 class _Zenoh:
@@ -78,7 +57,7 @@ class _Zenoh:
         self._session: Session | None = None
         self._addresses: dict[tuple[str, str], str] = {}  # by node and session
         self._doubtful: set[tuple[str, str]] = set()  # known before the session was reopened
-        self._lost: dict[str, _Lost] = {}  # by address
+        self._seek = Seek()
         self._deaf: dict[str, float] = {}  # session that is not heard: since, trio time
         self._deaf_pause = DEAF[0]
 
@@ -89,7 +68,7 @@ class _Zenoh:
             await self._open(PATIENCE)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._run_clock)
-                nursery.start_soon(self._run_seek)
+                nursery.start_soon(self._seek.run, self._files, self._listen)
                 yield
                 nursery.cancel_scope.cancel()
         finally:
@@ -158,7 +137,7 @@ class _Zenoh:
             except CloudError as error:
                 met.append(error)
 
-        if not await _done(partial(worker.keep, ("open",)), job, STUCK):
+        if not await done(partial(worker.keep, ("open",)), job, STUCK):
             return CloudError("timeout", f"the engine does not open at {self._listen}")
         for expr in self._exprs.keys() - set(exprs):
             self._declare(expr)
@@ -172,7 +151,7 @@ class _Zenoh:
             self._ears.inbox.close()
         if worker is None or session is None:
             return
-        if not await _done(worker.stop, session.close, CLOSING):
+        if not await done(worker.stop, session.close, CLOSING):
             _log.warning("zone %s: the session does not close", self.hub.zone)
 
     async def _run_clock(self) -> None:
@@ -217,37 +196,18 @@ class _Zenoh:
         for node, session in list(self._doubtful):
             self.left(node, session)
 
-    # --- members that were lost -----------------------------------------------------------
-
-    async def _run_seek(self) -> None:
-        while True:
-            await trio.sleep(1.0)
-            now = trio.current_time()
-            known = set(self._addresses.values())
-            for address, lost in list(self._lost.items()):
-                if address in known or now > lost.until:
-                    del self._lost[address]
-            due = [address for address, lost in self._lost.items() if lost.due <= now]
-            for address in due:
-                self._lost[address].again()
-            if due:
-                await trio.to_thread.run_sync(
-                    bridge, self._files, [self._listen, *due], MEET, abandon_on_cancel=True
-                )
-
     # --- what the session says, in trio ------------------------------------------------------
 
     def joined(self, node: str, session: str, address: str) -> None:
         self._doubtful.discard((node, session))
         self._addresses[node, session] = address
+        self._seek.found(address)
         self.hub.joined(node, session)
 
     def left(self, node: str, session: str) -> None:
         address = self._addresses.pop((node, session), "")
-        if address and address not in self._seeds and address not in self._addresses.values():
-            self._lost[address] = _Lost(trio.current_time())
-            if len(self._lost) > MOST_LOST:
-                del self._lost[next(iter(self._lost))]
+        if address and address not in self._seeds:  # those Zenoh goes on dialling
+            self._seek.lost(address)
         self.hub.left(node, session)
 
     def deaf(self, sessions: frozenset[str]) -> None:
@@ -312,37 +272,12 @@ class ZenohEngine(Hub):
         check_key(node)
         check_key(zone or "-")
         for address in (listen, *seeds):
-            _check_address(address)
+            check_address(address)
         carrier = _Zenoh(listen, seeds, files)
         super().__init__(node, zone, carrier)
         carrier.hub = self
 
 
-def _check_address(address: str) -> None:
-    host, colon, port = address.rpartition(":")
-    good = bool(host and colon) and port.isascii() and port.isdigit() and 0 < int(port) < 65536
-    if not good or not _HOST.fullmatch(host):
-        raise CloudError("bad", f"{address[:80]!r} is no address", "write it as HOST:PORT")
-
-
 def _now() -> float:
     """Seconds that go on while the machine sleeps."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)
-
-
-async def _done(post: Callable[[Job], None], job: Job, seconds: float) -> bool:
-    """Have a worker do the job, and wait for it that long; whether it is done."""
-    done = trio.Event()
-    token = trio.lowlevel.current_trio_token()
-
-    def run() -> None:
-        try:
-            job()
-        finally:
-            with contextlib.suppress(trio.RunFinishedError):
-                token.run_sync_soon(done.set)
-
-    post(run)
-    with trio.move_on_after(seconds):
-        await done.wait()
-    return done.is_set()

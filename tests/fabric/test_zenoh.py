@@ -194,7 +194,7 @@ async def test_with_all_first_seeds_dead_others_still_meet(zenoh_zone):
 
 async def test_who_was_lost_is_sought(zenoh_zone, monkeypatch):
     """No seed leads back: as after a cut that outlived the seeds."""
-    monkeypatch.setattr(engine_module, "SEEK", (0.3, 1.0, 60.0))
+    monkeypatch.setattr("cloudfs.fabric.seek.SEEK", (0.3, 1.0, 60.0))
     one, _ = await zenoh_zone.up("n1", "n2")
     await zenoh_zone.down("n2")
     assert one.members() == {"n1"}
