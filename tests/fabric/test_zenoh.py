@@ -305,3 +305,10 @@ async def test_a_thread_that_hangs_is_left_behind(zenoh_zone, monkeypatch):
     with trio.fail_after(10):
         while not (await one.ask("x", timeout=2)).whole:
             await trio.sleep(0.1)
+
+
+def test_zenoh_is_only_imported_by_who_runs_an_engine():
+    code = (
+        "import sys, cloudfs.fabric.table, cloudfs.fabric.zenoh; sys.exit('zenoh' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
