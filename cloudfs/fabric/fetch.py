@@ -111,7 +111,12 @@ class Fetches:
         for each in listeners:
             if each.expr in differs:
                 matching = [one for one in samples if intersects(each.expr, one.key)]
-                each.all_of(node, matching, stamp)
+                if node != self._clock.node:
+                    each.all_of(node, matching, stamp)
+                    continue
+                # Another node has our name: what it does not publish, we may.
+                for sample in matching:
+                    each.hear(node, sample)
         return True
 
     def kept(self, wanted: list[bytes]) -> bytes:

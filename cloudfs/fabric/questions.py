@@ -104,23 +104,32 @@ class Questions:
     async def kept_by(
         self, node: str, wanted: list[bytes | str], timeout: float
     ) -> list[bytes] | None:
-        """What that node's engine answers to a question for what is published there."""
+        """What that node's engine answers to a question for what is published there.  For
+        our own name that of another engine which claims it too."""
         question = pack(_KEPT, *wanted)
-        return (await self.gather(question, frozenset([node]), None, timeout)).parts(node)
+        found = await self.gather(question, frozenset([node]), None, timeout, here=False)
+        return found.parts(node)
 
     async def gather(
-        self, data: bytes, targets: frozenset[str], count: int | None, timeout: float
+        self,
+        data: bytes,
+        targets: frozenset[str],
+        count: int | None,
+        timeout: float,
+        here: bool = True,
     ) -> Asking:
+        """here: this engine is asked too if it is a target."""
         if self.nursery is None:
             raise CloudError("unreachable", f"the engine of zone {self._zone!r} does not run")
         call = _Call(Asking(targets, count))
-        others = targets - {self._node}
+        mine = targets & {self._node} if here else frozenset()
+        others = targets - mine
         asked = ["*"] if others and targets == self._members() else sorted(others)
         pause, most = RETRY
         ends = trio.current_time() + timeout
         try:
             with trio.move_on_at(ends):
-                if self._node in targets:
+                if mine:
                     self.asked(data, partial(self._answered_here, self._number(call)))
                 while True:
                     for node in asked:
@@ -132,7 +141,7 @@ class Questions:
                         break
                     await trio.sleep(pause)
                     pause = min(2 * pause, most)
-                    asked = sorted(call.asking.missing(self._members()) - {self._node})
+                    asked = sorted(call.asking.missing(self._members()) - mine)
         finally:
             for number in call.numbers:
                 self._calls.pop(number, None)

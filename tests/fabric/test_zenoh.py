@@ -103,6 +103,30 @@ async def test_zones_do_not_hear_each_other(zenoh_zone, nursery):
     assert one.members() == {"n1"}
 
 
+async def test_two_of_one_name_hear_each_other(zenoh_zone):
+    """So that one of them can see that the name is taken, and go."""
+    one = await zenoh_zone.up("n1")
+    one.publish("nodes/n1", b"id=one")
+    one.publish("mine/n1", b"")
+    (port,) = free_ports(1)
+    again = ZenohEngine(
+        "n1", "c1", f"127.0.0.1:{port}", [zenoh_zone.addresses["n1"]], zenoh_zone.files("n1")
+    )
+    with one.subscribe("**") as first, again.subscribe("**") as second:
+        await take(first, 2)
+        again.publish("nodes/n1", b"id=two")
+        await take(second, 1)
+        async with trio.open_nursery() as nursery:
+            await nursery.start(again.run)
+            assert (await take(first, 1))[0].value == b"id=two"
+            one.publish("nodes/n1", b"id=one")
+            samples = await take(second, 2)
+            assert {s.value for s in samples} == {b"id=one", b""}
+            await trio.sleep(0.3)
+            assert not [s for s in first._queue.clear() if s.gone]
+            nursery.cancel_scope.cancel()
+
+
 # --- addresses and files -----------------------------------------------------------------------
 
 
