@@ -10,7 +10,6 @@ A node that has its certificate needs the cloud key no more.
 
 from __future__ import annotations
 
-import contextlib
 import datetime
 import hashlib
 import os
@@ -288,9 +287,8 @@ def _write(path: Path, data: bytes, mode: int) -> None:
     """Put the whole file there or none; never readable for more than `mode` allows."""
     path.parent.mkdir(parents=True, exist_ok=True)
     new = path.with_name(path.name + ".new")
-    with contextlib.suppress(FileNotFoundError):
-        new.unlink()  # what a crash left
     try:
+        new.unlink(missing_ok=True)  # what a crash left
         descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
         with os.fdopen(descriptor, "wb") as file:
             file.write(data)

@@ -221,10 +221,10 @@ async def test_who_was_lost_is_sought(zenoh_zone, monkeypatch):
     monkeypatch.setattr("cloudfs.fabric.seek.SEEK", (0.3, 1.0, 60.0))
     one, _ = await zenoh_zone.up("n1", "n2")
     await zenoh_zone.down("n2")
-    assert one.members() == {"n1"}
+    await eventually(lambda: one.members() == {"n1"})
     two = zenoh_zone.make("n2", seeds=[])
     await zenoh_zone.start(two)
-    await eventually(lambda: one.members() == two.members() == {"n1", "n2"})
+    await eventually(lambda: one.members() == two.members() == {"n1", "n2"}, 20.0)
     assert (await one.ask("x", timeout=5)).whole
 
 
