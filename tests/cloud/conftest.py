@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 
@@ -13,6 +15,27 @@ from tests.persons import Person, Session, open_folder
 # Machines of their own are root's to make.
 OF_NETS = ("net", "links", "membership", "partition", "far", "place")
 collect_ignore = [] if can() else [f"test_{name}.py" for name in OF_NETS]
+
+
+# What takes longest is run where it is asked for: each of these has a shorter sister that is
+# always run.
+LONG = (
+    *("across the clusters", "in three", "a cluster and each for itself", "both ways"),
+    *("way-way1", "way-way2", "flaps", "one_restart_after_another", "clocks_may_differ"),
+    *("thirty_at_once", "half_of_all", "finds_the_cloud_later", "newcomer", "half cut"),
+    *("10.77.9.9", "short_stop", "its_delegates_die", "whatever_fails_meanwhile[1]"),
+    *("whatever_fails_meanwhile[2]", "cut_off_and_starts_again", "into_another"),
+)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if os.environ.get("CLOUDFS_TEST_LONG"):
+        return
+    here = Path(__file__).parent
+    long = [i for i in items if i.path.parent == here and any(w in i.name for w in LONG)]
+    if long:
+        config.hook.pytest_deselected(items=long)
+        items[:] = [item for item in items if item not in set(long)]
 
 
 @pytest.fixture

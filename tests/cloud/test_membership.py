@@ -34,7 +34,7 @@ from tests.cloud.views import (
 MakeNet = Callable[..., Net]
 
 # Seconds for which nodes under full load must see no death; the promise is 600.
-LOAD = float(os.environ.get("CLOUDFS_TEST_LOAD_SECONDS", "45"))
+LOAD = float(os.environ.get("CLOUDFS_TEST_LOAD_SECONDS", "20"))
 
 
 def others(net: Net, *names: str) -> list[str]:
