@@ -69,8 +69,7 @@ def demo(options: Options, count: int, mount: str | None, ports: bool, line: str
         local.start(cloud.nodes)
         first = cloud.nodes[0]
         point = stack.enter_context(_mounted(first, mount, cloud.folder))
-        if local.joins():
-            _meet(point, count)
+        _meet(point, count)
         _greet(cloud, point)
         env = {"CLOUDFS_STATE": str(first.state), "CLOUDFS_MOUNT": point, "CLOUDFS_NET": cloud.tag}
         status = _stay(env, line, cloud.folder)

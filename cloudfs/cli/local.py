@@ -14,10 +14,10 @@ import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from cloudfs import config, daemon
+from cloudfs import config
 from cloudfs.cli.up import STOP, answers, until
 from cloudfs.errors import CloudError
 from cloudfs.factotum import cloudkey
@@ -81,9 +81,8 @@ class LocalNode:
         words = [sys.executable, "-m", "cloudfs.daemon", "--state", str(self.state)]
         words += ["--no-mount"] if self.mount is None else ["--mount", str(self.mount)]
         words += ["--node", self.name, "--cluster", self.cluster]
-        if joins():
-            words += ["--listen", self.address]
-            words += [w for seed in seeds if seed != self.address for w in ("--seed", seed)]
+        words += ["--listen", self.address]
+        words += [w for seed in seeds if seed != self.address for w in ("--seed", seed)]
         return words
 
     def launch(self, seeds: Iterable[str] = ()) -> None:
@@ -180,11 +179,6 @@ class LocalNode:
             text = file.read().decode(errors="replace").splitlines()
             return "\n".join(f"  {line}" for line in text[-lines:])
         return "  (no log)"
-
-
-def joins() -> bool:
-    """Whether this version's daemon can be told of others."""
-    return "listen" in {one.name for one in fields(daemon.Settings)}
 
 
 def clusters(count: int) -> list[tuple[str, str]]:
