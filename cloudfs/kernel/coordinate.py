@@ -16,17 +16,18 @@ What each term of a step is for:
 - *Weights* 1/(rtt·|residual|) make it minimise the sum of absolute relative errors (iteratively
   reweighted least squares), which outliers, detours and liars move little.  While the node's own
   error is large they are softened towards plain least squares, which unfolds the space faster.
-- *Confidence*: a reference counts by the error it claims (Vivaldi's adaptive timestep), never
-  more than one with CONFIDENT, and less as what it told ages while errors are large.
+- *Confidence*: a reference counts by the error it claims (Vivaldi's adaptive timestep), but for
+  no more than the node's own, and less as what it told ages while errors are large.
 - *Gravity* towards the origin (Ledlie, Gardner and Seltzer, NSDI 2007) worth a part of one
   reference: it stops drift, and keeps dimensions flat that the measurements do not need.
 - *Adjustment terms* (Lee et al., INFOCOM 2006) are not kept apart: the height is solved for
   together with the place and takes them in.
 
 Defence.  Only times that this node measured itself come in.  What is not finite or not in range
-is refused; a step has a longest length; a residual beyond what the *trusted* references (nodes of
-the own cluster, by certificate) have counts less and less (the surveyors of Kaafar et al.,
-SIGCOMM 2007); uninvited references never displace chosen ones.
+is refused; a step has a longest length; a residual far beyond that of the *trusted* references
+(nodes of the own cluster, by certificate; without three of them, of all) counts less and less, as
+the surveyors of Kaafar et al. (SIGCOMM 2007) have it; nobody counts more by claiming no error;
+uninvited references never displace chosen ones.
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ FLAT = 0.1  # the part of that below which a residual counts as none
 EXACT = 0.05  # the same, as a part of the time measured
 CONFIDENT = 0.1  # claimed errors count as at least this
 AGEING = 3.0  # how fast what was heard ages while the own error is large
-SUSPECT = 4.0  # times the trusted references' own residual: farther off is doubted
+SUSPECT = 3.0  # times the usual residual, of trusted references where there are: beyond it is doubt
 TRUSTED = 3  # references of the own cluster that it takes to doubt others by them
 WORST = 1.0  # the relative error of a node that knows nothing
 SMOOTH = 0.3  # what one step's error counts in the node's own
@@ -211,9 +212,9 @@ class Position:
             length = math.hypot(TINY, *diff)
             residual = ref.rtt - length - height - ref.claim.height
             rows.append(([x / length for x in diff] + [1.0], residual, ref.rtt))
-            off.append(min(abs(residual) / ref.rtt, WORST))
-        mean = sum(off) / len(off)
-        doubt = self._doubt(off)
+            off.append(abs(residual) / ref.rtt)
+        mean = sum(min(part, WORST) for part in off) / len(off)
+        doubt = self._doubt([abs(residual) for _, residual, _ in rows], typical)
         soft = SOFT * mean * typical
         ageing = AGEING * mean * mean
         weights = [
@@ -221,18 +222,19 @@ class Position:
             / (
                 (rtt + soft)
                 * max(abs(residual), EXACT * rtt + FLAT * soft)
-                * (ref.claim.error + CONFIDENT)
-                * (1 + (part / doubt) ** 2 if doubt and not ref.trusted else 1)
+                * (max(ref.claim.error, mean) + CONFIDENT)
+                * (1 + (residual / doubt) ** 2)
             )
-            for ref, part, (_, residual, rtt) in zip(references, off, rows, strict=True)
+            for ref, (_, residual, rtt) in zip(references, rows, strict=True)
         ]
         self._step(rows, weights, typical)
         self._error += (mean - self._error) * (SMOOTH if self._turn > 1 else 1)
 
-    def _doubt(self, off: list[float]) -> float:
-        """The relative error beyond which a reference is doubted; 0: too few to tell by."""
-        good = [part for part, ref in zip(off, self.references.values(), strict=True) if ref.trusted]
-        return SUSPECT * max(median(good), EXACT) if len(good) >= TRUSTED else 0.0
+    def _doubt(self, off: list[float], typical: float) -> float:
+        """The residual, in seconds, beyond which a reference is doubted."""
+        references = self.references.values()
+        good = [part for part, ref in zip(off, references, strict=True) if ref.trusted]
+        return SUSPECT * max(median(good if len(good) >= TRUSTED else off), EXACT * typical)
 
     def _step(
         self, rows: list[tuple[list[float], float, float]], weights: list[float], typical: float

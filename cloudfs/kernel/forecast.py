@@ -151,7 +151,9 @@ class Series:
         past += [0.0] * (size - len(past))
         weights = [1.0]  # ψ
         for _ in range(steps):
-            past.insert(0, sum(term * value for term, value in zip(self._terms, past, strict=False)))
+            past.insert(
+                0, sum(term * value for term, value in zip(self._terms, past, strict=False))
+            )
             weights.append(sum(t * w for t, w in zip(self._terms, reversed(weights), strict=False)))
         spread = sum(weight * weight for weight in weights[:steps])
         return self._centre + past[0], min(spread, HUGE)

@@ -71,7 +71,7 @@ class Search:
         many, target, all_ = self.most * 2, self.target, self.candidates
         like = heapq.nsmallest(many, all_, key=lambda name: likeness(target, all_[name]))
         near = heapq.nsmallest(many, all_, key=lambda name: target.distance(all_[name]))
-        first = [name for name in heapq.nsmallest(KNOWN, self.known, key=self.known.__getitem__)]
+        first = heapq.nsmallest(KNOWN, self.known, key=self.known.__getitem__)
         self._lists = [list(reversed(part)) for part in (first, like, near)]
 
     @property

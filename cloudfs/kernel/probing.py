@@ -122,7 +122,9 @@ class Schedule:
         if not 1 <= count <= COUNT:
             raise CloudError("bad", f"{count} probes", f"ask for 1 to {COUNT}")
         if sum(self._wanted.values()) + count > QUEUE:
-            raise CloudError("toomany", "too many probes wait already", "try again in a few seconds")
+            raise CloudError(
+                "toomany", "too many probes wait already", "try again in a few seconds"
+            )
         self._wanted[peer] = self._wanted.get(peer, 0) + count
 
     def doubt(self, peer: str) -> None:

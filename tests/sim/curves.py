@@ -42,7 +42,9 @@ def draw(
         out.append(f'<text x="{x - 6}" y="{y + 4:.1f}" text-anchor="end">{tick:g}</text>')
     for part in range(6):
         x, y = at(most_x * part / 5, 10**low)
-        out.append(f'<text x="{x:.1f}" y="{y + 18:.1f}" text-anchor="middle">{most_x * part / 5:g}</text>')
+        out.append(
+            f'<text x="{x:.1f}" y="{y + 18:.1f}" text-anchor="middle">{most_x * part / 5:g}</text>'
+        )
     for name, value in (limits or {}).items():
         x, y = at(0, value)
         out.append(f'<path d="M{x} {y:.1f}H{WIDTH - RIGHT}" stroke="#888" stroke-dasharray="4 3"/>')

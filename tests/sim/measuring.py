@@ -64,7 +64,9 @@ class Cloud:
         self.net, self.both, self.explore = net, both, explore
         self.dice = dice = random.Random(seed)
         self.now, self.rounds = 0.0, 0
-        self.nodes = [Node(i, Position(f"{seed}.{i}"), Schedule(f"{seed}.{i}")) for i in range(net.size)]
+        self.nodes = [
+            Node(i, Position(f"{seed}.{i}"), Schedule(f"{seed}.{i}")) for i in range(net.size)
+        ]
         for node in dice.sample(self.nodes, int(liars * net.size)):
             node.lie = lie
         for node in self.nodes:
@@ -81,7 +83,11 @@ class Cloud:
         if self.rounds % STALE == 0:
             self.directory = [node.position.coordinate for node in self.nodes]
         for node in self.dice.sample(self.nodes, len(self.nodes)):
-            if self.explore is not None and self.rounds >= self.explore and not node.schedule.exploring:
+            if (
+                self.explore is not None
+                and self.rounds >= self.explore
+                and not node.schedule.exploring
+            ):
                 node.schedule.explore(map(str, self.strangers(node)))
             probe = node.schedule.next(self.now)
             if probe is not None:
@@ -90,7 +96,9 @@ class Cloud:
 
     def probe(self, node: Node, other: Node, why: str) -> None:
         mine, delay = node.lie(node, self.dice) if node.lie else (node.position.coordinate, 0.0)
-        theirs, late = other.lie(other, self.dice) if other.lie else (other.position.coordinate, 0.0)
+        theirs, late = (
+            other.lie(other, self.dice) if other.lie else (other.position.coordinate, 0.0)
+        )
         way = self.net.rtt(node.name, other.name)
         self.take(node, other.name, way + late, theirs, why)
         node.schedule.answered(str(other.name))
