@@ -18,8 +18,8 @@ What each term of a step is for:
   error is large they are softened towards plain least squares, which unfolds the space faster.
 - *Confidence*: a reference counts by the error it claims (Vivaldi's adaptive timestep), but for
   no more than the node's own, and less as what it told ages while errors are large.
-- *Gravity* towards the origin (Ledlie, Gardner and Seltzer, NSDI 2007) worth a part of one
-  reference: it stops drift, and keeps dimensions flat that the measurements do not need.
+- *Gravity* towards the origin (Ledlie, Gardner and Seltzer, NSDI 2007) worth a hundredth of all
+  references: it stops drift, and keeps dimensions flat that the measurements do not need.
 - *Adjustment terms* (Lee et al., INFOCOM 2006) are not kept apart: the height is solved for
   together with the place and takes them in.
 
@@ -51,7 +51,7 @@ CHOSEN = 16  # references that this node chose to probe
 UNINVITED = 16  # references that chose this node
 
 STEP = 0.3  # part of the Gauss-Newton step that is taken
-GRAVITY = 0.3  # what the origin weighs, in mean references
+GRAVITY = 0.01  # what the origin weighs, in all references together
 DAMPING = 0.1  # Levenberg's: added to the diagonal, in mean diagonal elements
 SOFT = 3.0  # by how much the own error softens weights
 FLAT = 0.1  # the part of that below which a residual counts as none
@@ -77,7 +77,7 @@ class Coordinate:
 
     def distance(self, other: Coordinate) -> float:
         """Seconds of a round trip between the two: symmetric, finite, at least two heights."""
-        return math.dist(self.place, other.place) + self.height + other.height
+        return math.dist(self.place, other.place) + (self.height + other.height)
 
     def pack(self) -> bytes:
         """As a probe carries it."""
@@ -248,7 +248,7 @@ class Position:
                 right[i] += share * residual
                 for j in range(i + 1):
                     line[j] += share * row[j]
-        pull = GRAVITY * sum(weights) / len(weights)
+        pull = GRAVITY * sum(weights)
         damping = DAMPING * sum(matrix[i][i] for i in range(size)) / size
         for i in range(size):
             matrix[i][i] += damping + (pull if i < DIMS else 0.0)

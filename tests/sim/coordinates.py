@@ -4,7 +4,9 @@
     python -m tests.sim.coordinates error near          # some of: error near liars cost
     python -m tests.sim.coordinates large 100000 20     # so many nodes, so many rounds
     python -m tests.sim.coordinates --draw              # and docs/coordinates-*.svg
+    python -m tests.sim.coordinates --rounds 60 liars   # quicker
     python -m tests.sim.coordinates --rtt FILE …        # matrices to judge by, ms, gzip or not
+    python -m tests.sim.coordinates --only plane …      # of the matrices and families these
 
 Without --rtt the matrix is that in CLOUDFS_RTT, or the PlanetLab one in ../shared/data; without
 any, the synthetic families are all there is.  Figures are medians over SEEDS.
@@ -39,7 +41,15 @@ MESSAGES = (TAG + PACKED.size, TAG + PACKED.size, TAG)  # ping, pong, the pong's
 Made = Callable[[int], Topology]
 
 
+ONLY: set[str] = set()  # names of what is judged; empty: all
+
+
 def subjects(files: list[Path]) -> Iterator[tuple[str, Made]]:
+    """Those of all that were asked for."""
+    return ((name, made) for name, made in every(files) if not ONLY or name in ONLY)
+
+
+def every(files: list[Path]) -> Iterator[tuple[str, Made]]:
     """What is judged: each matrix, its disjoint halves, and the families."""
     for path in files:
         for part in (slice(None), slice(0, None, 2), slice(1, None, 2)):
@@ -113,17 +123,18 @@ def near(files: list[Path], draw: bool) -> None:
 def liars(files: list[Path], draw: bool) -> None:
     print(f"{LIARS:.0%} liars: honest nodes' error over that without, median/90th percentile")
     drawn = {}
-    for name, make in list(subjects(files))[: 1 if files else 2]:
+    marks = (*(mark for mark in MARKS if mark < ROUNDS), ROUNDS)
+    for name, make in list(subjects(files))[:1]:
         kinds: dict[str, Lie | None] = {"none": None, **LIES}
         base = None
         for kind, lie in kinds.items():
             part = LIARS if lie else 0.0
-            runs = [curve(Cloud(make(s), s, liars=part, lie=lie), MARKS) for s in SEEDS]
+            runs = [curve(Cloud(make(s), s, liars=part, lie=lie), marks) for s in SEEDS]
             found = middle(runs)
             base = base or found
             (m, t), (bm, bt) = found[-1], base[-1]
             line(f"{name}, {kind}", f"{m:.3f}/{t:.3f}", f"{m / bm:.2f}/{t / bt:.2f}")
-            drawn[kind] = [(mark, m) for mark, (m, _) in zip(MARKS, found, strict=True)]
+            drawn[kind] = [(mark, m) for mark, (m, _) in zip(marks, found, strict=True)]
     if draw:
         picture = curves.draw(
             f"Honest nodes' median error, {LIARS:.0%} liars", "rounds", "", drawn, {"0.09": 0.09}
@@ -159,8 +170,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
     parser.add_argument("parts", nargs="*", help="error near liars cost, or large NODES ROUNDS")
     parser.add_argument("--draw", action="store_true")
+    parser.add_argument("--rounds", type=int, default=ROUNDS, help="of near and liars")
+    parser.add_argument("--only", nargs="*", default=[])
     parser.add_argument("--rtt", nargs="*", type=Path, default=None)
     asked = parser.parse_args()
+    ONLY.update(asked.only)
+    global ROUNDS
+    ROUNDS = asked.rounds
     files = asked.rtt if asked.rtt is not None else [topologies.PLANETLAB]
     files = [path for path in files if path.exists()]
     if asked.parts[:1] == ["large"]:
