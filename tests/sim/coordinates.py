@@ -167,6 +167,7 @@ PARTS = {"error": error, "near": near, "liars": liars, "cost": cost}
 
 
 def main() -> None:
+    global ROUNDS
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
     parser.add_argument("parts", nargs="*", help="error near liars cost, or large NODES ROUNDS")
     parser.add_argument("--draw", action="store_true")
@@ -175,7 +176,6 @@ def main() -> None:
     parser.add_argument("--rtt", nargs="*", type=Path, default=None)
     asked = parser.parse_args()
     ONLY.update(asked.only)
-    global ROUNDS
     ROUNDS = asked.rounds
     files = asked.rtt if asked.rtt is not None else [topologies.PLANETLAB]
     files = [path for path in files if path.exists()]
