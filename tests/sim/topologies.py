@@ -39,7 +39,7 @@ def plane(size: int, seed: int, noise: float = 0.1) -> Topology:
     height = [0.0002 + dice.expovariate(250) for _ in range(size)]
 
     def rtt(i: int, j: int) -> float:
-        way = math.dist(place[i], place[j]) + height[i] + height[j]
+        way = math.dist(place[i], place[j]) + (height[i] + height[j])
         return way * math.exp(_pair(seed, i, j).gauss(0, noise))
 
     return Topology("plane", size, rtt)
@@ -78,7 +78,7 @@ def transit(size: int, seed: int) -> Topology:
 
     def rtt(i: int, j: int) -> float:
         a, b = max(at[i], at[j]), min(at[i], at[j])
-        seconds = min(way[a][b], 0.3) * policy[a, b] + height[i] + height[j]
+        seconds = min(way[a][b], 0.3) * policy[a, b] + (height[i] + height[j])
         return seconds * math.exp(_pair(seed, i, j).gauss(0, 0.05))
 
     return Topology("transit", size, rtt)
