@@ -50,14 +50,14 @@ LOWEST = 1e-5  # seconds: no height is less
 CHOSEN = 16  # references that this node chose to probe
 UNINVITED = 16  # references that chose this node
 
-STEP = 0.3  # part of the Gauss-Newton step that is taken
+STEP = 0.4  # part of the Gauss-Newton step that is taken
 GRAVITY = 0.01  # what the origin weighs, in all references together
 DAMPING = 0.1  # Levenberg's: added to the diagonal, in mean diagonal elements
 SOFT = 3.0  # by how much the own error softens weights
 FLAT = 0.1  # the part of that below which a residual counts as none
 EXACT = 0.05  # the same, as a part of the time measured
 CONFIDENT = 0.1  # claimed errors count as at least this
-AGEING = 3.0  # how fast what was heard ages while the own error is large
+AGEING = 5.0  # how fast what was heard ages while the own error is large
 SUSPECT = 3.0  # times the usual residual, of trusted references where there are: beyond it is doubt
 TRUSTED = 3  # references of the own cluster that it takes to doubt others by them
 WORST = 1.0  # the relative error of a node that knows nothing
