@@ -138,6 +138,10 @@ class Cloud:
                 }
         return found
 
+    def alone(self) -> bool:
+        """Whether there is nobody to ask and nothing that asking could change."""
+        return self.ask is None and all(info.near for info in self.nodes.values())
+
     # --- questions of other zones ----------------------------------------------------------
 
     def answer(self, question: str) -> list[str]:
@@ -183,12 +187,13 @@ class Cloud:
         """Ask beyond this zone; whether everybody answered.  What was asked a moment ago is
         not asked again."""
         now = self.clock()
-        if self.ask is None or now - self._asked.get(question, -STALE) < STALE:
+        if now - self._asked.get(question, -STALE) < STALE:
             return True
         if len(self._asked) > 1024:
             self._asked = {q: t for q, t in self._asked.items() if now - t < STALE}
         self._asked[question] = now
-        records, whole = await self.ask(question, seconds)
+        # Where no other zone is left, there still may be nodes that one of them told of.
+        records, whole = await self.ask(question, seconds) if self.ask else ([], True)
         for record in records:
             try:
                 self.take(record)

@@ -90,7 +90,7 @@ class Whole:
         node = known()
         if node is not None:
             return node
-        if self.cloud.ask is None or not question:
+        if self.cloud.alone() or not question:
             raise absent
 
         async def ask() -> Node:
@@ -131,7 +131,7 @@ class Whole:
 
     def refresh(self, question: str, cues: Cues) -> Wait[Any] | None:
         """Hear from other zones before a listing, where there are any."""
-        if self.cloud.ask is None:
+        if self.cloud.alone():
             return None
         return Wait(partial(self.cloud.refresh, question, cues.max_time))
 
@@ -286,7 +286,7 @@ class Summary(Row):
         self.cloud = cloud
 
     def open(self, subject: str, mode: int, at: Attach, cues: Cues) -> Handle | Wait[Handle]:
-        if self.cloud.ask is None:
+        if self.cloud.alone():
             return Text(digest_text(self.cloud.digest(), True))
         return Wait(partial(self._open, subject, cues))
 

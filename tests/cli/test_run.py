@@ -134,7 +134,7 @@ def test_if_one_cannot_be_started_none_is_left(cloud: Session) -> None:
     said = cloud.cloudfs(
         "run", "-n", "3", "--limit", f"cpu={total / 2}", "sleep", "600", status=1
     ).stderr
-    assert "has 0 cores unreserved" in said
+    assert "it has 0 unreserved" in said
     assert running(cloud) == before
 
 
