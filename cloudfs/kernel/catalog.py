@@ -70,14 +70,21 @@ def summary(made: Object) -> str:
 class Catalog:
     """All objects: those of this node (`objects`) and those that others told of.
 
-    `cluster_of(node)` names a node's cluster, "" where that is not known.
+    `cluster_of(node)` names a node's cluster, "" where that is not known; `gone(node)` is
+    whether nobody hears of it.
     """
 
-    def __init__(self, objects: Objects, cluster_of: Callable[[str], str]) -> None:
+    def __init__(
+        self,
+        objects: Objects,
+        cluster_of: Callable[[str], str],
+        gone: Callable[[str], bool] = lambda node: False,
+    ) -> None:
         self.objects = objects
         self.seen: dict[str, Seen] = {}
         self.changed = time.time()
         self._cluster_of = cluster_of
+        self._gone = gone
         self._moves = 0
         self._index: dict[str, dict[str, dict[str, Seen]]] = {view: {} for view in VIEWS}
 
@@ -103,8 +110,10 @@ class Catalog:
         if old is None and len(self.seen) >= MAX_SEEN:
             return
         new = Seen(node, told)
+        new.lost = self._gone(node)
         if old is not None:
-            if old.node == node and old.told == new.told and old.labels == new.labels:
+            same = old.node == node and old.told == new.told and old.labels == new.labels
+            if same and old.lost == new.lost:
                 return
             self._move(old, set())
         self.seen[new.id] = new

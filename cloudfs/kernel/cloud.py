@@ -60,7 +60,7 @@ class Cloud:
         self.machine = machine
         self.objects = objects
         self.nodes: dict[str, NodeInfo] = {}
-        self.catalog = Catalog(objects, self.cluster_of)
+        self.catalog = Catalog(objects, self.cluster_of, self._is_gone)
         self.version = 0  # grows when a node comes, goes or changes its state
         self.ask: Ask | None = None
         self.changed_node: Callable[[str], None] = lambda node: None  # told what came or went
@@ -73,6 +73,10 @@ class Cloud:
             return self.machine.cluster
         found = self.nodes.get(node)
         return found.cluster if found else ""
+
+    def _is_gone(self, node: str) -> bool:
+        found = self.nodes.get(node)
+        return found is not None and found.state == "gone"
 
     def node(self, name: str) -> NodeInfo | None:
         return self.nodes.get(name)

@@ -119,7 +119,9 @@ class Whole:
             return None
         # Its node has not told of it yet, but this one placed it there.
         told = {"id": id, "state": "starting", "user": at.who.user}
-        return _FarObject(Seen(moved, told), self.cloud, self._imports, self._silence)
+        self.cloud.catalog.put(moved, ndb.record(told))
+        seen = self.cloud.catalog.find(id)
+        return None if seen is None else self._far(seen)
 
     def every(self) -> dict[str, Node]:
         """The directories of all objects that are known."""
