@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import random
 import time
 from collections.abc import AsyncIterator, Sequence
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
     from cloudfs.factotum.cloudkey import KeyFiles
 
+RECALL = 300.0  # seconds for which the address of a member that went is called again
 PATIENCE = 5.0  # seconds the first opening may find its address in use
 CLOSING = 4.0  # seconds the end of a session may take before it is left behind
 STUCK = 20.0  # seconds after which a job counts as hung
@@ -50,6 +52,7 @@ class _Zenoh:
     def __init__(self, listen: str, seeds: Sequence[str], files: KeyFiles) -> None:
         self._listen = listen
         self._seeds = [seed for seed in dict.fromkeys(seeds) if seed != listen]
+        self._met: dict[str, float] = {}  # where members were, and until when that counts
         self._files = files
         self._exprs: dict[str, None] = {}  # what is listened to, by the hub's word
         self._ears: _Ears | None = None
@@ -113,8 +116,15 @@ class _Zenoh:
     # --- opening and closing ------------------------------------------------------------------
 
     async def _open(self, patience: float) -> None:
-        """Open a session, after closing the one there is, in a thread of its own."""
+        """Open a session, after closing the one there is, in a thread of its own.
+
+        It calls members that were there of late as well as the seeds: no seed may lead back,
+        and those who had this node as theirs call it ever more rarely.  (A node that slept
+        for ten seconds was not heard of for ten more.)
+        """
         await self._close()
+        now = trio.current_time()
+        self._met = {at: end for at, end in self._met.items() if end > now}
         worker = self._worker = Worker(f"fabric {self.hub.zone}")
         ears = self._ears = _Ears(self)
         session = self._session = Session(self.hub.node, self.hub.zone, ears)
@@ -133,10 +143,11 @@ class _Zenoh:
         """What opening it in that thread raises."""
         met: list[CloudError | None] = []
         exprs = list(self._exprs)
+        seeds = [*dict.fromkeys([*self._seeds, *(at for at in self._met if at != self._listen)])]
 
         def job() -> None:
             try:
-                session.open(self._files, self._listen, self._seeds, exprs)
+                session.open(self._files, self._listen, seeds, exprs)
                 met.append(None)
             except CloudError as error:
                 met.append(error)
@@ -205,11 +216,14 @@ class _Zenoh:
     def joined(self, node: str, session: str, address: str) -> None:
         self._doubtful.discard((node, session))
         self._addresses[node, session] = address
+        self._met[address] = math.inf
         self._seek.found(address)
         self.hub.joined(node, session)
 
     def left(self, node: str, session: str) -> None:
         address = self._addresses.pop((node, session), "")
+        if address in self._met:
+            self._met[address] = trio.current_time() + RECALL
         if address and address not in self._seeds:  # those Zenoh goes on dialling
             self._seek.lost(address)
         self.hub.left(node, session)
