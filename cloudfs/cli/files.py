@@ -10,7 +10,7 @@ import errno
 import os
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import click
@@ -266,6 +266,19 @@ def find_id(files: Files, given: str) -> str:
             "bad", f"{len(found)} objects begin with {given}: {' '.join(found[:4])}", "give more"
         )
     return found[0]
+
+
+def write_each(files: Files, names: Iterable[str], path: Callable[[str], str], line: str) -> None:
+    """Write a line to path(name) for each name; go on after a failure, and fail then."""
+    failed = False
+    for name in names:
+        try:
+            files.write(path(name), line)
+        except CloudError as error:
+            click.echo(f"cloudfs: {error}", err=True)
+            failed = True
+    if failed:
+        raise SystemExit(1)
 
 
 def ids(files: Files) -> list[str]:

@@ -14,7 +14,7 @@ import click
 
 from cloudfs import config, ndb
 from cloudfs.cli import Options
-from cloudfs.cli.files import Files, Shell, open_files
+from cloudfs.cli.files import Files, Shell, open_files, write_each
 from cloudfs.cli.show import columns, size, span
 from cloudfs.errors import CloudError
 
@@ -181,15 +181,7 @@ def undrain(options: Options, names: tuple[str, ...]) -> None:
 
 def _each(options: Options, names: tuple[str, ...], line: str) -> None:
     files = open_files(options)
-    failed = False
-    for name in names or (own(files),):
-        try:
-            files.write(f"nodes/{name}/ctl", line)
-        except CloudError as error:
-            click.echo(f"cloudfs: {error}", err=True)
-            failed = True
-    if failed:
-        raise SystemExit(1)
+    write_each(files, names or (own(files),), lambda name: f"nodes/{name}/ctl", line)
 
 
 @click.command()

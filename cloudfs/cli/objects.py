@@ -13,7 +13,7 @@ import click
 
 from cloudfs import ndb
 from cloudfs.cli import Options
-from cloudfs.cli.files import Files, Shell, find_id, ids, open_files
+from cloudfs.cli.files import Files, Shell, find_id, ids, open_files, write_each
 from cloudfs.cli.show import columns, size, span
 from cloudfs.errors import CloudError
 
@@ -188,17 +188,9 @@ def verb(name: str, line: str, doc: str) -> click.Command:
 
 
 def each(options: Options, given: tuple[str, ...], line: str) -> None:
-    """Write a line to the ctl of each object; go on after a failure, and fail then."""
+    """Write a line to the ctl of each object."""
     files = open_files(options)
-    failed = False
-    for id in given:
-        try:
-            files.write(f"proc/{find_id(files, id)}/ctl", line)
-        except CloudError as error:
-            click.echo(f"cloudfs: {error}", err=True)
-            failed = True
-    if failed:
-        raise SystemExit(1)
+    write_each(files, given, lambda id: f"proc/{find_id(files, id)}/ctl", line)
 
 
 kill = verb("kill", "kill", "End objects, with all their processes.")

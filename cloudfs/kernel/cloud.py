@@ -22,12 +22,6 @@ from cloudfs.kernel.roster import GONE
 
 STALE = 1.0  # seconds for which what was asked of other zones is not asked again
 FORGET = 86400.0  # seconds after which a node that nobody hears of is forgotten
-STATES = {
-    "alive": "it is heard of",
-    "suspect": "nothing was heard of it for some seconds",
-    "gone": "it is taken for dead; its objects are shown as lost",
-    "left": "it said that it leaves the cloud",
-}
 
 Ask = Callable[[str, float], Awaitable[tuple[list[str], bool]]]
 
