@@ -63,6 +63,16 @@ class _Authority:
         return str(self.cert.subject.get_attributes_for_oid(NameOID.COMMON_NAME)[0].value)
 
 
+def is_label(name: str) -> bool:
+    """Whether a node or a cluster may be called so."""
+    return bool(_IS_LABEL.fullmatch(name))
+
+
+def is_cloud(name: str) -> bool:
+    """Whether a cloud may be called so."""
+    return bool(_IS_CLOUD.fullmatch(name))
+
+
 def make_cloud(state: Path, cloud: str = "local") -> None:
     """Make a new cloud's key, state/cloud.key.
 
@@ -77,12 +87,12 @@ def make_cloud(state: Path, cloud: str = "local") -> None:
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, cloud)])
     cert = (
-        _builder(name, name, key.public_key())
+        builder(name, name, key.public_key())
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .add_extension(_usage(signs=False), critical=True)
+        .add_extension(usage(signs=False), critical=True)
         .sign(key, hashes.SHA256())
     )
-    _write(path, _pem(cert) + _pem_key(key), 0o600)
+    _write(path, pem(cert) + pem_key(key), 0o600)
 
 
 def node_files(state: Path, node: str, cluster: str) -> KeyFiles:
@@ -107,15 +117,15 @@ def node_files(state: Path, node: str, cluster: str) -> KeyFiles:
     both = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH])
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, node)])
     cert = (
-        _builder(subject, authority.cert.subject, key.public_key())
+        builder(subject, authority.cert.subject, key.public_key())
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        .add_extension(_usage(signs=True), critical=True)
+        .add_extension(usage(signs=True), critical=True)
         .add_extension(both, critical=False)
         .add_extension(x509.SubjectAlternativeName([uri, x509.DNSName(node)]), critical=False)
         .sign(authority.key, hashes.SHA256())
     )
-    _write(files.ca, _pem(authority.cert), 0o644)
-    _write(files.cert, _pem(cert), 0o644)
+    _write(files.ca, pem(authority.cert), 0o644)
+    _write(files.cert, pem(cert), 0o644)
     return files
 
 
@@ -184,21 +194,26 @@ def _context(files: KeyFiles, protocol: int) -> ssl.SSLContext:
 # --- certificates ---------------------------------------------------------------------------
 
 
-def _builder(
-    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey
+def builder(
+    subject: x509.Name,
+    issuer: x509.Name,
+    key: ec.EllipticCurvePublicKey,
+    begins: datetime.datetime = _FROM,
+    ends: datetime.datetime = _UNTIL,
 ) -> x509.CertificateBuilder:
+    """A certificate that lacks what its use needs, and the signature."""
     return (
         x509.CertificateBuilder()
         .subject_name(subject)
         .issuer_name(issuer)
         .public_key(key)
         .serial_number(x509.random_serial_number())
-        .not_valid_before(_FROM)
-        .not_valid_after(_UNTIL)
+        .not_valid_before(begins)
+        .not_valid_after(ends)
     )
 
 
-def _usage(signs: bool) -> x509.KeyUsage:
+def usage(signs: bool) -> x509.KeyUsage:
     """A node signs handshakes, the authority certificates."""
     return x509.KeyUsage(
         digital_signature=signs,
@@ -251,7 +266,7 @@ def _node_key(path: Path) -> ec.EllipticCurvePrivateKey:
         key = load_pem_private_key(path.read_bytes(), None)
     except FileNotFoundError:
         made = ec.generate_private_key(ec.SECP256R1())
-        _write(path, _pem_key(made), 0o600)
+        _write(path, pem_key(made), 0o600)
         return made
     except (OSError, ValueError, TypeError) as error:
         raise CloudError("bad", f"{path} is no key: {error}") from error
@@ -275,11 +290,13 @@ def _fingerprint(cert: x509.Certificate) -> str:
 # --- files ----------------------------------------------------------------------------------
 
 
-def _pem(cert: x509.Certificate) -> bytes:
+def pem(cert: x509.Certificate) -> bytes:
+    """A certificate as it stands in files."""
     return cert.public_bytes(Encoding.PEM)
 
 
-def _pem_key(key: ec.EllipticCurvePrivateKey) -> bytes:
+def pem_key(key: ec.EllipticCurvePrivateKey) -> bytes:
+    """A key as it stands in files, not encrypted: they are for the node's owner alone."""
     return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
 
 
