@@ -20,7 +20,7 @@ import binascii
 import hashlib
 import re
 import secrets
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from cryptography.exceptions import InvalidSignature, InvalidTag
@@ -32,10 +32,10 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from cloudfs import ndb
 from cloudfs.errors import CloudError
+from cloudfs.factotum.versions import BEFORE, after
 
 # RFC 9106, 4: the second recommended choice, for where 2 GiB are too much.
 MEMORY, PASSES, LANES = 64 << 10, 3, 4  # KiB
-BEFORE = 16  # ancestors that a blob names
 MOST = 256 << 10  # bytes of what is sealed
 _KEY, _NONCE, _SLOT = 32, bytes(12), 32 + 32 + 16  # commitment, key, tag
 _FIELDS = ("user", "version", "before", "salt", "password", "recovery", "box", "sign")
@@ -62,9 +62,6 @@ class Blob:
     @property
     def digest(self) -> str:
         return hashlib.sha256(self.text().encode()).hexdigest()
-
-    def follows(self, other: Blob) -> bool:
-        return other.digest in self.before
 
     def _signed(self) -> str:
         return ndb.record(
@@ -125,18 +122,18 @@ def seal(
     hardened: bytes,
     code: str,
     key: Ed25519PrivateKey,
-    after: Blob | None = None,
+    last: Sequence[Blob] = (),
 ) -> Blob:
     """Seal a user's keys.  Takes a tenth of a second and 64 MiB: not on an event loop.
 
-    hardened: what oprf.finish gave.  key: the user's.  after: the version that this one
-    follows.  CloudError("toobig"), ("bad") for a code that is none.
+    hardened: what oprf.finish gave.  key: the user's.  last: the version that this one
+    follows, or all heads of a fork that it ends.  CloudError: "toobig", or "bad" for a code
+    that is none.
     """
     if len(content) > MOST:
         raise CloudError("toobig", f"keys of {len(content)} bytes; at most {MOST} are kept")
     salt, lock = secrets.token_bytes(32), secrets.token_bytes(_KEY)
-    version = after.version + 1 if after else 1
-    before = ((after.digest, *after.before) if after else ())[:BEFORE]
+    version, before = after(*last)
     about = _about(user, version, salt)
     blob = Blob(
         user,
@@ -198,42 +195,3 @@ def _spread(secret: bytes, salt: bytes, use: bytes) -> bytes:
 
 def _about(user: str, version: int, salt: bytes) -> bytes:
     return f"{user} {version} {salt.hex()}".encode()
-
-
-# --- which one holds ------------------------------------------------------------------------
-
-
-def heads(blobs: Iterable[Blob]) -> list[Blob]:
-    """Those that no other follows, the newest first: more than one is a fork.
-
-    Where one is so much older that the newer does not name it any more, both are heads:
-    nobody can tell, so the user must.
-    """
-    all_ = {blob.digest: blob for blob in blobs}
-    followed = {name for blob in all_.values() for name in blob.before}
-    left = [blob for name, blob in all_.items() if name not in followed]
-    return sorted(left, key=lambda blob: (-blob.version, blob.digest))
-
-
-def newest(blobs: Iterable[Blob], seen: Blob | None = None) -> Blob:
-    """The version that holds.
-
-    seen: the last one that this client has had.  CloudError: "absent" without any, "stale"
-    where all are older than `seen`, "busy" where they have parted in two.
-    """
-    found = heads(blobs)
-    if not found:
-        raise CloudError("absent", "no secstore has keys of this user")
-    last = found[0]
-    if seen is not None and last.digest != seen.digest and not last.follows(seen):
-        if last.version <= seen.version and any(head.digest in seen.before for head in found):
-            raise CloudError(
-                "stale",
-                f"version {last.version} was found, and this machine has had {seen.version}",
-                "the secstores asked are behind or lie: try again, or others",
-            )
-        found = [last, seen]
-    if len(found) > 1:
-        names = " and ".join(f"{blob.version} ({blob.digest[:8]})" for blob in found[:2])
-        raise CloudError("busy", f"the keys have parted in two: {names}", "say which one holds")
-    return last

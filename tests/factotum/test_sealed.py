@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cloudfs.errors import CloudError
-from cloudfs.factotum import sealed
+from cloudfs.factotum import sealed, versions
 from cloudfs.factotum.sealed import Blob
 
 KEY = Ed25519PrivateKey.generate()
@@ -24,8 +24,8 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sealed, "MEMORY", 64)
 
 
-def seal(after: Blob | None = None, content: bytes = b"key proto=cap25519") -> Blob:
-    return sealed.seal(content, "ana", HARD, CODE, KEY, after)
+def seal(*last: Blob, content: bytes = b"key proto=cap25519") -> Blob:
+    return sealed.seal(content, "ana", HARD, CODE, KEY, last)
 
 
 def test_password_and_code_open_it_and_nothing_else_does() -> None:
@@ -82,44 +82,44 @@ def test_the_newest_holds_in_whatever_order_they_come() -> None:
     one = seal()
     two = seal(one)
     three = seal(two)
-    assert sealed.newest([two, three, one]) == three
-    assert sealed.newest([one, one, two]) == two
-    assert sealed.newest([three], seen=one) == three
-    assert sealed.newest([three], seen=three) == three
+    assert versions.newest([two, three, one]) == three
+    assert versions.newest([one, one, two]) == two
+    assert versions.newest([three], seen=one) == three
+    assert versions.newest([three], seen=three) == three
 
 
 def test_older_ones_than_were_seen_are_refused() -> None:
     one = seal()
     two = seal(one)
     with pytest.raises(CloudError, match="behind or lie") as caught:
-        sealed.newest([one], seen=two)
+        versions.newest([one], seen=two)
     assert caught.value.kind == "stale"
     with pytest.raises(CloudError) as caught:
-        sealed.newest([])
+        versions.newest([])
     assert caught.value.kind == "absent"
 
 
 def test_a_fork_is_seen_and_both_are_kept() -> None:
     one = seal()
     left, right = seal(one), seal(one)
-    assert set(sealed.heads([one, left, right])) == {left, right}
+    assert set(versions.heads([one, left, right])) == {left, right}
     with pytest.raises(CloudError, match="parted in two"):
-        sealed.newest([one, left, right])
+        versions.newest([one, left, right])
     with pytest.raises(CloudError, match="parted in two"):
-        sealed.newest([left], seen=right)
-    settled = seal(left)
-    settled = replace(settled, before=(left.digest, right.digest, one.digest))
-    assert sealed.newest([one, left, right, settled]) == settled
+        versions.newest([left], seen=right)
+    settled = seal(left, right)
+    settled.check(KEY.public_key())
+    assert versions.newest([one, left, right, settled]) == settled
 
 
 def test_versions_remember_sixteen_before_them() -> None:
     chain = [seal()]
     for _ in range(18):
         chain.append(seal(chain[-1]))
-    assert len(chain[-1].before) == sealed.BEFORE
-    assert sealed.newest(chain) == chain[-1]
+    assert len(chain[-1].before) == versions.BEFORE
+    assert versions.newest(chain) == chain[-1]
     with pytest.raises(CloudError, match="parted"):
-        sealed.newest([chain[-1]], seen=chain[0])  # too far apart to tell
+        versions.newest([chain[-1]], seen=chain[0])  # too far apart to tell
 
 
 def test_too_much_to_seal() -> None:
