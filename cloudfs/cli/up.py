@@ -95,6 +95,12 @@ def answers(path: Path, seconds: float = 2.0) -> bool:
             return False
 
 
+def stands(point: Path) -> bool:
+    """Whether a tree of ours is mounted there and answers; that of a dead daemon does not."""
+    here = stale.mounted_at(point)
+    return here is not None and here.ours and stale.state(here.directory) == "live"
+
+
 def _start(command: list[str], state: Path, point: Path | None) -> None:
     """Start the daemon and see it answer; raises with the end of its log if it does not."""
     try:
@@ -127,8 +133,7 @@ def _start(command: list[str], state: Path, point: Path | None) -> None:
                 f"the node ended at once:\n{_tail(state / 'log', log_start)}",
                 "see: cloudfs doctor",
             )
-        mounted = point is None or any(m.ours and m.directory == str(point) for m in stale.mounts())
-        return mounted and answers(config.socket_path(state))
+        return answers(config.socket_path(state)) and (point is None or stands(point))
 
     if not until(ready, START):
         daemon.terminate()

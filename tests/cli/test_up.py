@@ -9,6 +9,7 @@ import time
 
 import pytest
 
+from cloudfs.cli.up import stands
 from tests.persons import Session
 
 LOOP = ("sh", "-c", "i=0; while :; do echo $i; i=$((i + 1)); sleep 0.02; done")
@@ -93,6 +94,22 @@ def test_up_clears_a_stale_mount_and_doctor_sees_it(own: Session) -> None:
     own.run("kill", "-9", str(daemon(own)))
     own.cloudfs("up")
     assert "proc" in own.sh("ls $CLOUDFS_MOUNT").split()
+
+
+@pytest.mark.one_person
+def test_a_mount_stands_when_it_answers(own: Session) -> None:
+    assert not stands(own.mount)
+    own.cloudfs("up")
+    assert stands(own.mount)
+    own.run("kill", "-9", str(daemon(own)))
+    deadline = time.monotonic() + 10
+    while stands(own.mount):  # until the kernel has closed what the daemon had open
+        assert time.monotonic() < deadline, (
+            "the mount of a dead daemon is taken for one that answers"
+        )
+        time.sleep(0.05)
+    own.cloudfs("up")
+    assert stands(own.mount)
 
 
 @pytest.mark.one_person
