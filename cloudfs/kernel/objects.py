@@ -120,11 +120,13 @@ class Objects:
         self._expire(now)
         self._need_nursery()
         self._need_room(made.user)
+        made.guest = True
+        if made.on not in ("", self.node):
+            raise CloudError("refused", f"this is node {self.node}, and it wants {made.on}")
         self._check_here(made)
         self.runtime_for(made)
         self.reserve.expire(now)
         self.reserve.hold(made.id, wanted(made.limits), now + seconds)
-        made.on = self.node
         self.enter(made)
         made.events.add("new", user=made.user)
         self.spawn(self.go_unused, made, now + seconds)
@@ -258,7 +260,7 @@ class Objects:
         """Start argv as the object's program, on the node that fits best.  The Wait ends
         when it runs; it raises, and the object is as before, if it cannot."""
         lifecycle.after(made.state, "exec")
-        if self.handover is not None and made.on != self.node:
+        if self.handover is not None and made.on != self.node and not made.guest:
             self._need_nursery()
             return self.handover.place(made, argv)
         if self.reserve.held(made.id) is None:  # what is held for it was checked then
@@ -268,6 +270,8 @@ class Objects:
     def _check_here(self, made: Object) -> None:
         """Whether this node will do; room is told by the reserve itself."""
         wish = dataclasses.replace(made.wish(), want=NOTHING)
+        if made.guest:
+            wish = placement.told(wish)
         placement.order(wish, {self.node: self.attributes()}, self.node)
 
     def again(self, made: Object) -> Wait[None]:

@@ -105,6 +105,7 @@ class Proc:
             Stream("stdout", 0o440, _stdout, objects.dropped, objects.grown),
             Stream("stderr", 0o440, _stderr, objects.dropped, objects.grown),
             Value("limits", 0o444, _limits),
+            Value("spec", 0o444, _spec),
             Value("usage", 0o444, _usage),
             Value("cost", 0o444, self._cost),
             Value("node", 0o444, self._node),
@@ -235,6 +236,24 @@ def _limits(made: Object, at: Attach) -> str:
     """Its limits: cpu in cores, mem in bytes, pids, time in seconds; empty is none."""
     has = made.limits
     pairs = {"cpu": has.cpu, "mem": has.mem, "pids": has.pids, "time": has.time}
+    return ndb.record(pairs) + "\n"
+
+
+def _spec(made: Object, at: Attach) -> str:
+    """How it is to be run, as ctl was told: runtime and net (empty until exec: the node's
+    own choice), restart, nice, dir, and of the node that is to run it on, spread, require
+    and prefer."""
+    pairs = {
+        "runtime": made.runtime,
+        "net": made.net if made.runtime == "sandbox" else "",
+        "restart": made.restart,
+        "nice": made.nice,
+        "dir": made.dir,
+        "on": made.on,
+        "spread": made.spread,
+        "require": " ".join(map(ndb.quote, made.require)),
+        "prefer": " ".join(map(ndb.quote, made.prefer)),
+    }
     return ndb.record(pairs) + "\n"
 
 

@@ -50,14 +50,17 @@ async def test_it_goes_where_it_is_told_with_all_that_was_set_up(autojump_clock,
     waiting = at.open(ref, OREAD).read(0, 100)
     await n1.tell(
         made, "on n2", "dir /", "env A=1 'B=it''s x'", "env C=", WANTS, "limit time=50",
-        "app web", "label a=b c=d", "nice 5", "restart on-failure", "require cluster=rome",
-        "exec echo 'a b' it''s c",
+        "app web", "label a=b c=d", "nice 5", "restart on-failure", "require cluster=rome age<60",
+        "prefer sort=load", "spread label.rack", "exec echo 'a b' it''s c",
     )  # fmt: skip
     assert made.id not in n1.objects.all
     assert (made.state, n1.objects.moved_to(made.id)) == ("gone", "n2")
     there = net.nodes["n2"].objects.all[made.id]
     assert there.argv == ["echo", "a b", "its", "c"]
-    for name in ("user", "app", "labels", "env", "dir", "limits", "nice", "restart", "binds"):
+    for name in (
+        *("user", "app", "labels", "env", "dir", "limits", "nice", "restart", "binds"),
+        *("on", "require", "prefer", "spread"),
+    ):
         assert getattr(there, name) == getattr(made, name), name
     with pytest.raises(CloudError, match="is on node n2 now"):
         await n1.tell(made, "kill")
@@ -252,7 +255,8 @@ async def test_a_program_that_is_not_there(autojump_clock, net, n1):
         (["object X " + "b" * 16], "bad", "is no id"),
         (["object " + "a" * 16 + " ../../etc/passwd0"], "bad", "is no id"),
         ([OBJECT, "exec true"], "bad", "no verb 'exec'"),
-        ([OBJECT, "on n1"], "bad", "no verb 'on'"),
+        ([OBJECT, "start"], "bad", "no verb 'start'"),
+        ([OBJECT, "on n2", "hold"], "refused", "it wants n2"),
         ([OBJECT, "limit cpu=x"], "bad", "a number above 0"),
         ([OBJECT, "limit cpu=3", "hold"], "full", "2 cores unreserved"),
         ([OBJECT, "limit mem=1001", "hold"], "full", "ask for less"),
