@@ -86,7 +86,7 @@ def table(found: list[dict[str, str]]) -> Iterator[str]:
 def own(files: Files) -> str:
     """The name of the node that these files are of: the one whose status has no age."""
     if isinstance(files, Shell):
-        return config.node_name()
+        return own(files.files) if files.files else config.node_name()
     for record in records(files):
         if record["state"] in ("alive", "drained") and "age" not in record:
             return record["name"]

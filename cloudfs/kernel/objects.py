@@ -24,7 +24,7 @@ from cloudfs.kernel.object import Object, add, new_id
 from cloudfs.kernel.records import Records
 from cloudfs.kernel.reserve import NOTHING, Reserve, wanted
 from cloudfs.node.api import PATH, Exit, Host, Launch
-from cloudfs.wait import Wait
+from cloudfs.wait import Wait, settle
 from cloudfs.who import Who
 
 log = logging.getLogger(__name__)
@@ -423,18 +423,31 @@ class Objects:
             return self.handover.kill(made, why)
         if made.state == "exited" and made.restart != "never":
             made.asked = why
-            made.bell.ring()
+            self.keep(made)
             return None
+        if made.state == "starting":
+            return Wait(partial(self._kill_started, made, why))
         running = made.need_running()
         made.asked = why
         self.keep(made)  # before it dies: no later daemon is to start it again
-        running.kill(why)
+        try:
+            running.kill(why)
+        except CloudError as error:
+            if error.kind != "absent":  # it has just ended by itself
+                raise
 
         async def run() -> None:
             while made.state in ("running", "stopped"):
                 await made.bell.wait()
 
         return Wait(run)
+
+    async def _kill_started(self, made: Object, why: str) -> None:
+        while made.state == "starting":
+            await made.bell.wait()
+        waits = made.state == "exited" and made.restart != "never"
+        if waits or made.state in ("new", "running", "stopped"):
+            await settle(self.kill(made, why))
 
     # --- output
 

@@ -301,7 +301,7 @@ OBJECT = table(
     Verb("nice N", 1, 1, _nice, ALWAYS),
     Verb("stop", 0, 0, _stop, frozenset({"running"})),
     Verb("start", 0, 0, _start, frozenset({"stopped", "exited", "lost"})),
-    Verb("kill", 0, 0, _kill, _LIVE | {"new", "placing", "exited"}),
+    Verb("kill", 0, 0, _kill, _LIVE | {"new", "placing", "starting", "exited"}),
     Verb("note TEXT...", 1, None, _note, _LIVE),
     Verb("signal NAME", 1, 1, _signal, _LIVE),
     Verb("close stdin", 1, 1, _close, _LIVE),
