@@ -84,7 +84,7 @@ class Handover:
     """The objects of one node that go to others."""
 
     def __init__(self, objects: Objects, cloud: Cloud) -> None:
-        self.moved = Moved()
+        self.moved = Moved(objects.records)
         self._objects = objects
         self._cloud = cloud
         self._trying: dict[str, str] = {}  # id → node, of objects that are placed now

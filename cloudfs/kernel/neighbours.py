@@ -261,6 +261,8 @@ class Neighbours:
         node = sample.stamp.node
         if sample.gone:
             self.cloud.catalog.drop(node, id)
+            if self.cloud.objects.handover is not None:
+                self.cloud.objects.handover.moved.drop(id, node)  # it was wiped there
             return
         try:
             self.cloud.catalog.put(node, ndb.text_line(sample.value))

@@ -55,6 +55,7 @@ class Objects:
         others: Cloud | None = None,
     ) -> None:
         self.host = host
+        self.records = records
         self.node = node
         self.owner = owner
         self.bounds = bounds or Bounds()
@@ -71,7 +72,6 @@ class Objects:
         self.handover: Handover | None = None
         if others is not None:
             self.join(others)
-        self._records = records
         self.home = state / "objects"
         self._promised: dict[str, tuple[Who, object, list[str], float]] = {}
         self._held: dict[str, int] = {}  # objects of each user
@@ -195,7 +195,7 @@ class Objects:
             del self._held[made.user]
         self.version += 1
         self.reserve.release(made.id)
-        self._records.drop(made.id)
+        self.records.drop(made.id)
         self._move_keys(made, set())
         made.state, made.session = "gone", None
         made.bell.ring()
@@ -393,9 +393,9 @@ class Objects:
         made.touch()
         self.reindex(made)
         if made.state == "new" or (made.state == "placing" and not made.placed):
-            self._records.drop(made.id)  # it stood as starting
+            self.records.drop(made.id)  # it stood as starting
         else:
-            self._records.put(made.id, made.to_record())
+            self.records.put(made.id, made.to_record())
         made.bell.ring()
         self.changed_one(made)
 
@@ -475,8 +475,10 @@ class Objects:
         """Find again what an earlier daemon left, then serve until cancelled.  Objects
         live on when this ends."""
         self.home.mkdir(mode=0o700, parents=True, exist_ok=True)
-        found = dict(self._records.all())
+        found = dict(self.records.all())
         adoption.sweep(self, found)
+        if self.handover is not None:
+            self.handover.moved.load()
         try:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery

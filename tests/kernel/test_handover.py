@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+import time
 
 import pytest
 import trio
@@ -585,6 +586,25 @@ async def test_a_limit_that_the_node_cannot_set_changes_nothing(autojump_clock, 
     with pytest.raises(CloudError, match="no control group"):
         await n1.tell(made, "limit cpu=0.5")
     assert n1.reserve.free == ALL - amount(1.5, 600)
+
+
+async def test_where_objects_went_outlives_the_daemon(autojump_clock, net, n1, monkeypatch):
+    ids = [(await n1.tell(n1.new(), "on n2", "exec true")).id for _ in range(2)]
+    n1.objects.handover.moved.drop(ids[1], "n3")
+    await n1.down()
+    await n1.up()
+    assert [n1.objects.moved_to(id) for id in ids] == ["n2", "n2"]
+    n1.objects.handover.moved.drop(ids[1], "n2")
+    await n1.down()
+    wall = time.time() + moved.REMEMBER / 2
+    monkeypatch.setattr(time, "time", lambda: wall)
+    await n1.up()
+    assert [n1.objects.moved_to(id) for id in ids] == ["n2", None]
+    await trio.sleep(moved.REMEMBER / 2 + 1)
+    assert n1.objects.moved_to(ids[0]) is None
+    await n1.down()
+    await n1.up()
+    assert list(n1.records.all_moved()) == []
 
 
 async def test_where_objects_went_is_forgotten_in_time(autojump_clock, net, n1, monkeypatch):
