@@ -414,13 +414,14 @@ class Objects:
         self.become(made, "start")
         return None
 
-    def kill(self, made: Object, why: str) -> Wait[None] | None:
-        """Kill every process of it; the Wait ends when they are gone."""
+    def kill(self, made: Object, why: str, who: Who | None = None) -> Wait[None] | None:
+        """Kill every process of it; the Wait ends when they are gone.  who: as whom to
+        have it killed on the node that takes it meanwhile."""
         if made.state == "new":
             self.leave(made)
             return None
         if made.state == "placing" and self.handover is not None:
-            return self.handover.kill(made, why)
+            return self.handover.kill(made, why, who or Who(made.user, None))
         if made.state == "exited" and made.restart != "never":
             made.asked = why
             self.keep(made)

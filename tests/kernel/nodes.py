@@ -29,13 +29,14 @@ ANN, BOB = Who("ann", 1001), Who("bob", 1002)
 CPUS, MEM = 2, 1000
 
 # What may happen to one write on its way.  "late": no answer, and it arrives 15 s later.
+STEPS = {"object": "offer", "begin": "commit", "withdraw": "withdraw"}  # by the first word
 FAULTS = ("refused-before", "refused-after", "silent-before", "silent-after", "late")
 
 
 class Net:
     """The nodes, and what is to happen to the next writes.
 
-    faults: (step, number) → fault, where the step is "offer", "commit" or "withdraw" and
+    faults: (step, number) → fault, where the step is "offer", "commit", "withdraw" or "verb" and
     the number counts the writes of that step.  down: nodes that do not answer at all.
     """
 
@@ -53,7 +54,7 @@ class Net:
         return node
 
     async def write(self, node, user, path, text):
-        step = {"object": "offer", "begin": "commit"}.get(text.split()[0], "withdraw")
+        step = STEPS.get(text.split()[0], "verb")
         count = self.counts[step] = self.counts.get(step, 0) + 1
         fault = self.faults.get((step, count), "")
         self.written.append((node, path, text))

@@ -3,6 +3,7 @@
 import contextlib
 import itertools
 import time
+from contextlib import asynccontextmanager
 
 import pytest
 import trio
@@ -63,8 +64,8 @@ async def test_it_goes_where_it_is_told_with_all_that_was_set_up(autojump_clock,
         *("on", "require", "prefer", "spread"),
     ):
         assert getattr(there, name) == getattr(made, name), name
-    with pytest.raises(CloudError, match="is on node n2 now"):
-        await n1.tell(made, "kill")
+    await n1.tell(made, "label x=y")
+    assert there.labels == {"a": "b", "c": "d", "x": "y"}
     with pytest.raises(CloudError, match="is on node n2 now"):
         await waiting.run()
     assert f"id={made.id}" in n1.objects.events.since(0)[0].splitlines()[-1]
@@ -419,7 +420,7 @@ async def test_lost_while_its_node_is_silent_and_never_run_elsewhere(autojump_cl
         await n1.tell(made, "exec sleep 3000")
     assert made.state == "placing"
     with pytest.raises(CloudError, match="is placing"):
-        await n1.tell(made, "app x")
+        await n1.tell(made, "dir /")
     net.down.add("n2")
     await trio.sleep(200)
     assert (made.state, made.placed) == ("lost", "n2")
@@ -509,25 +510,71 @@ async def test_kill_while_a_node_is_sought(autojump_clock, net, n1):
     assert set(net.free().values()) == {ALL}
 
 
-@pytest.mark.parametrize(("fault", "left"), [("", "gone"), ("silent-before", "lost")])
-async def test_kill_after_a_node_was_told(autojump_clock, net, n1, fault, left):
-    net.faults["commit", 1] = fault
-    net.faults["withdraw", 1] = "silent-before"
-    made = await n1.tell(n1.new(), "on n2")
+@asynccontextmanager
+async def being_told(node, made):
+    """While another node is told to run an object."""
 
     async def begin():
         with contextlib.suppress(CloudError):
-            await n1.tell(made, "exec sleep 300")
+            await node.tell(made, "exec sleep 300")
 
     async with trio.open_nursery() as tasks:
         tasks.start_soon(begin)
         while not made.placed:
             await trio.sleep(0)
-        said = "has not answered" if fault else "is on node n2 now"
-        with pytest.raises(CloudError, match=said):
+        yield
+
+
+async def test_kill_after_a_node_was_told_reaches_it_there(autojump_clock, net, n1):
+    made = await n1.tell(n1.new(), "on n2", "restart always")
+    async with being_told(n1, made):
+        await n1.tell(made, "kill")
+    there = net.nodes["n2"].objects.all[made.id]
+    assert (made.state, there.state, there.why) == ("gone", "exited", "killed by ann")
+    assert net.copies(made.id) == []
+    assert set(net.free().values()) == {ALL}
+
+
+async def test_kill_after_a_node_was_told_that_does_not_answer(autojump_clock, net, n1):
+    net.faults["commit", 1] = "silent-before"
+    net.faults["withdraw", 1] = "silent-before"
+    made = await n1.tell(n1.new(), "on n2")
+    async with being_told(n1, made):
+        with pytest.raises(CloudError, match="has not answered"):
             await n1.tell(made, "kill")
-    assert made.state == left
-    assert net.copies(made.id) == ([] if fault else ["n2"])
+    assert made.state == "lost"
+    assert net.copies(made.id) == []
+
+
+async def test_lines_written_meanwhile_are_done_where_it_is(autojump_clock, net, n1):
+    made = await n1.tell(n1.new(), "on n2")
+    async with being_told(n1, made):
+        with pytest.raises(CloudError, match="dir: object .* is placing; it works while new"):
+            await n1.tell(made, "dir /")
+        await n1.tell(made, "label a=b")
+    there = net.nodes["n2"].objects.all[made.id]
+    assert there.labels == {"a": "b"}
+    assert made.state == "gone"
+    await n1.tell(made, "nice 4", "stop")
+    assert (there.nice, there.state) == (4, "stopped")
+    with pytest.raises(CloudError, match="no signal 'WINK'"):
+        await n1.tell(made, "signal WINK")
+    with pytest.raises(CloudError, match=f"{made.id} is bob|denied|[Pp]ermission"):
+        await n1.tell(made, "kill", who=BOB)
+    net.down.add("n2")
+    with pytest.raises(CloudError, match="is on node n2 now: node n2 does not answer; try again"):
+        await n1.tell(made, "kill")
+    assert net.copies(made.id) == ["n2"]
+
+
+async def test_lines_written_meanwhile_are_done_here_if_it_stays(autojump_clock, net, n1):
+    made = await n1.tell(n1.new(), "prefer cluster=paris")
+    async with trio.open_nursery() as tasks:
+        tasks.start_soon(n1.tell, made, "exec sleep 300")
+        while made.state != "placing":
+            await trio.sleep(0)
+        await n1.tell(made, "nice 4")
+    assert (made.state, made.nice) == ("running", 4)
 
 
 async def test_a_lost_one_may_be_wiped_and_is_remembered(autojump_clock, net, n1):
