@@ -17,7 +17,7 @@ from cloudfs.kernel.records import Records
 from cloudfs.kernel.reserve import Reserve, amount
 from cloudfs.node.metrics import Metrics
 from cloudfs.node.twin import Twin
-from cloudfs.tree.api import OWRITE
+from cloudfs.tree.api import OWRITE, Node, Ref
 from cloudfs.tree.nodes import own
 from cloudfs.tree.proc import Proc
 from cloudfs.tree.space import ErrLog, Space
@@ -97,6 +97,31 @@ class Reached:
         await self.net.write(self.node, self.user, path, text)
 
 
+class Trees:
+    """The trees of all nodes, as each imports those of the others."""
+
+    def __init__(self, net):
+        self.net = net
+
+    def reach(self, node, path=()):
+        return There(self.net, node, path)
+
+
+class There(Node):
+    def __init__(self, net, node, path):
+        self.net, self.node, self.path = net, node, path
+
+    def open(self, mode, at, cues):
+        if self.node in self.net.down:
+            raise CloudError("unreachable", f"node {self.node} does not answer")
+        there = Space(self.net.nodes[self.node].root, ErrLog()).attach(Who(at.who.user, None))
+        ref = there.root()
+        _, found, error = there.walk_all(Ref(ref.node, ref.path, cues), self.path)
+        if error:
+            raise error
+        return there.open(found, mode)
+
+
 class Member:
     """One node, as what the kernel needs of the others (`Cloud`) too."""
 
@@ -118,7 +143,7 @@ class Member:
             self.twin, self.records, self.path, self.name, self.owner, events=events,
             attributes=self.attributes, reserve=self.reserve, others=self,
         )  # fmt: skip
-        proc = Proc(self.objects, lambda: 0.0)
+        proc = Proc(self.objects, lambda: 0.0, Trees(self.net))
         self.root = own(self.machine, proc, Trace())
         self.spaces = {}
         self.scope = await self.net.nursery.start(self._run)

@@ -9,12 +9,14 @@ import pytest
 import trio
 import trio.testing
 
+from cloudfs import ndb
 from cloudfs.errors import CloudError
 from cloudfs.kernel import handover, moved
 from cloudfs.kernel.offer import HOLD, Offer, lines_of
 from cloudfs.kernel.reserve import NOTHING, amount
 from cloudfs.tree.api import OREAD
 from cloudfs.tree.space import ErrLog, Space
+from cloudfs.wait import settle
 from tests.kernel.nodes import ANN, BOB, CPUS, FAULTS, MEM, Net
 
 ALL = amount(CPUS, MEM)
@@ -47,9 +49,6 @@ async def test_it_stays_at_home_without_a_wish(autojump_clock, net, n1):
 async def test_it_goes_where_it_is_told_with_all_that_was_set_up(autojump_clock, net, n1):
     made = n1.new()
     made.binds = ["bind -b /cloud/view '/x y'"]
-    at = Space(n1.root, ErrLog()).attach(ANN)
-    _, ref, _ = at.walk_all(at.root(), [".follow", "proc", made.id, "wait"])
-    waiting = at.open(ref, OREAD).read(0, 100)
     await n1.tell(
         made, "on n2", "dir /", "env A=1 'B=it''s x'", "env C=", WANTS, "limit time=50",
         "app web", "label a=b c=d", "nice 5", "restart on-failure", "require cluster=rome age<60",
@@ -66,8 +65,6 @@ async def test_it_goes_where_it_is_told_with_all_that_was_set_up(autojump_clock,
         assert getattr(there, name) == getattr(made, name), name
     await n1.tell(made, "label x=y")
     assert there.labels == {"a": "b", "c": "d", "x": "y"}
-    with pytest.raises(CloudError, match="is on node n2 now"):
-        await waiting.run()
     assert f"id={made.id}" in n1.objects.events.since(0)[0].splitlines()[-1]
 
 
@@ -488,6 +485,87 @@ async def test_a_daemon_that_dies_while_it_places(autojump_clock, net, n1, momen
         assert n1.objects.moved_to(made.id) == net.copies(made.id)[0]
     await trio.sleep(400)
     assert set(net.free().values()) == {ALL}
+
+
+# --- who follows it
+
+
+def follow(node, made, name, who=ANN):
+    at = Space(node.root, ErrLog()).attach(who)
+    _, ref, error = at.walk_all(at.root(), [".follow", "proc", made.id, name])
+    assert error is None
+    return at.open(ref, OREAD)
+
+
+async def all_of(handle):
+    text = b""
+    while data := await settle(handle.read(len(text), 100)):
+        text += data
+    await settle(handle.close())
+    return text.decode()
+
+
+@pytest.mark.parametrize("node", ["n1", "n2"])
+async def test_who_follows_before_exec_follows_it_there(autojump_clock, net, n1, node):
+    made = n1.new()
+    texts = {}
+
+    async def read(name):
+        texts[name] = await all_of(follow(n1, made, name))
+
+    async with trio.open_nursery() as tasks:
+        for name in ("stdout", "stderr", "wait", "events", "note"):
+            tasks.start_soon(read, name)
+        await trio.sleep(5)
+        assert texts == {}
+        await n1.tell(made, f"on {node}", "exec tick 1 5")
+        await trio.sleep(2)
+        assert texts == {}
+        await n1.tell(made, "note hello")
+    assert texts["stdout"] == "0\n1\n2\n3\n4\n"
+    assert texts["stderr"] == ""
+    assert "code=0" in texts["wait"]
+    assert texts["wait"].count("\n") == 1
+    assert "text=hello" in texts["note"]
+    events = [ndb.parse(line)["event"] for line in texts["events"].splitlines()]
+    there = ["place", "placed", "new"] if node == "n2" else []
+    assert events == ["new", *there, "exec", "began", "ended"]
+
+
+async def test_many_reads_of_a_follower_at_once(autojump_clock, net, n1):
+    made = n1.new()
+    handle = follow(n1, made, "stdout")
+    found = []
+
+    async def read():
+        found.append(await settle(handle.read(0, 2)))
+
+    async with trio.open_nursery() as tasks:
+        for _ in range(3):
+            tasks.start_soon(read)
+        await trio.sleep(1)
+        await n1.tell(made, "on n2", "exec tick 1 3")
+    assert found == [b"0\n"] * 3
+    handle.close()
+
+
+async def test_a_follower_is_told_that_the_node_does_not_answer(autojump_clock, net, n1):
+    made = n1.new()
+    handle = follow(n1, made, "wait")
+    await n1.tell(made, "on n2", "exec sleep 50")
+    net.down.add("n2")
+    with pytest.raises(CloudError, match="node n2 does not answer"):
+        await all_of(handle)
+
+
+async def test_who_may_not_read_there_may_not_follow(autojump_clock, net, n1):
+    made = n1.new()
+    handle = follow(n1, made, "wait", who=BOB)
+    await n1.tell(made, "on n2", "exec sleep 5")
+    assert "code=0" in await all_of(handle)  # anybody may read that one
+    made = n1.new()
+    with pytest.raises(CloudError, match="bob may not read it"):
+        follow(n1, made, "stdout", who=BOB)
 
 
 # --- kill and wipe meanwhile
