@@ -147,11 +147,11 @@ class Joined:
         await self._end()
         self._keep([], left=True)
 
-    def introduce(self, cluster: str, name: str) -> str:
+    def introduce(self, cluster: str, name: str) -> str | Wait[str]:
         """Where a node of that cluster and name belongs; "" if this node does not know."""
         if self.neighbours is None:
             return ""
-        return self.neighbours.core.introduction(cluster, name, self.cloud.clock())
+        return self.neighbours.introduction(cluster, name)
 
     # --- being in a cloud -----------------------------------------------------------------------
 

@@ -30,8 +30,9 @@ PAUSE = 2.0  # seconds between two pictures of top
 def nodes(options: Options, as_json: bool) -> None:
     """List the nodes of the cloud, and how each is.
 
-    Reads nodes/NAME/status.  The state is alive, drained, suspect, gone or left; AGE is
-    how long ago the node was heard of.
+    Reads nodes/NAME/status.  The state is alive, drained, suspect, gone or left, and alone
+    of this node where it is not in its cloud; AGE is how long ago the node was heard of;
+    WHY, where there is something to tell, why it is drained or alone.
     """
     files = open_files(options)
     if isinstance(files, Shell):
@@ -67,8 +68,8 @@ def records(files: Files) -> Iterator[dict[str, str]]:
 
 
 def table(found: list[dict[str, str]]) -> Iterator[str]:
-    head = ("NODE", "STATE", "CLUSTER", "CPUS", "LOAD", "FREE", "AGE")
-    rows = [
+    head: tuple[str, ...] = ("NODE", "STATE", "CLUSTER", "CPUS", "LOAD", "FREE", "AGE")
+    rows: list[tuple[str, ...]] = [
         (
             record["name"],
             record["state"],
@@ -80,15 +81,18 @@ def table(found: list[dict[str, str]]) -> Iterator[str]:
         )
         for record in found
     ]
+    if any(record.get("why") for record in found):
+        head = (*head, "WHY")
+        rows = [(*row, record.get("why", "")) for row, record in zip(rows, found, strict=True)]
     return columns(head, rows)
 
 
 def own(files: Files) -> str:
     """The name of the node that these files are of: the one whose status has no age."""
     if isinstance(files, Shell):
-        return config.node_name()
+        return own(files.files) if files.files else config.node_name()
     for record in records(files):
-        if record["state"] in ("alive", "drained") and "age" not in record:
+        if record["state"] != "unknown" and "age" not in record:
             return record["name"]
     raise CloudError("unreachable", "this node does not show itself", "see: cloudfs nodes")
 

@@ -15,9 +15,10 @@ from pathlib import Path
 
 import click
 
-from cloudfs import config
+from cloudfs import config, ndb
 from cloudfs.cli import Options
-from cloudfs.cli.files import daemon_pid, ids, mount_point, open_files, status
+from cloudfs.cli.files import Files, daemon_pid, mount_point, open_files
+from cloudfs.cli.nodes import own
 from cloudfs.errors import CloudError
 from cloudfs.fuse import stale
 
@@ -95,6 +96,12 @@ def answers(path: Path, seconds: float = 2.0) -> bool:
             return False
 
 
+def stands(point: Path) -> bool:
+    """Whether a tree of ours is mounted there and answers; that of a dead daemon does not."""
+    here = stale.mounted_at(point)
+    return here is not None and here.ours and stale.state(here.directory) == "live"
+
+
 def _start(command: list[str], state: Path, point: Path | None) -> None:
     """Start the daemon and see it answer; raises with the end of its log if it does not."""
     try:
@@ -127,8 +134,7 @@ def _start(command: list[str], state: Path, point: Path | None) -> None:
                 f"the node ended at once:\n{_tail(state / 'log', log_start)}",
                 "see: cloudfs doctor",
             )
-        mounted = point is None or any(m.ours and m.directory == str(point) for m in stale.mounts())
-        return mounted and answers(config.socket_path(state))
+        return answers(config.socket_path(state)) and (point is None or stands(point))
 
     if not until(ready, START):
         daemon.terminate()
@@ -158,19 +164,20 @@ def _tail(log: Path, start: int) -> str:
 
 
 @click.command()
-@click.option("--objects", is_flag=True, help="Kill your objects first.")
+@click.option("--objects", is_flag=True, help="Kill your objects on it first.")
 @click.pass_obj
 def down(options: Options, objects: bool) -> None:
     """Stop the node and end its mount; its objects go on.
 
-    A node started again finds its objects, their output and their exit codes.
+    A node started again finds its objects, their output and their exit codes.  With
+    --objects those that run on this node end first, and none waits to be started again.
     """
     state = config.state_dir()
     if options.explain:
         if objects:
-            states = f"{shlex.quote(str(config.mount_dir()))}/view/by-state"
-            files = " ".join(f"{states}/{state}/*/ctl" for state in ("running", "stopped"))
-            click.echo(f"for ctl in {files}; do [ ! -e $ctl ] || echo kill > $ctl; done")
+            files = open_files(options)
+            each = f"{shlex.quote(str(config.mount_dir()))}/nodes/{own(files)}/proc/*/ctl"
+            click.echo(f"for ctl in {each}; do [ ! -e $ctl ] || echo kill > $ctl; done 2>/dev/null")
         click.echo(f"kill $(cat {shlex.quote(str(state / 'pid'))})")
         return
     pid = daemon_pid(state)
@@ -193,11 +200,34 @@ def down(options: Options, objects: bool) -> None:
 
 
 def _kill_objects(options: Options) -> None:
+    """Kill all objects of this node, until none lives; tell of those that may not be."""
     files = open_files(options)
-    alive = [id for id in ids(files) if status(files, id)["state"] in ("running", "stopped")]
-    for id in alive:
-        try:
-            files.write(f"proc/{id}/ctl", "kill")
-        except CloudError as error:
-            click.echo(f"cloudfs: {error}", err=True)
+    place = f"nodes/{own(files)}/proc"
+    over: set[str] = set()  # that end, or cannot be made to
+
+    def none_left() -> bool:
+        for id in files.list(place):
+            if id not in over and id != "help" and _end(files, f"{place}/{id}"):
+                over.add(id)
+        return over.issuperset(name for name in files.list(place) if name != "help")
+
+    if not until(none_left, STOP):
+        click.echo(f"cloudfs: some objects did not end in {STOP:g} s", err=True)
     files.close()
+
+
+def _end(files: Files, path: str) -> bool:
+    """Kill an object, and one that waits for its restart; whether that is all to be done."""
+    try:
+        state = ndb.parse(files.read(f"{path}/status"))["state"]
+        restarts = ndb.parse(files.read(f"{path}/spec"))["restart"] != "never"
+        ended = state == "lost" or (state == "exited" and not restarts)
+        if not ended:
+            files.write(f"{path}/ctl", "kill")
+        return state in ("new", "exited", "lost")
+    except CloudError as error:
+        if error.kind in ("busy", "stale"):  # it went on meanwhile: look again
+            return False
+        if error.kind != "absent":
+            click.echo(f"cloudfs: {error}", err=True)
+        return True

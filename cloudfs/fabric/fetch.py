@@ -98,7 +98,10 @@ class Fetches:
             wanted += [each.expr, each.digest(node)]
         if not wanted:
             return True
-        parts = await questions.kept_by(node, wanted, FETCH)
+        try:
+            parts = await questions.kept_by(node, wanted, FETCH)
+        except CloudError:  # the engine stops
+            return False
         try:
             if not parts:
                 return False

@@ -6,8 +6,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from cloudfs import ndb
-from cloudfs.kernel import aggregate, bloom, introduce, reports, zones
+from cloudfs.kernel import aggregate, bloom, claims, introduce, reports, zones
 from cloudfs.kernel.aggregate import Digest
+from cloudfs.kernel.claims import Claim
 from cloudfs.kernel.reports import Report, Reports
 from cloudfs.kernel.roster import Peer, Roster
 
@@ -202,7 +203,8 @@ class Atlas:
         for roster in self.rosters.values():
             holder = roster.peers.get(name)
             if holder is not None and roster.lives(name):
-                lines.append(ndb.record({"taken": name, "id": holder.id}))
+                cluster = (holder.record or {}).get("cluster", "")
+                lines.append(claims.line(name, Claim(holder.id, holder.boot, cluster)))
                 break
         return "\n".join(lines) + "\n"
 

@@ -5,6 +5,7 @@ Keys in a zone, each with its owner's newest value:
     beat/NAME    that NAME lives: small, every BEAT seconds (`Beat`)
     node/NAME    its whole record, on change and rarely again
     zone/CHILD   in an inner zone: the digest of a child, by either of its delegates
+    rival/NAME   that another bears that name in another zone; told once (`claims`)
     up/ZONE      the digest of a zone above, and whom to enter it by; delegates pass it down
 """
 

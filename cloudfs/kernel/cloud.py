@@ -12,9 +12,10 @@ from dataclasses import dataclass, field, replace
 
 from cloudfs import ndb
 from cloudfs.errors import CloudError
-from cloudfs.kernel import aggregate
+from cloudfs.kernel import aggregate, claims
 from cloudfs.kernel.aggregate import Digest
 from cloudfs.kernel.catalog import Catalog, Seen, summary, usable
+from cloudfs.kernel.claims import LIVE, Claim
 from cloudfs.kernel.machine import Machine
 from cloudfs.kernel.object import Object
 from cloudfs.kernel.objects import Objects
@@ -57,6 +58,7 @@ class Cloud:
         self.catalog = Catalog(objects, self.cluster_of, self._is_gone)
         self.version = 0  # grows when a node comes, goes or changes its state
         self.ask: Ask | None = None
+        self.claim: Claim | None = None  # of this node to its name, where there are others
         self.changed_node: Callable[[str], None] = lambda node: None  # told what came or went
         self._asked: dict[str, float] = {}  # question → when
 
@@ -83,7 +85,7 @@ class Cloud:
     def alive(self, name: str) -> bool:
         """Whether it makes sense to ask a node anything."""
         found = self.nodes.get(name)
-        return found is not None and found.state in ("alive", "drained", "suspect")
+        return found is not None and found.state in LIVE
 
     def age_of(self, name: str) -> float:
         """Seconds since a node was heard of, inf for one that never was."""
@@ -95,12 +97,27 @@ class Cloud:
         if info.name == self.machine.name or not usable(info.name):
             return
         old = self.nodes.get(info.name)
+        if old is not None and self._stays(old, info):
+            return
         self.nodes[info.name] = info
         if old is None or (old.state, old.cluster) != (info.state, info.cluster):
             self.version += 1
             self.catalog.node_is(info.name, info.state)
         if old is None or (old.state, old.addr) != (info.state, info.addr):
             self.changed_node(info.name)
+
+    def _stays(self, old: NodeInfo, new: NodeInfo) -> bool:
+        """Whether what is known of a name holds against what another zone, or one's own,
+        tells of it: the name may have moved to another cluster, or be claimed by two."""
+        lives = old.state in LIVE and self.age_of(old.name) < GONE
+        if old.near:
+            return not new.near and (lives or new.state not in LIVE)
+        if new.near or not lives:
+            return lives and new.state not in LIVE
+        one, two = claims.of(old.told), claims.of(new.told)
+        if one is None or two is None or one == two:
+            return False
+        return new.state not in LIVE or one.over(two)
 
     def forget(self, name: str) -> None:
         """A node that left, or that nobody heard of for long."""
@@ -146,7 +163,7 @@ class Cloud:
         """The records that this node has for a question that another zone asks: of its own
         zone, itself included.
 
-        Questions: nodes, node NAME, objects, object ID, digest CLUSTER.
+        Questions: nodes, node NAME, names NAME…, objects, object ID, digest CLUSTER.
         """
         kind, _, name = question.partition(" ")
         if kind == "nodes":
@@ -155,6 +172,10 @@ class Cloud:
             if name == self.machine.name:
                 return [self._told_of_self()]
             return [self._told_of(info) for info in self._near() if info.name == name]
+        if kind == "names":
+            names = set(name.split())
+            own = [self._told_of_self()] if self.machine.name in names else []
+            return own + [self._told_of(info) for info in self._near() if info.name in names]
         if kind == "objects":
             return [self._told(made) for made in self._all()]
         if kind == "object":
@@ -175,11 +196,8 @@ class Cloud:
 
     def _take_node(self, pairs: dict[str, str], age: float) -> None:
         name, heard = pairs["name"], self.clock() - age
-        known = self.nodes.get(name)
-        if known is None or not known.near:  # of its own zone a node knows better
-            self.hear(
-                NodeInfo(name, pairs["cluster"], pairs["state"], pairs["addr"], heard, False, pairs)
-            )
+        told = NodeInfo(name, pairs["cluster"], pairs["state"], pairs["addr"], heard, False, pairs)
+        self.hear(told)
 
     async def refresh(self, question: str, seconds: float) -> bool:
         """Ask beyond this zone; whether everybody answered.  What was asked a moment ago is
@@ -253,6 +271,8 @@ class Cloud:
     def _told_of_self(self) -> str:
         machine = self.machine
         pairs = {**machine.attributes(), "name": machine.name, "age": 0.0}
+        if self.claim is not None:
+            pairs |= {"id": self.claim.id, "boot": self.claim.boot}
         return ndb.record({**pairs, "cluster": machine.cluster, "addr": machine.public})
 
     def _told_of(self, info: NodeInfo) -> str:

@@ -39,7 +39,8 @@ from cloudfs.kernel.object import Object, new_id
 from cloudfs.kernel.offer import begin_line, lines_of, withdraw_line
 from cloudfs.kernel.placement import Attributes, Wish
 from cloudfs.kernel.reserve import wanted
-from cloudfs.wait import Wait
+from cloudfs.wait import Wait, settle
+from cloudfs.who import Who
 
 if TYPE_CHECKING:
     from cloudfs.kernel.objects import Objects
@@ -84,7 +85,7 @@ class Handover:
     """The objects of one node that go to others."""
 
     def __init__(self, objects: Objects, cloud: Cloud) -> None:
-        self.moved = Moved()
+        self.moved = Moved(objects.records)
         self._objects = objects
         self._cloud = cloud
         self._trying: dict[str, str] = {}  # id → node, of objects that are placed now
@@ -234,12 +235,14 @@ class Handover:
                 raise CloudError(error.kind, f"node {node}: {error.why or error.text}", error.fix)
         self.gone(made, node)
 
-    async def _write(self, node: str, user: str, text: str, seconds: float) -> None:
-        """A write to proc/place, or a CloudError, of a kind in UNSURE if it may be no
+    async def _write(
+        self, node: str, user: str, text: str, seconds: float, path: str = "proc/place"
+    ) -> None:
+        """A write to a file there, or a CloudError, of a kind in UNSURE if it may be no
         answer of that node."""
         try:
             with trio.fail_after(seconds):
-                await self._cloud.reach(node, user).write("proc/place", text + "\n")
+                await self._cloud.reach(node, user).write(path, text + "\n")
         except trio.TooSlowError:
             raise CloudError("timeout", f"node {node} does not answer") from None
         except CloudError:
@@ -303,11 +306,28 @@ class Handover:
         with contextlib.suppress(CloudError):
             await self._write(node, made.user, line, WITHDRAW)
 
-    # --- kill while it is placed ----------------------------------------------------------------
+    # --- verbs while it is placed, and after ----------------------------------------------------
 
-    def kill(self, made: Object, why: str) -> Wait[None]:
+    def pass_on(self, made: Object, line: str, who: Who) -> Wait[None]:
+        """Have the node that took an object do a line written to the ctl that it had here."""
+        node = self.moved.get(made.id)
+
+        async def run() -> None:
+            if node is None:
+                raise CloudError("stale", f"object {made.id} is on another node", "open it again")
+            try:
+                await self._write(node, who.user, line, COMMIT, f"proc/{made.id}/ctl")
+            except CloudError as error:
+                if error.kind in ("unreachable", "timeout"):
+                    error.why = f"object {made.id} is on node {node} now: {error.why}"
+                    error.fix = error.fix or "try again"
+                raise
+
+        return Wait(run)
+
+    def kill(self, made: Object, why: str, who: Who) -> Wait[None]:
         """End an object that is placing: at once as long as no node was told to run it,
-        else as soon as that node has answered."""
+        else as soon as that node has answered, wherever it runs then."""
         made.asked = why
         scope = self._scopes.get(made.id)
         if scope is not None:
@@ -316,14 +336,11 @@ class Handover:
         async def run() -> None:
             while made.state in ("placing", "starting"):
                 await made.bell.wait()
-            moved = self.moved.get(made.id)
-            if moved:
-                raise CloudError("stale", f"object {made.id} is on node {moved} now", "try again")
+            if self.moved.get(made.id):
+                await self.pass_on(made, "kill", who).run()
             if made.state == "lost" and made.placed:
                 raise CloudError("busy", made.why, "kill it there when that node answers")
             if made.state in ("new", "running", "stopped"):
-                rest = self._objects.kill(made, why)
-                if rest is not None:
-                    await rest.run()
+                await settle(self._objects.kill(made, why))
 
         return Wait(run)

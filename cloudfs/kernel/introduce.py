@@ -5,7 +5,7 @@ Any member answers the question "where does NAME of CLUSTER belong" with ndb lin
     node=NAME leaf=paris.01 nodes=20      who answers, its leaf and how many are at home there
     enter=paris.0110                      the leaf to enter, where the answerer knows it
     peer=NAME zone=paris.01 addr=H:P      members of the zones that the answerer is in
-    taken=NAME id=…                       who lives under the asker's name
+    taken=NAME id=… boot=N cluster=paris  who lives under the asker's name (claims.py)
     ask=NAME addr=H:P                     where it does not know: who is nearer to knowing
 
 As in DNS, the asker goes from one to the next until one knows.
@@ -20,7 +20,8 @@ from dataclasses import dataclass, field
 
 from cloudfs import ndb
 from cloudfs.errors import CloudError
-from cloudfs.kernel import zones
+from cloudfs.kernel import claims, zones
+from cloudfs.kernel.claims import Claim
 
 PEERS = 40  # members of each zone that an introduction names: all of them
 PATIENCE = 5.0  # seconds that one question may take
@@ -37,7 +38,7 @@ class Introduction:
     nodes: int
     enter: str | None = None
     peers: dict[str, list[tuple[str, str]]] = field(default_factory=dict)  # zone: name, addr
-    taken: str = ""  # the id of who lives under the asker's name
+    taken: Claim | None = None  # of who lives under the asker's name
     ask: list[str] = field(default_factory=list)  # addresses
 
 
@@ -58,7 +59,7 @@ def parse(text: str) -> Introduction | None:
                 zone = found.peers.setdefault(zones.check(pairs["zone"]), [])
                 zone.append((pairs["peer"], pairs["addr"]))
             elif "taken" in pairs:
-                found.taken = pairs["id"]
+                found.taken = claims.of(pairs)
             elif "ask" in pairs:
                 _port(pairs["addr"])
                 found.ask.append(pairs["addr"])

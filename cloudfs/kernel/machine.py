@@ -25,7 +25,7 @@ class Party(Protocol):
     def leave(self) -> Wait[None]:
         """Leave it; the Wait ends once the others were told."""
 
-    def introduce(self, cluster: str, name: str) -> str:
+    def introduce(self, cluster: str, name: str) -> str | Wait[str]:
         """Where another node belongs; see kernel/introduce.py."""
 
 
@@ -44,6 +44,7 @@ class Machine:
         self.addresses: list[str] = []  # where it serves 9P
         self.public = ""  # HOST:PORT where other nodes find it
         self.party: Party | None = None
+        self.outside = ""  # why it is not in its cloud
         self._records = records
         self.labels: dict[str, str] = records.get("labels", {})
         self.price: float = records.get("price", 0.0)  # of a core-hour

@@ -19,9 +19,10 @@ from typing import Any
 
 from cloudfs import ndb
 from cloudfs.errors import CloudError
-from cloudfs.kernel import beats, zones
+from cloudfs.kernel import beats, claims, zones
 from cloudfs.kernel.atlas import Atlas
 from cloudfs.kernel.beats import BEAT, TICK, Action, Ask, Beat, Changed, Enter, Exit
+from cloudfs.kernel.claims import DIGITS, Claim
 from cloudfs.kernel.climbing import Climbing
 from cloudfs.kernel.introduce import Asking, Introduction
 from cloudfs.kernel.introduce import parse as parse_introduction
@@ -134,6 +135,11 @@ class Member(Atlas):
         self._end("left", "it was told to leave", now)
         return self._take()
 
+    @property
+    def claim(self) -> Claim:
+        """This node's claim to its name."""
+        return Claim(self.id[:DIGITS], self.boot, self.cluster)
+
     # --- what the parts use --------------------------------------------------------------
 
     def enter(self, zone: str, endpoints: Iterable[str], now: float) -> None:
@@ -179,8 +185,9 @@ class Member(Atlas):
     def _join(self, found: Introduction, now: float) -> None:
         """An answer while this node has no place yet."""
         self.asking.heard = True
-        if found.taken and found.taken != self.id[:8]:
-            self._refuse(f"a node named {self.name} with another key lives in the cloud", now)
+        holder, mine = found.taken, self.claim
+        if holder is not None and (holder.id != mine.id or holder.over(mine)):
+            self._refuse(holder.why(self.name, mine), now)
         elif found.enter is not None and zones.covers(found.enter, self.cluster, self.name):
             for zone, peers in found.peers.items():
                 self.known_doors[zone] = [zones.endpoint(at, zone) for _, at in peers[:SEEDS]]
@@ -200,6 +207,9 @@ class Member(Atlas):
         """Another holds this node's name.  It asks again later, when that may be gone."""
         if self.why != why:
             self._end("refused", why, now)
+        if not self.seeds:
+            peers = (peer for roster in self.rosters.values() for peer in roster.live())
+            self.seeds = [peer.address for peer in peers if peer.address][:SEEDS]
         self.phase, self.leaf, self.why = "asking", None, why
         self._rivals.clear()
         self.climbing, self.moving = Climbing(self), Moving(self)
@@ -229,18 +239,22 @@ class Member(Atlas):
             self.telling.asked(zone, beat)
 
     def _hear_own_name(self, beat: Beat, now: float) -> None:
-        """Another is about under this node's name, or it is an echo of an earlier start.
-        Of two keys the earlier start holds the name; of one key the later start does."""
-        if self.phase != "joined" or beat.bye or (beat.id, beat.boot) == (self.id[:8], self.boot):
-            return
-        same = beat.id == self.id[:8]
-        earlier = (beat.boot, beat.id) < (self.boot, self.id[:8])
-        if earlier is same:
+        """Another is about under this node's name, or it is an echo of an earlier start."""
+        other = Claim(beat.id, beat.boot, zones.parts(beat.leaf)[0])
+        if self.phase != "joined" or beat.bye or not other.over(self.claim):
             return
         self._rivals.add(beat.seq)
         if len(self._rivals) >= RIVAL:
-            how = "was started again elsewhere" if same else "with another key was there before"
-            self._refuse(f"a node named {self.name} {how}", now)
+            self._refuse(other.why(self.name, self.claim), now)
+
+    def _hear_rival(
+        self, zone: str, name: str, value: bytes | None, stamp: Any, now: float
+    ) -> None:
+        """Somebody found another under this node's name in another zone."""
+        other = claims.of(ndb.parse(ndb.text_line(value))) if value is not None else None
+        mine = self.phase == "joined" and name == self.name
+        if mine and other is not None and other.over(self.claim):
+            self._refuse(other.why(self.name, self.claim), now)
 
     def _hear_node(self, zone: str, name: str, value: bytes | None, stamp: Any, now: float) -> None:
         if value is not None and name != self.name:
@@ -284,6 +298,7 @@ class Member(Atlas):
 _HEARD: dict[str, Callable[[Member, str, str, bytes | None, Any, float], None]] = {
     "beat": Member._hear_beat,
     "node": Member._hear_node,
+    "rival": Member._hear_rival,
     "zone": Member._hear_up,
     "up": Member._hear_down,
 }

@@ -1,12 +1,14 @@
-"""Where objects went that other nodes took, for a while."""
+"""Where objects went that other nodes took, for a while; it outlives the daemon."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 
 import trio
 
 from cloudfs.kernel.object import Object
+from cloudfs.kernel.records import Records
 
 REMEMBER = 3600.0  # seconds
 MANY = 16384  # objects
@@ -15,13 +17,33 @@ MANY = 16384  # objects
 class Moved:
     """Where objects went, the oldest forgotten first."""
 
-    def __init__(self) -> None:
+    def __init__(self, records: Records) -> None:
+        self._records = records
         self._all: dict[str, tuple[str, float, tuple[str, ...]]] = {}
 
+    def load(self) -> None:
+        """What an earlier daemon remembered, for the rest of its time."""
+        now, wall = trio.current_time(), time.time()
+        for id, (node, until, *key) in list(self._records.all_moved()):
+            left = min(until - wall, REMEMBER)  # the clock may have been set back
+            if left > 0:
+                self._all[id] = node, now + left, tuple(key)
+            else:
+                self._records.drop_moved(id)
+
     def add(self, made: Object, node: str) -> None:
-        self._all.pop(made.id, None)
+        self.drop(made.id)
         self._forget(MANY - 1)
-        self._all[made.id] = node, trio.current_time() + REMEMBER, group(made)
+        key = group(made)
+        self._all[made.id] = node, trio.current_time() + REMEMBER, key
+        self._records.put_moved(made.id, [node, time.time() + REMEMBER, *key])
+
+    def drop(self, id: str, node: str = "") -> None:
+        """Forget an object, or only if it went to that node."""
+        found = self._all.get(id)
+        if found is not None and node in ("", found[0]):
+            del self._all[id]
+            self._records.drop_moved(id)
 
     def get(self, id: str) -> str | None:
         self._forget(MANY)
@@ -37,7 +59,7 @@ class Moved:
             id, (_, until, _) = next(iter(self._all.items()))
             if until > trio.current_time() and len(self._all) <= most:
                 return
-            del self._all[id]
+            self.drop(id)
 
 
 def group(made: Object) -> tuple[str, ...]:

@@ -22,21 +22,24 @@ import trio
 from cloudfs import ndb
 from cloudfs.errors import CloudError
 from cloudfs.fabric.api import Engine, Sample
-from cloudfs.kernel import zones
+from cloudfs.kernel import bloom, claims, zones
 from cloudfs.kernel.beats import TICK, Action, Ask, Changed, Enter, Exit, Publish, Withdraw
 from cloudfs.kernel.bell import Log
 from cloudfs.kernel.catalog import summary
+from cloudfs.kernel.claims import Claim
 from cloudfs.kernel.cloud import Cloud, NodeInfo
 from cloudfs.kernel.membership import Member
 from cloudfs.kernel.object import Object
 from cloudfs.kernel.router import Router
+from cloudfs.wait import Wait
 
 log = logging.getLogger(__name__)
 
 MEASURE = 2.0  # seconds between two looks at the own attributes
 PAUSE = 5.0  # seconds before an engine that cannot open is tried again
 HEARD = 4096  # events remembered, so that none is told twice
-CORE = frozenset({"beat", "node", "zone", "up"})  # first words of the core's keys
+CORE = frozenset({"beat", "node", "zone", "up", "rival"})  # first words of the core's keys
+RIVALS, ANSWER = 20.0, 1.0  # seconds between two looks for rivals; for other zones to answer
 ROOT = "-root-"  # the root zone's id, which is empty, as the last word of a key
 
 
@@ -74,6 +77,7 @@ class Neighbours:
         self._heard: OrderedDict[str, None] = OrderedDict()
         self._told = cloud.machine.events.count  # own events that were told
         self._measured = -MEASURE
+        self._looked = -RIVALS
         self._nursery: trio.Nursery | None = None
 
     # --- the map that the router goes by ------------------------------------------------------
@@ -122,7 +126,8 @@ class Neighbours:
                 nursery.cancel_scope.cancel()
         finally:
             self._nursery = None
-            self.cloud.ask = None
+            self.cloud.ask = self.cloud.claim = None
+            self.cloud.machine.outside = ""
             for name in list(self.cloud.nodes):
                 self.cloud.forget(name)
 
@@ -137,6 +142,12 @@ class Neighbours:
             self._measure()
         self._look_round(now)
         self.cloud.ask = None if self.alone() else self.router.gather
+        self.cloud.claim = self.core.claim
+        machine = self.cloud.machine
+        machine.outside = "" if self.core.phase != "asking" else self.core.why or self.why
+        if now - self._looked >= RIVALS and self.cloud.ask and self._first(self.leaf):
+            self._looked = now
+            self._spawn(self._look_for_rivals)
         self._tell_events()
 
     def _measure(self) -> None:
@@ -163,6 +174,55 @@ class Neighbours:
                 )
                 self.cloud.hear(info)
         self.cloud.keep(there)
+
+    # --- names that are taken --------------------------------------------------------------------
+
+    def introduction(self, cluster: str, name: str) -> str | Wait[str]:
+        """The answer to a node that asks where it belongs (kernel/introduce.py).  Where it is
+        told to enter, other zones are asked first whether one of them has its name."""
+        text = self.core.introduction(cluster, name, self._now())
+        lines = text.splitlines()
+        enters = any(line.startswith("enter=") for line in lines)
+        if self.cloud.ask is None or not enters or any(x.startswith("taken=") for x in lines):
+            return text
+
+        async def ask() -> str:
+            records, _ = await self.router.gather(f"names {ndb.quote(name)}", ANSWER)
+            for other, claim in claims.living(records):
+                if other == name:
+                    return f"{text}{claims.line(name, claim)}\n"
+            return text
+
+        return Wait(ask)
+
+    def narrow(self, zone: str, question: str) -> str:
+        kind, _, rest = question.partition(" ")
+        report = self.core.digest(zone, self._now()) if kind == "names" else None
+        if report is None:
+            return question
+        names = [name for name in rest.split() if bloom.holds(report.digest.names, name)]
+        return f"names {' '.join(names)}" if names else ""
+
+    async def _look_for_rivals(self) -> None:
+        """Ask other zones for the names of this one, as its first delegate; tell those of
+        their rivals that must give way.  Two may be there after the cloud was cut in two."""
+        mine = {}
+        for known in self.core.members(self._now()):
+            claim = claims.of(known.record)
+            if known.state in claims.LIVE and claim is not None:
+                mine[known.name] = claim
+        records, _ = await self.router.gather(f"names {' '.join(mine)}", ANSWER)
+        for name, other in claims.living(records):
+            if name in mine and other.over(mine[name]):
+                self._tell_of_rival(name, other)
+
+    def _tell_of_rival(self, name: str, other: Claim) -> None:
+        value = claims.line(name, other).encode()
+        leaf = self.leaf
+        if name == self.core.name:
+            self._perform(self.core.heard(leaf, f"rival/{name}", value, None, self._now()))
+        elif leaf in self.sessions:
+            self.sessions[leaf].tell(f"rival/{name}", value)
 
     # --- what the core wants done ------------------------------------------------------------
 
@@ -236,9 +296,9 @@ class Neighbours:
     async def _hear(self, zone: str, engine: Engine) -> None:
         with engine.subscribe("**") as samples:
             async for sample in samples:
-                if sample.stamp.node == self.core.name:
-                    continue  # this node's own word
                 kind, _, rest = sample.key.partition("/")
+                if sample.stamp.node == self.core.name and kind != "beat":
+                    continue  # this node's own word; its beats may be a rival's
                 if kind in CORE:
                     value = None if sample.gone else sample.value
                     now = self._now()
@@ -261,6 +321,8 @@ class Neighbours:
         node = sample.stamp.node
         if sample.gone:
             self.cloud.catalog.drop(node, id)
+            if self.cloud.objects.handover is not None:
+                self.cloud.objects.handover.moved.drop(id, node)  # it was wiped there
             return
         try:
             self.cloud.catalog.put(node, ndb.text_line(sample.value))

@@ -41,6 +41,7 @@ class Object:
         "bell",
         "events",
         "exit",
+        "guest",
         "home",
         "id",
         "keys",
@@ -75,6 +76,7 @@ class Object:
         self.prefer: list[str] = []
         self.on = ""  # the node that it must run on
         self.spread = ""  # the attribute in which its siblings' nodes should differ
+        self.guest = False  # whether another node chose this one for it, while it is new
         self.offer = ""  # the token of the last offer of it to a node
         self.placed = ""  # the node that was told to run it and has not answered
         self.binds: list[str] = []  # lines that rebuild its name space

@@ -24,7 +24,7 @@ from cloudfs.kernel.object import Object, add, new_id
 from cloudfs.kernel.records import Records
 from cloudfs.kernel.reserve import NOTHING, Reserve, wanted
 from cloudfs.node.api import PATH, Exit, Host, Launch
-from cloudfs.wait import Wait
+from cloudfs.wait import Wait, settle
 from cloudfs.who import Who
 
 log = logging.getLogger(__name__)
@@ -55,6 +55,7 @@ class Objects:
         others: Cloud | None = None,
     ) -> None:
         self.host = host
+        self.records = records
         self.node = node
         self.owner = owner
         self.bounds = bounds or Bounds()
@@ -71,7 +72,6 @@ class Objects:
         self.handover: Handover | None = None
         if others is not None:
             self.join(others)
-        self._records = records
         self.home = state / "objects"
         self._promised: dict[str, tuple[Who, object, list[str], float]] = {}
         self._held: dict[str, int] = {}  # objects of each user
@@ -120,11 +120,13 @@ class Objects:
         self._expire(now)
         self._need_nursery()
         self._need_room(made.user)
+        made.guest = True
+        if made.on not in ("", self.node):
+            raise CloudError("refused", f"this is node {self.node}, and it wants {made.on}")
         self._check_here(made)
         self.runtime_for(made)
         self.reserve.expire(now)
         self.reserve.hold(made.id, wanted(made.limits), now + seconds)
-        made.on = self.node
         self.enter(made)
         made.events.add("new", user=made.user)
         self.spawn(self.go_unused, made, now + seconds)
@@ -193,7 +195,7 @@ class Objects:
             del self._held[made.user]
         self.version += 1
         self.reserve.release(made.id)
-        self._records.drop(made.id)
+        self.records.drop(made.id)
         self._move_keys(made, set())
         made.state, made.session = "gone", None
         made.bell.ring()
@@ -258,7 +260,7 @@ class Objects:
         """Start argv as the object's program, on the node that fits best.  The Wait ends
         when it runs; it raises, and the object is as before, if it cannot."""
         lifecycle.after(made.state, "exec")
-        if self.handover is not None and made.on != self.node:
+        if self.handover is not None and made.on != self.node and not made.guest:
             self._need_nursery()
             return self.handover.place(made, argv)
         if self.reserve.held(made.id) is None:  # what is held for it was checked then
@@ -268,6 +270,8 @@ class Objects:
     def _check_here(self, made: Object) -> None:
         """Whether this node will do; room is told by the reserve itself."""
         wish = dataclasses.replace(made.wish(), want=NOTHING)
+        if made.guest:
+            wish = placement.told(wish)
         placement.order(wish, {self.node: self.attributes()}, self.node)
 
     def again(self, made: Object) -> Wait[None]:
@@ -389,9 +393,9 @@ class Objects:
         made.touch()
         self.reindex(made)
         if made.state == "new" or (made.state == "placing" and not made.placed):
-            self._records.drop(made.id)  # it stood as starting
+            self.records.drop(made.id)  # it stood as starting
         else:
-            self._records.put(made.id, made.to_record())
+            self.records.put(made.id, made.to_record())
         made.bell.ring()
         self.changed_one(made)
 
@@ -410,27 +414,41 @@ class Objects:
         self.become(made, "start")
         return None
 
-    def kill(self, made: Object, why: str) -> Wait[None] | None:
-        """Kill every process of it; the Wait ends when they are gone."""
+    def kill(self, made: Object, why: str, who: Who | None = None) -> Wait[None] | None:
+        """Kill every process of it; the Wait ends when they are gone.  who: as whom to
+        have it killed on the node that takes it meanwhile."""
         if made.state == "new":
             self.leave(made)
             return None
         if made.state == "placing" and self.handover is not None:
-            return self.handover.kill(made, why)
+            return self.handover.kill(made, why, who or Who(made.user, None))
         if made.state == "exited" and made.restart != "never":
             made.asked = why
-            made.bell.ring()
+            self.keep(made)
             return None
+        if made.state == "starting":
+            return Wait(partial(self._kill_started, made, why))
         running = made.need_running()
         made.asked = why
         self.keep(made)  # before it dies: no later daemon is to start it again
-        running.kill(why)
+        try:
+            running.kill(why)
+        except CloudError as error:
+            if error.kind != "absent":  # it has just ended by itself
+                raise
 
         async def run() -> None:
             while made.state in ("running", "stopped"):
                 await made.bell.wait()
 
         return Wait(run)
+
+    async def _kill_started(self, made: Object, why: str) -> None:
+        while made.state == "starting":
+            await made.bell.wait()
+        waits = made.state == "exited" and made.restart != "never"
+        if waits or made.state in ("new", "running", "stopped"):
+            await settle(self.kill(made, why))
 
     # --- output
 
@@ -458,8 +476,10 @@ class Objects:
         """Find again what an earlier daemon left, then serve until cancelled.  Objects
         live on when this ends."""
         self.home.mkdir(mode=0o700, parents=True, exist_ok=True)
-        found = dict(self._records.all())
+        found = dict(self.records.all())
         adoption.sweep(self, found)
+        if self.handover is not None:
+            self.handover.moved.load()
         try:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery

@@ -6,8 +6,9 @@ the reason.  What is open belongs to one open file and to the caller that opened
 
   object ID TOKEN   first: an id (16 characters of base32) that this node does not know,
                     and a token of the same form, another one for each offer
-  VERB ARG...       set it up: dir env limit require app label runtime restart nice, as
-                    in proc/ID/ctl; and bind [-abc] NEW OLD, a line of its name space
+  VERB ARG...       set it up: dir env limit on require prefer spread app label runtime
+                    restart nice, as in proc/ID/ctl; and bind [-abc] NEW OLD, a line of
+                    its name space
   hold              last: enter it as a new object of the caller, and hold the cpu and mem
                     that its limits say.  It goes after 20 s if no exec comes, and when
                     the caller's session ends.  Until this line nothing has happened.
@@ -32,7 +33,6 @@ from typing import TYPE_CHECKING
 
 from cloudfs import ndb
 from cloudfs.errors import CloudError
-from cloudfs.kernel import query
 from cloudfs.kernel.object import Object
 from cloudfs.kernel.verb import Verb, find, table
 from cloudfs.kernel.verbs import OBJECT
@@ -46,8 +46,10 @@ HOLD = 20.0  # seconds
 MAX_LINES = 512
 MAX_BYTES = 256 << 10
 MAX_BINDS = 64
-SETUP = ("dir", "env", "limit", "require", "app", "label", "runtime", "restart", "nice")
-FROM_THERE = ("age", "rtt")  # attributes of a node that only the one that asks can tell
+SETUP = (
+    *("dir", "env", "limit", "on", "require", "prefer", "spread"),
+    *("app", "label", "runtime", "restart", "nice"),
+)
 _ID = re.compile(r"[a-z2-7]{16}")
 
 
@@ -166,7 +168,10 @@ def lines_of(made: Object) -> Iterator[str]:
         ("dir", [made.dir] if made.dir else []),
         *(("env", [f"{name}={value}"]) for name, value in made.env.items()),
         ("limit", [f"{name}={value!r}" for name, value in limits.items()]),
-        ("require", [e for e in made.require if query.parse(e).attr not in FROM_THERE]),
+        ("on", [made.on] if made.on else []),
+        ("require", made.require),
+        ("prefer", made.prefer),
+        ("spread", [made.spread] if made.spread else []),
         ("app", [made.app] if made.app else []),
         *(("label", [f"{name}={value}"]) for name, value in made.labels.items()),
         ("runtime", [made.runtime, *net] if made.runtime else []),

@@ -29,7 +29,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from cloudfs.errors import CloudError
 from cloudfs.kernel.query import Expr, meets, number
@@ -38,6 +38,7 @@ from cloudfs.kernel.reserve import NOTHING, Amount, amount
 HOME = 0.5  # what being at home is worth, in shares of a machine
 BUSY = 0.1  # a share of idle below which it is worth nothing
 HALF = 30.0  # seconds after which news count half
+FROM_THERE = ("age", "rtt")  # attributes of a node that only the one that asks can tell
 
 Attributes = Mapping[str, object]
 
@@ -85,6 +86,13 @@ def stays(wish: Wish, own: Attributes) -> bool:
     """Whether the node that asks is the best, whatever others there are."""
     free = not (wish.on or wish.require or wish.prefer or wish.spread)
     return free and not _against(wish, own) and score(own, True) >= 1.0
+
+
+def told(wish: Wish) -> Wish:
+    """What a node that was chosen can tell of it: without the terms that only the node
+    that chose it can."""
+    terms = tuple(term for term in wish.require if term.attr not in FROM_THERE)
+    return replace(wish, require=terms)
 
 
 def unknown(node: str) -> CloudError:

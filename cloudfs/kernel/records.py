@@ -14,12 +14,14 @@ from typing import Any
 
 SCHEMA = """
 create table if not exists objects (id text primary key, record text not null);
+create table if not exists moved (id text primary key, record text not null);
 create table if not exists node (name text primary key, value text not null);
 """
 
 
 class Records:
-    """Two tables: id → an object's record, name → a value of the node's own, all JSON."""
+    """Three tables: id → an object's record, id → where one went that was here, name → a
+    value of the node's own, all JSON."""
 
     def __init__(self, path: Path | str) -> None:
         self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
@@ -35,6 +37,16 @@ class Records:
 
     def all(self) -> Iterator[tuple[str, dict[str, Any]]]:
         for id, text in self._db.execute("select id, record from objects order by rowid"):
+            yield id, json.loads(text)
+
+    def put_moved(self, id: str, record: list[Any]) -> None:
+        self._db.execute("insert or replace into moved values (?, ?)", (id, json.dumps(record)))
+
+    def drop_moved(self, id: str) -> None:
+        self._db.execute("delete from moved where id = ?", (id,))
+
+    def all_moved(self) -> Iterator[tuple[str, list[Any]]]:
+        for id, text in self._db.execute("select id, record from moved order by rowid"):
             yield id, json.loads(text)
 
     def set(self, name: str, value: Any) -> None:

@@ -39,6 +39,9 @@ class Map(Protocol):
     def delegates(self, zone: str) -> Sequence[str]:
         """Of a zone that this node is in: its own delegates, the best first."""
 
+    def narrow(self, zone: str, question: str) -> str:
+        """What of a question another zone may have an answer to; "" for nothing."""
+
 
 class Router:
     """Asks, and answers what others ask.
@@ -93,10 +96,11 @@ class Router:
 
         async with trio.open_nursery() as nursery:
             for child, names in self.map.children(zone).items():
-                if child != skip:
+                asked = self.map.narrow(child, question) if child != skip else ""
+                if asked:
                     keys = [f"down/{child}/{name}" for name in names]
                     step = seconds * SHARE
-                    nursery.start_soon(take, partial(self._first, zone, keys, question, step))
+                    nursery.start_soon(take, partial(self._first, zone, keys, asked, step))
             nursery.start_soon(take, partial(self._up, zone, question, seconds * SHARE))
         return found, not missed
 
@@ -111,7 +115,9 @@ class Router:
                 found.extend(await self._down(child, question, seconds))
                 return
             keys = [f"down/{child}/{name}" for name in names]
-            found.extend((await self._first(zone, keys, question, seconds * SHARE))[0])
+            asked = self.map.narrow(child, question)
+            if asked:
+                found.extend((await self._first(zone, keys, asked, seconds * SHARE))[0])
 
         async with trio.open_nursery() as nursery:
             for child, names in self.map.children(zone).items():
@@ -125,9 +131,10 @@ class Router:
         engine = self.sessions.get(zone)
         until = trio.current_time() + seconds
         for index, key in enumerate(keys):
-            left = (until - trio.current_time()) / (len(keys) - index)
+            left = until - trio.current_time()
             if engine is None or left < LEAST:
                 break
+            left = max(LEAST, left / (len(keys) - index))
             payload = f"{left * SHARE:.3f} {question}".encode()
             try:
                 answer = await engine.ask(key, payload, timeout=left, want=1)

@@ -7,6 +7,7 @@ import math
 import os
 import signal as signals
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from cloudfs import ndb
@@ -16,7 +17,7 @@ from cloudfs.kernel.object import Object
 from cloudfs.kernel.reserve import wanted
 from cloudfs.kernel.verb import Verb, find, table
 from cloudfs.node.api import Limits
-from cloudfs.wait import Wait
+from cloudfs.wait import Wait, settle
 from cloudfs.who import Who
 
 if TYPE_CHECKING:
@@ -51,9 +52,10 @@ def act(objects: Objects, made: Object, line: str, who: Who) -> Wait[None] | Non
     verb, args = found
     if verb.name == "exec" and "'" not in line:
         args = unquoted_script(args)
-    moved = objects.moved_to(made.id) if made.state == "gone" else None
-    if moved:
-        raise CloudError("stale", f"object {made.id} is on node {moved} now", "open its ctl again")
+    if made.state == "gone" and objects.handover is not None and objects.moved_to(made.id):
+        return objects.handover.pass_on(made, line, who)
+    if made.state == "placing" and "running" in verb.states and "placing" not in verb.states:
+        return Wait(partial(_once_placed, objects, made, line, who))
     if made.state not in verb.states:
         fits = " or ".join(state for state in lifecycle.STATES if state in verb.states)
         raise CloudError(
@@ -63,6 +65,13 @@ def act(objects: Objects, made: Object, line: str, who: Who) -> Wait[None] | Non
     if result is None:
         objects.keep(made)
     return result
+
+
+async def _once_placed(objects: Objects, made: Object, line: str, who: Who) -> None:
+    """Do a line that an object takes while it runs, wherever that will be."""
+    while made.state == "placing":
+        await made.bell.wait()
+    await settle(act(objects, made, line, who))
 
 
 def unquoted_script(args: list[str]) -> list[str]:
@@ -228,7 +237,7 @@ def _start(objects: Objects, made: Object, args: list[str], who: Who) -> Wait[No
 
 def _kill(objects: Objects, made: Object, args: list[str], who: Who) -> Wait[None] | None:
     """End every process of it, those that left their parent too."""
-    return objects.kill(made, f"killed by {who.user}")
+    return objects.kill(made, f"killed by {who.user}", who)
 
 
 def _note(objects: Objects, made: Object, args: list[str], who: Who) -> None:
@@ -301,7 +310,7 @@ OBJECT = table(
     Verb("nice N", 1, 1, _nice, ALWAYS),
     Verb("stop", 0, 0, _stop, frozenset({"running"})),
     Verb("start", 0, 0, _start, frozenset({"stopped", "exited", "lost"})),
-    Verb("kill", 0, 0, _kill, _LIVE | {"new", "placing", "exited"}),
+    Verb("kill", 0, 0, _kill, _LIVE | {"new", "placing", "starting", "exited"}),
     Verb("note TEXT...", 1, None, _note, _LIVE),
     Verb("signal NAME", 1, 1, _signal, _LIVE),
     Verb("close stdin", 1, 1, _close, _LIVE),

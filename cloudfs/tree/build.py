@@ -42,7 +42,7 @@ def build(
     shown(object): names of users as the object's sandbox is to see them.
     """
     machine = cloud.machine
-    proc = Proc(cloud.objects, lambda: machine.price)
+    proc = Proc(cloud.objects, lambda: machine.price, imports)
     own = nodes.own(machine, proc, tape)
     whole = Whole(proc, own, cloud, imports)
     inner = InnerSpaces(cloud.objects, errors, shown)

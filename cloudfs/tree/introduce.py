@@ -8,10 +8,11 @@ from __future__ import annotations
 from cloudfs import ndb
 from cloudfs.errors import CloudError
 from cloudfs.kernel.machine import Machine, Party
-from cloudfs.tree.api import Cues, Handle
+from cloudfs.tree.api import Cues, Handle, Wait
 from cloudfs.tree.files import Row
 from cloudfs.tree.handles import Text
 from cloudfs.tree.space import Attach
+from cloudfs.wait import then
 
 
 class Introduction(Row):
@@ -33,9 +34,14 @@ class Asked(Text):
         super().__init__("")
         self._party = party
 
-    def write(self, offset: int, data: bytes | memoryview) -> int:
+    def write(self, offset: int, data: bytes | memoryview) -> int | Wait[int]:
         words = ndb.words(ndb.text_line(bytes(data).rstrip(b"\n")))
         if len(words) != 2:
             raise CloudError("bad", "introduce: wants two words", "write: CLUSTER NAME")
-        self.data = self._party.introduce(*words).encode() if self._party else b""
-        return len(data)
+        size = len(data)
+
+        def answered(text: str) -> int:
+            self.data = text.encode()
+            return size
+
+        return then(self._party.introduce(*words) if self._party else "", answered)

@@ -148,12 +148,13 @@ def _act(machine: Machine, line: str, at: Attach) -> Wait[None] | None:
 
 
 def _status(machine: Machine, at: Attach) -> str:
-    """One record: name, state (alive; drained takes no new objects, and why), cluster,
-    since when it serves, its load, free memory, and what no object holds."""
+    """One record: name, state (alive; drained takes no new objects; alone is not in its
+    cloud), cluster, since when it serves, its load, free memory, what no object holds, and
+    why it is drained or alone."""
     has = machine.attributes()
     pairs = {
         "name": machine.name,
-        "state": has["state"],
+        "state": "alone" if machine.outside else has["state"],
         "cluster": machine.cluster,
         "started": round(machine.started, 3),
         "cpus": has["cpus"],
@@ -161,7 +162,7 @@ def _status(machine: Machine, at: Attach) -> str:
         "free": has["mem.free"],
         "cpu.unreserved": has["cpu.unreserved"],
         "mem.unreserved": has["mem.unreserved"],
-        "why": machine.drained,
+        "why": machine.outside or machine.drained,
     }
     return ndb.record(pairs) + "\n"
 

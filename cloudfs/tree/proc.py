@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from cloudfs import ndb
-from cloudfs.errors import CloudError
 from cloudfs.kernel import lifecycle, verbs
 from cloudfs.kernel.bell import Log as KernelLog
 from cloudfs.kernel.object import Object
@@ -16,6 +15,8 @@ from cloudfs.node.api import Usage
 from cloudfs.tree import numbers
 from cloudfs.tree.api import Node, Wait
 from cloudfs.tree.files import Blocking, Ctl, Log, Pipe, Row, Stream, Value
+from cloudfs.tree.imports import Imports
+from cloudfs.tree.onward import Onward
 from cloudfs.tree.space import Attach
 from cloudfs.tree.table import LiveDir, TableDir
 
@@ -40,9 +41,10 @@ OBJECT_DOC = "One object.  Verbs of ctl:\n" + help_of(verbs.OBJECT.values())
 class Proc:
     """The functions behind the table, with the services they need."""
 
-    def __init__(self, objects: Objects, price: Callable[[], float]) -> None:
+    def __init__(self, objects: Objects, price: Callable[[], float], imports: Imports) -> None:
         self.objects = objects
         self.price = price
+        self._imports = imports
         self.rows = self._table()
         self._dirs: dict[str, TableDir] = {}
 
@@ -92,6 +94,10 @@ class Proc:
     def _table(self) -> tuple[Row, ...]:
         objects = self.objects
         over = objects.until_end
+
+        def onward(row: Blocking | Log | Stream) -> Row:
+            return Onward(row, self._there)
+
         return (
             Ctl("ctl", 0o660, self._ctl, self._act),
             Value("status", 0o444, self._status),
@@ -99,12 +105,13 @@ class Proc:
             Value("env", 0o440, _env),
             Value("cwd", 0o444, _cwd),
             Value("exe", 0o444, _exe),
-            Blocking("wait", 0o444, _wait, self._until_end),
-            Log("note", 0o660, _notes, over, self._post),
+            onward(Blocking("wait", 0o444, _wait, over)),
+            onward(Log("note", 0o660, _notes, over, self._post)),
             Pipe("stdin", 0o220, _stdin),
-            Stream("stdout", 0o440, _stdout, objects.dropped, objects.grown),
-            Stream("stderr", 0o440, _stderr, objects.dropped, objects.grown),
+            onward(Stream("stdout", 0o440, _stdout, objects.dropped, objects.grown)),
+            onward(Stream("stderr", 0o440, _stderr, objects.dropped, objects.grown)),
             Value("limits", 0o444, _limits),
+            Value("spec", 0o444, _spec),
             Value("usage", 0o444, _usage),
             Value("cost", 0o444, self._cost),
             Value("node", 0o444, self._node),
@@ -112,7 +119,7 @@ class Proc:
             Value("labels", 0o444, _labels),
             Value("pids", 0o444, _pids),
             Value("ns", 0o444, _ns),
-            Log("events", 0o444, _events, over),
+            onward(Log("events", 0o444, _events, over)),
         )
 
     def _ctl(self, made: Object, at: Attach) -> str:
@@ -122,11 +129,9 @@ class Proc:
     def _act(self, made: Object, line: str, at: Attach) -> Wait[None] | None:
         return verbs.act(self.objects, made, line, at.who)
 
-    async def _until_end(self, made: Object) -> None:
-        await self.objects.until_end(made)
+    def _there(self, made: Object, name: str) -> Node | None:
         node = self.objects.moved_to(made.id) if made.state == "gone" else None
-        if node:  # an end will come, but this is not it
-            raise CloudError("stale", f"object {made.id} is on node {node} now", "open it again")
+        return self._imports.reach(node, ("proc", made.id, name)) if node else None
 
     def _post(self, made: Object, line: str, at: Attach) -> None:
         verbs.post(self.objects, made, line.strip(), at.who)
@@ -235,6 +240,24 @@ def _limits(made: Object, at: Attach) -> str:
     """Its limits: cpu in cores, mem in bytes, pids, time in seconds; empty is none."""
     has = made.limits
     pairs = {"cpu": has.cpu, "mem": has.mem, "pids": has.pids, "time": has.time}
+    return ndb.record(pairs) + "\n"
+
+
+def _spec(made: Object, at: Attach) -> str:
+    """How it is to be run, as ctl was told: runtime and net (empty until exec: the node's
+    own choice), restart, nice, dir, and of the node that is to run it on, spread, require
+    and prefer."""
+    pairs = {
+        "runtime": made.runtime,
+        "net": made.net if made.runtime == "sandbox" else "",
+        "restart": made.restart,
+        "nice": made.nice,
+        "dir": made.dir,
+        "on": made.on,
+        "spread": made.spread,
+        "require": " ".join(map(ndb.quote, made.require)),
+        "prefer": " ".join(map(ndb.quote, made.prefer)),
+    }
     return ndb.record(pairs) + "\n"
 
 

@@ -9,6 +9,7 @@ import time
 
 import pytest
 
+from cloudfs.cli.up import stands
 from tests.persons import Session
 
 LOOP = ("sh", "-c", "i=0; while :; do echo $i; i=$((i + 1)); sleep 0.02; done")
@@ -71,12 +72,29 @@ def test_objects_outlive_the_daemon(own: Session, how: signal.Signals) -> None:
 
 
 @pytest.mark.one_person
-def test_down_with_objects_kills_them(own: Session) -> None:
-    own.cloudfs("up")
+@pytest.mark.parametrize("explained", [False, True])
+def test_down_with_objects_ends_them(own: Session, explained: bool) -> None:
+    own.cloudfs("up", "--node", "n7")
     id = own.cloudfs("run", "sleep", "600").stdout.strip()
-    own.cloudfs("down", "--objects")
-    own.cloudfs("up")
+    own.cloudfs("run", "true")
+    again = own.cloudfs(
+        "run", "--restart", "always", "sh", "-c", "sleep 0.1; exit 3"
+    ).stdout.strip()
+    file = f"{own.mount}/proc/{again}/status"
+    own.sh(f"for i in $(seq 200); do grep -q state=exited {file} && exit; sleep 0.05; done; exit 1")
+    if explained:
+        own.sh(own.cloudfs("-x", "down", "--objects").stdout)
+        own.sh(
+            "for i in $(seq 200); do [ -e $CLOUDFS_MOUNT/proc ] || exit 0; sleep 0.05; done; exit 1"
+        )
+    else:
+        assert own.cloudfs("down", "--objects").stderr == ""
+    own.cloudfs("up", "--node", "n7")
     own.cloudfs("wait", id, status=128 + 9)
+    own.run("sleep", "1.5")
+    end = own.cloudfs("status", again).stdout
+    assert "state=exited" in end
+    assert "killed by" in end
 
 
 def test_up_clears_a_stale_mount_and_doctor_sees_it(own: Session) -> None:
@@ -93,6 +111,22 @@ def test_up_clears_a_stale_mount_and_doctor_sees_it(own: Session) -> None:
     own.run("kill", "-9", str(daemon(own)))
     own.cloudfs("up")
     assert "proc" in own.sh("ls $CLOUDFS_MOUNT").split()
+
+
+@pytest.mark.one_person
+def test_a_mount_stands_when_it_answers(own: Session) -> None:
+    assert not stands(own.mount)
+    own.cloudfs("up")
+    assert stands(own.mount)
+    own.run("kill", "-9", str(daemon(own)))
+    deadline = time.monotonic() + 10
+    while stands(own.mount):  # until the kernel has closed what the daemon had open
+        assert time.monotonic() < deadline, (
+            "the mount of a dead daemon is taken for one that answers"
+        )
+        time.sleep(0.05)
+    own.cloudfs("up")
+    assert stands(own.mount)
 
 
 @pytest.mark.one_person

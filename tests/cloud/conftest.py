@@ -25,6 +25,7 @@ LONG = (
     *("thirty_at_once", "half_of_all", "finds_the_cloud_later", "newcomer", "half cut"),
     *("10.77.9.9", "short_stop", "its_delegates_die", "whatever_fails_meanwhile[1]"),
     *("whatever_fails_meanwhile[2]", "cut_off_and_starts_again", "into_another"),
+    *("over two clusters", "name_is_free"),
 )
 
 

@@ -69,6 +69,30 @@ def test_on_a_node_and_from_anywhere(net: Net, start: str) -> None:
     eventually(lambda: see(net, id, state="exited"), AGREE)
 
 
+@pytest.mark.parametrize("reader", ["n1", "n4"])
+def test_what_was_opened_before_exec_goes_on_where_it_is(net: Net, reader: str) -> None:
+    """Followers on the node that made it and on a third one, and a ctl that stays open."""
+    here, id = net["n1"], net["n1"].read("proc/clone").strip()
+    at = f".follow/nodes/n1/proc/{id}" if reader == "n4" else f".follow/proc/{id}"
+    here.write("runtime process", "proc", id, "ctl")
+    names = ("stdout", "wait", "events")
+    paths = [net[reader].path(at, name) for name in names]
+    follow = [net[reader].start_command("cat", path, stdout=-1) for path in paths]
+    time.sleep(1)
+    here.sh(
+        f"exec 3>$cloud/proc/{id}/ctl; echo on n2 >&3;"
+        "echo \"exec sh -c 'for i in 1 2 3; do echo \\$i; sleep 0.3; done; read x; exit 7'\" >&3;"
+        "echo label kept=open >&3; sleep 1.5; echo close stdin >&3"
+    )
+    said = dict(zip(names, (one.communicate(timeout=10)[0] for one in follow), strict=True))
+    assert said["stdout"] == "1\n2\n3\n"
+    assert ndb.parse(said["wait"])["code"] == "7"
+    assert "event=placed" in said["events"]
+    assert "event=ended" in said["events"]
+    assert here.read("proc", id, "labels") == "kept=open\n"
+    assert here.status("proc", id, "spec")["on"] == "n2"
+
+
 def test_require_and_prefer(net: Net) -> None:
     net["n1"].write("label gpu=yes", "nodes/n4/ctl")
     try:

@@ -17,7 +17,7 @@ from cloudfs.kernel.records import Records
 from cloudfs.kernel.reserve import Reserve, amount
 from cloudfs.node.metrics import Metrics
 from cloudfs.node.twin import Twin
-from cloudfs.tree.api import OWRITE
+from cloudfs.tree.api import OWRITE, Node, Ref
 from cloudfs.tree.nodes import own
 from cloudfs.tree.proc import Proc
 from cloudfs.tree.space import ErrLog, Space
@@ -29,13 +29,14 @@ ANN, BOB = Who("ann", 1001), Who("bob", 1002)
 CPUS, MEM = 2, 1000
 
 # What may happen to one write on its way.  "late": no answer, and it arrives 15 s later.
+STEPS = {"object": "offer", "begin": "commit", "withdraw": "withdraw"}  # by the first word
 FAULTS = ("refused-before", "refused-after", "silent-before", "silent-after", "late")
 
 
 class Net:
     """The nodes, and what is to happen to the next writes.
 
-    faults: (step, number) → fault, where the step is "offer", "commit" or "withdraw" and
+    faults: (step, number) → fault, where the step is "offer", "commit", "withdraw" or "verb" and
     the number counts the writes of that step.  down: nodes that do not answer at all.
     """
 
@@ -53,7 +54,7 @@ class Net:
         return node
 
     async def write(self, node, user, path, text):
-        step = {"object": "offer", "begin": "commit"}.get(text.split()[0], "withdraw")
+        step = STEPS.get(text.split()[0], "verb")
         count = self.counts[step] = self.counts.get(step, 0) + 1
         fault = self.faults.get((step, count), "")
         self.written.append((node, path, text))
@@ -96,6 +97,31 @@ class Reached:
         await self.net.write(self.node, self.user, path, text)
 
 
+class Trees:
+    """The trees of all nodes, as each imports those of the others."""
+
+    def __init__(self, net):
+        self.net = net
+
+    def reach(self, node, path=()):
+        return There(self.net, node, path)
+
+
+class There(Node):
+    def __init__(self, net, node, path):
+        self.net, self.node, self.path = net, node, path
+
+    def open(self, mode, at, cues):
+        if self.node in self.net.down:
+            raise CloudError("unreachable", f"node {self.node} does not answer")
+        there = Space(self.net.nodes[self.node].root, ErrLog()).attach(Who(at.who.user, None))
+        ref = there.root()
+        _, found, error = there.walk_all(Ref(ref.node, ref.path, cues), self.path)
+        if error:
+            raise error
+        return there.open(found, mode)
+
+
 class Member:
     """One node, as what the kernel needs of the others (`Cloud`) too."""
 
@@ -117,7 +143,7 @@ class Member:
             self.twin, self.records, self.path, self.name, self.owner, events=events,
             attributes=self.attributes, reserve=self.reserve, others=self,
         )  # fmt: skip
-        proc = Proc(self.objects, lambda: 0.0)
+        proc = Proc(self.objects, lambda: 0.0, Trees(self.net))
         self.root = own(self.machine, proc, Trace())
         self.spaces = {}
         self.scope = await self.net.nursery.start(self._run)

@@ -2,17 +2,21 @@
 
 import contextlib
 import itertools
+import time
+from contextlib import asynccontextmanager
 
 import pytest
 import trio
 import trio.testing
 
+from cloudfs import ndb
 from cloudfs.errors import CloudError
 from cloudfs.kernel import handover, moved
 from cloudfs.kernel.offer import HOLD, Offer, lines_of
 from cloudfs.kernel.reserve import NOTHING, amount
 from cloudfs.tree.api import OREAD
 from cloudfs.tree.space import ErrLog, Space
+from cloudfs.wait import settle
 from tests.kernel.nodes import ANN, BOB, CPUS, FAULTS, MEM, Net
 
 ALL = amount(CPUS, MEM)
@@ -45,24 +49,22 @@ async def test_it_stays_at_home_without_a_wish(autojump_clock, net, n1):
 async def test_it_goes_where_it_is_told_with_all_that_was_set_up(autojump_clock, net, n1):
     made = n1.new()
     made.binds = ["bind -b /cloud/view '/x y'"]
-    at = Space(n1.root, ErrLog()).attach(ANN)
-    _, ref, _ = at.walk_all(at.root(), [".follow", "proc", made.id, "wait"])
-    waiting = at.open(ref, OREAD).read(0, 100)
     await n1.tell(
         made, "on n2", "dir /", "env A=1 'B=it''s x'", "env C=", WANTS, "limit time=50",
-        "app web", "label a=b c=d", "nice 5", "restart on-failure", "require cluster=rome",
-        "exec echo 'a b' it''s c",
+        "app web", "label a=b c=d", "nice 5", "restart on-failure", "require cluster=rome age<60",
+        "prefer sort=load", "spread label.rack", "exec echo 'a b' it''s c",
     )  # fmt: skip
     assert made.id not in n1.objects.all
     assert (made.state, n1.objects.moved_to(made.id)) == ("gone", "n2")
     there = net.nodes["n2"].objects.all[made.id]
     assert there.argv == ["echo", "a b", "its", "c"]
-    for name in ("user", "app", "labels", "env", "dir", "limits", "nice", "restart", "binds"):
+    for name in (
+        *("user", "app", "labels", "env", "dir", "limits", "nice", "restart", "binds"),
+        *("on", "require", "prefer", "spread"),
+    ):
         assert getattr(there, name) == getattr(made, name), name
-    with pytest.raises(CloudError, match="is on node n2 now"):
-        await n1.tell(made, "kill")
-    with pytest.raises(CloudError, match="is on node n2 now"):
-        await waiting.run()
+    await n1.tell(made, "label x=y")
+    assert there.labels == {"a": "b", "c": "d", "x": "y"}
     assert f"id={made.id}" in n1.objects.events.since(0)[0].splitlines()[-1]
 
 
@@ -252,7 +254,8 @@ async def test_a_program_that_is_not_there(autojump_clock, net, n1):
         (["object X " + "b" * 16], "bad", "is no id"),
         (["object " + "a" * 16 + " ../../etc/passwd0"], "bad", "is no id"),
         ([OBJECT, "exec true"], "bad", "no verb 'exec'"),
-        ([OBJECT, "on n1"], "bad", "no verb 'on'"),
+        ([OBJECT, "start"], "bad", "no verb 'start'"),
+        ([OBJECT, "on n2", "hold"], "refused", "it wants n2"),
         ([OBJECT, "limit cpu=x"], "bad", "a number above 0"),
         ([OBJECT, "limit cpu=3", "hold"], "full", "2 cores unreserved"),
         ([OBJECT, "limit mem=1001", "hold"], "full", "ask for less"),
@@ -414,7 +417,7 @@ async def test_lost_while_its_node_is_silent_and_never_run_elsewhere(autojump_cl
         await n1.tell(made, "exec sleep 3000")
     assert made.state == "placing"
     with pytest.raises(CloudError, match="is placing"):
-        await n1.tell(made, "app x")
+        await n1.tell(made, "dir /")
     net.down.add("n2")
     await trio.sleep(200)
     assert (made.state, made.placed) == ("lost", "n2")
@@ -484,6 +487,87 @@ async def test_a_daemon_that_dies_while_it_places(autojump_clock, net, n1, momen
     assert set(net.free().values()) == {ALL}
 
 
+# --- who follows it
+
+
+def follow(node, made, name, who=ANN):
+    at = Space(node.root, ErrLog()).attach(who)
+    _, ref, error = at.walk_all(at.root(), [".follow", "proc", made.id, name])
+    assert error is None
+    return at.open(ref, OREAD)
+
+
+async def all_of(handle):
+    text = b""
+    while data := await settle(handle.read(len(text), 100)):
+        text += data
+    await settle(handle.close())
+    return text.decode()
+
+
+@pytest.mark.parametrize("node", ["n1", "n2"])
+async def test_who_follows_before_exec_follows_it_there(autojump_clock, net, n1, node):
+    made = n1.new()
+    texts = {}
+
+    async def read(name):
+        texts[name] = await all_of(follow(n1, made, name))
+
+    async with trio.open_nursery() as tasks:
+        for name in ("stdout", "stderr", "wait", "events", "note"):
+            tasks.start_soon(read, name)
+        await trio.sleep(5)
+        assert texts == {}
+        await n1.tell(made, f"on {node}", "exec tick 1 5")
+        await trio.sleep(2)
+        assert texts == {}
+        await n1.tell(made, "note hello")
+    assert texts["stdout"] == "0\n1\n2\n3\n4\n"
+    assert texts["stderr"] == ""
+    assert "code=0" in texts["wait"]
+    assert texts["wait"].count("\n") == 1
+    assert "text=hello" in texts["note"]
+    events = [ndb.parse(line)["event"] for line in texts["events"].splitlines()]
+    there = ["place", "placed", "new"] if node == "n2" else []
+    assert events == ["new", *there, "exec", "began", "ended"]
+
+
+async def test_many_reads_of_a_follower_at_once(autojump_clock, net, n1):
+    made = n1.new()
+    handle = follow(n1, made, "stdout")
+    found = []
+
+    async def read():
+        found.append(await settle(handle.read(0, 2)))
+
+    async with trio.open_nursery() as tasks:
+        for _ in range(3):
+            tasks.start_soon(read)
+        await trio.sleep(1)
+        await n1.tell(made, "on n2", "exec tick 1 3")
+    assert found == [b"0\n"] * 3
+    handle.close()
+
+
+async def test_a_follower_is_told_that_the_node_does_not_answer(autojump_clock, net, n1):
+    made = n1.new()
+    handle = follow(n1, made, "wait")
+    await n1.tell(made, "on n2", "exec sleep 50")
+    net.down.add("n2")
+    with pytest.raises(CloudError, match="node n2 does not answer"):
+        await all_of(handle)
+
+
+async def test_who_may_not_read_there_may_not_follow(autojump_clock, net, n1):
+    made = n1.new()
+    handle = follow(n1, made, "wait", who=BOB)
+    await n1.tell(made, "on n2", "exec sleep 5")
+    assert "code=0" in await all_of(handle)  # anybody may read that one
+    made = n1.new()
+    with pytest.raises(CloudError, match="bob may not read it"):
+        follow(n1, made, "stdout", who=BOB)
+
+
 # --- kill and wipe meanwhile
 
 
@@ -504,25 +588,71 @@ async def test_kill_while_a_node_is_sought(autojump_clock, net, n1):
     assert set(net.free().values()) == {ALL}
 
 
-@pytest.mark.parametrize(("fault", "left"), [("", "gone"), ("silent-before", "lost")])
-async def test_kill_after_a_node_was_told(autojump_clock, net, n1, fault, left):
-    net.faults["commit", 1] = fault
-    net.faults["withdraw", 1] = "silent-before"
-    made = await n1.tell(n1.new(), "on n2")
+@asynccontextmanager
+async def being_told(node, made):
+    """While another node is told to run an object."""
 
     async def begin():
         with contextlib.suppress(CloudError):
-            await n1.tell(made, "exec sleep 300")
+            await node.tell(made, "exec sleep 300")
 
     async with trio.open_nursery() as tasks:
         tasks.start_soon(begin)
         while not made.placed:
             await trio.sleep(0)
-        said = "has not answered" if fault else "is on node n2 now"
-        with pytest.raises(CloudError, match=said):
+        yield
+
+
+async def test_kill_after_a_node_was_told_reaches_it_there(autojump_clock, net, n1):
+    made = await n1.tell(n1.new(), "on n2", "restart always")
+    async with being_told(n1, made):
+        await n1.tell(made, "kill")
+    there = net.nodes["n2"].objects.all[made.id]
+    assert (made.state, there.state, there.why) == ("gone", "exited", "killed by ann")
+    assert net.copies(made.id) == []
+    assert set(net.free().values()) == {ALL}
+
+
+async def test_kill_after_a_node_was_told_that_does_not_answer(autojump_clock, net, n1):
+    net.faults["commit", 1] = "silent-before"
+    net.faults["withdraw", 1] = "silent-before"
+    made = await n1.tell(n1.new(), "on n2")
+    async with being_told(n1, made):
+        with pytest.raises(CloudError, match="has not answered"):
             await n1.tell(made, "kill")
-    assert made.state == left
-    assert net.copies(made.id) == ([] if fault else ["n2"])
+    assert made.state == "lost"
+    assert net.copies(made.id) == []
+
+
+async def test_lines_written_meanwhile_are_done_where_it_is(autojump_clock, net, n1):
+    made = await n1.tell(n1.new(), "on n2")
+    async with being_told(n1, made):
+        with pytest.raises(CloudError, match="dir: object .* is placing; it works while new"):
+            await n1.tell(made, "dir /")
+        await n1.tell(made, "label a=b")
+    there = net.nodes["n2"].objects.all[made.id]
+    assert there.labels == {"a": "b"}
+    assert made.state == "gone"
+    await n1.tell(made, "nice 4", "stop")
+    assert (there.nice, there.state) == (4, "stopped")
+    with pytest.raises(CloudError, match="no signal 'WINK'"):
+        await n1.tell(made, "signal WINK")
+    with pytest.raises(CloudError, match="bob may not write it"):
+        await n1.tell(made, "kill", who=BOB)
+    net.down.add("n2")
+    with pytest.raises(CloudError, match="is on node n2 now: node n2 does not answer; try again"):
+        await n1.tell(made, "kill")
+    assert net.copies(made.id) == ["n2"]
+
+
+async def test_lines_written_meanwhile_are_done_here_if_it_stays(autojump_clock, net, n1):
+    made = await n1.tell(n1.new(), "prefer cluster=paris")
+    async with trio.open_nursery() as tasks:
+        tasks.start_soon(n1.tell, made, "exec sleep 300")
+        while made.state != "placing":
+            await trio.sleep(0)
+        await n1.tell(made, "nice 4")
+    assert (made.state, made.nice) == ("running", 4)
 
 
 async def test_a_lost_one_may_be_wiped_and_is_remembered(autojump_clock, net, n1):
@@ -581,6 +711,25 @@ async def test_a_limit_that_the_node_cannot_set_changes_nothing(autojump_clock, 
     with pytest.raises(CloudError, match="no control group"):
         await n1.tell(made, "limit cpu=0.5")
     assert n1.reserve.free == ALL - amount(1.5, 600)
+
+
+async def test_where_objects_went_outlives_the_daemon(autojump_clock, net, n1, monkeypatch):
+    ids = [(await n1.tell(n1.new(), "on n2", "exec true")).id for _ in range(2)]
+    n1.objects.handover.moved.drop(ids[1], "n3")
+    await n1.down()
+    await n1.up()
+    assert [n1.objects.moved_to(id) for id in ids] == ["n2", "n2"]
+    n1.objects.handover.moved.drop(ids[1], "n2")
+    await n1.down()
+    wall = time.time() + moved.REMEMBER / 2
+    monkeypatch.setattr(time, "time", lambda: wall)
+    await n1.up()
+    assert [n1.objects.moved_to(id) for id in ids] == ["n2", None]
+    await trio.sleep(moved.REMEMBER / 2 + 1)
+    assert n1.objects.moved_to(ids[0]) is None
+    await n1.down()
+    await n1.up()
+    assert list(n1.records.all_moved()) == []
 
 
 async def test_where_objects_went_is_forgotten_in_time(autojump_clock, net, n1, monkeypatch):

@@ -1,5 +1,6 @@
 """A cloud of several nodes, seen through each one's files."""
 
+import contextlib
 from functools import partial
 
 import pytest
@@ -7,6 +8,7 @@ import trio
 
 from cloudfs import ndb
 from cloudfs.errors import CloudError
+from cloudfs.kernel import zones
 from cloudfs.tree.api import Handle, Node, Wait
 from cloudfs.tree.others import Others
 from cloudfs.tree.space import settle
@@ -259,3 +261,82 @@ async def test_a_node_that_dies_while_it_is_told_to_run_never_makes_two(town, au
     assert id in two.objects.all
     assert id not in one.objects.all  # n2 spoke for it
     assert "state=running node=n2" in await one.cat(f"/cloud/proc/{id}/status")
+
+
+# --- names -------------------------------------------------------------------------------------
+
+
+async def two_clusters(town):
+    """Three nodes in each of two clusters, and a name that is the delegate of neither."""
+    paris, tokyo = ("p1", "p2", "p3"), ("t1", "t2", "t3")
+    await town.add(*paris, cluster="paris")
+    await town.add(*tokyo, cluster="tokyo")
+    every = list(town.nodes.values())
+    await town.until(lambda: all(n.cloud.ask is not None for n in every), 60)
+    await trio.sleep(15)
+    letters = "abcdefghijklmnopqrstuvwxyz"
+    name = next(x for x in letters if x not in zones.delegates("paris", [*paris, x]))
+    assert name not in zones.delegates("tokyo", [*tokyo, name])
+    return name, every
+
+
+async def where(nodes, name):
+    """What each says of a node: its cluster and state."""
+    found = set()
+    for node in nodes:
+        with contextlib.suppress(CloudError):
+            told = ndb.parse(await node.cat(f"/cloud/nodes/{name}/status"))
+            found.add((told["cluster"], told["state"]))
+    return found
+
+
+async def test_a_name_of_another_cluster_is_refused(town, autojump_clock):
+    name, every = await two_clusters(town)
+    holder = (await town.claim(name, "paris", boot=5)).neighbours
+    await trio.sleep(20)
+    late = await town.claim(name, "tokyo", key="another", boot=3)
+    await trio.sleep(40)
+    why = f"a node named {name} with another key lives in cluster paris"
+    assert (holder.core.phase, late.neighbours.core.phase) == ("joined", "asking")
+    assert late.neighbours.core.why == why
+    told = ndb.parse(await late.cat(f"/cloud/nodes/{name}/status"))
+    assert (told["state"], told["why"]) == ("alone", why)
+    refused = [x for x in late.machine.events.since(0)[0].splitlines() if "state=refused" in x]
+    assert len(refused) == 1
+    assert why in refused[0]
+    assert await where(every, name) == {("paris", "alive")}
+    town.nodes[f"{name} of paris"].scope.cancel()
+    await town.until(lambda: late.neighbours.core.phase == "joined", 60)
+    await trio.sleep(15)
+    assert await where(every, name) == {("tokyo", "alive")}
+
+
+async def test_a_node_may_move_to_another_cluster(town, autojump_clock):
+    name, every = await two_clusters(town)
+    here = await town.claim(name, "paris", key="own", boot=5)
+    await trio.sleep(5)
+    here.scope.cancel()
+    there = await town.claim(name, "tokyo", key="own", boot=6)
+    await town.until(lambda: there.neighbours.core.phase == "joined", 5)
+    await trio.sleep(20)
+    assert await where(every, name) == {("tokyo", "alive")}
+
+
+@pytest.mark.parametrize("first", ["paris", "tokyo"])
+async def test_of_two_that_met_no_refusal_the_earlier_one_stays(town, autojump_clock, first):
+    name, every = await two_clusters(town)
+    nodes = {}
+    for cluster, start in (("paris", 7), ("tokyo", 7)):
+        boot = start - (cluster == first)
+        nodes[cluster] = await town.claim(name, cluster, key=cluster, boot=boot, naive=True)
+        await town.until(lambda at=cluster: nodes[at].neighbours.core.phase == "joined", 30)
+        nodes[cluster].naive = False
+    stays = nodes.pop(first)
+    (goes,) = nodes.values()
+    await town.until(lambda: goes.neighbours.core.phase == "asking", 60)
+    assert goes.neighbours.core.why.endswith(f"with another key lives in cluster {first}")
+    await trio.sleep(30)
+    assert (stays.neighbours.core.phase, goes.neighbours.core.phase) == ("joined", "asking")
+    assert await where(every, name) == {(first, "alive")}
+    said = ndb.parse(await stays.cat(f"/cloud/nodes/{name}/status"))
+    assert (said["state"], said["why"]) == ("alive", "")

@@ -353,6 +353,21 @@ async def test_what_was_killed_is_not_started_by_the_next_daemon(autojump_clock,
     assert {objects.all[id].state for id in (made.id, ended.id)} == {"exited"}
 
 
+@pytest.mark.parametrize("policy", ["never", "always"])
+@pytest.mark.parametrize("program", ["sleep 100", "true", "nosuch"])
+async def test_kill_reaches_one_that_is_starting(autojump_clock, node, program, policy):
+    made = new(node.objects)
+    await tell(node.objects, made, f"restart {policy}")
+    start = verbs.act(node.objects, made, f"exec {program}", ANN)
+    assert made.state == "starting"
+    await tell(node.objects, made, "kill")
+    if program != "nosuch":
+        await start.run()
+    await trio.sleep(100)
+    assert made.state == ("gone" if program == "nosuch" else "exited")
+    assert made.events.since(0)[0].count("event=began") == (program != "nosuch")
+
+
 async def test_restart_always_until_killed(autojump_clock, node):
     made = await begin(node.objects, "sleep 100", "restart always")
     await trio.sleep(305)

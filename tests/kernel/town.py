@@ -50,20 +50,22 @@ class Silent(Node):
 class Citizen:
     """One node of a town, with a shell's verbs."""
 
-    def __init__(self, town, path, name, cluster, boot=1):
+    def __init__(self, town, path, name, cluster, boot=1, key="", naive=False):
+        """naive: whom it asks does not look whether its name is taken elsewhere."""
         path.mkdir(exist_ok=True)
+        self.naive = naive
         self.town, self.path, self.name, self.cluster = town, path, name, cluster
         self.records = Records(":memory:")
         cloud_events = Log(1000)
         events = Log(100, whole=cloud_events)
         self.machine = Machine(name, cluster, "ann", Metrics(path), self.records, events)
-        self.machine.public = f"{name}.example:5640"
+        self.machine.public = f"{path.name}.example:5640"
         self.objects = Objects(Twin(), self.records, path, name, "ann", events=events,
                                attributes=self.machine.attributes, reserve=self.machine.reserve)  # fmt: skip
         self.cloud = Cloud(self.machine, self.objects, trio.current_time)
         seeds = [town.seed] if town.seed else []
         town.seed = town.seed or self.machine.public
-        core = Member(name, cluster, f"{hash(name) & 0xFFFFFFFF:08x}" * 4, boot,
+        core = Member(name, cluster, f"{hash(key or name) & 0xFFFFFFFF:08x}" * 4, boot,
                       self.machine.public, seeds)  # fmt: skip
         self.neighbours = Neighbours(self.cloud, core, self.engine, self.ask_seed, cloud_events)
         self.objects.changed_one = self.neighbours.object_changed
@@ -81,7 +83,9 @@ class Citizen:
         if other is None or not self.town.reaches(self, other):
             raise CloudError("unreachable", f"{address} does not answer")
         cluster, name = question.split()
-        return other.neighbours.core.introduction(cluster, name, trio.current_time())
+        if self.naive:
+            return other.neighbours.core.introduction(cluster, name, trio.current_time())
+        return await settle(other.neighbours.introduction(cluster, name))
 
     def reach(self, node, path=()):
         other = self.town.nodes.get(node)
@@ -146,6 +150,15 @@ class Town:
             await self.nursery.start(citizen.run)
             made.append(citizen)
         return made if len(made) > 1 else made[0]
+
+    async def claim(self, name, cluster, **more):
+        """Another node of a name that may be taken."""
+        key = f"{name} of {cluster}"
+        made = self.nodes[key] = Citizen(
+            self, self.path / f"{name}-{cluster}", name, cluster, **more
+        )
+        await self.nursery.start(made.run)
+        return made
 
     def at(self, address):
         return next((n for n in self.nodes.values() if n.machine.public == address), None)

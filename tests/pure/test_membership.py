@@ -86,7 +86,7 @@ def test_a_name_that_another_key_holds_is_refused_and_tried_again():
     found = member("s:1")
     found.tick(0.0)
     actions = found.introduced(
-        "node=s leaf=paris nodes=3\nenter=paris\ntaken=n1 id=ffffffff\n", 0.1
+        "node=s leaf=paris nodes=3\nenter=paris\ntaken=n1 id=ffffffff boot=5000\n", 0.1
     )
     assert [(c.new, c.why) for c in kind(actions, Changed)] == [
         ("refused", "a node named n1 with another key lives in the cloud")
@@ -100,7 +100,9 @@ def test_its_own_key_from_an_earlier_start_is_no_obstacle():
     found = member("s:1")
     found.tick(0.0)
     assert kind(
-        found.introduced(f"node=s leaf=paris nodes=3\nenter=paris\ntaken=n1 id={ID[:8]}\n", 0.1),
+        found.introduced(
+            f"node=s leaf=paris nodes=3\nenter=paris\ntaken=n1 id={ID[:8]} boot=999\n", 0.1
+        ),
         Enter,
     )
 

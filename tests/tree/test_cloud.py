@@ -113,6 +113,25 @@ async def test_the_first_session(autojump_clock, cloud):
     assert await cloud.cat(f"/cloud/nodes/n1/proc/{id}/args") == "tick 1 3\n"
 
 
+async def test_spec_tells_what_was_asked_for(autojump_clock, cloud):
+    id = (await cloud.cat("/cloud/proc/clone")).strip()
+    spec = f"/cloud/proc/{id}/spec"
+    assert set(ndb.parse(await cloud.cat(spec)).values()) == {"", "never", "0"}
+    for line in (
+        *("runtime sandbox net=none", "restart on-failure", "nice 5", "dir /tmp", "on n1"),
+        *("require cpus>=1 'label.rack=a b'", "prefer arch=x86_64 sort=load", "spread cluster"),
+    ):
+        await cloud.echo(line, f"/cloud/proc/{id}/ctl")
+    assert ndb.parse(await cloud.cat(spec)) == {
+        **{"runtime": "sandbox", "net": "none", "restart": "on-failure", "nice": "5"},
+        **{"dir": "/tmp", "on": "n1", "spread": "cluster"},
+        **{"require": "cpus>=1 'label.rack=a b'", "prefer": "arch=x86_64 sort=load"},
+    }
+    await cloud.echo("nice 7", f"/cloud/proc/{id}/ctl")
+    assert ndb.parse(await cloud.cat(spec))["nice"] == "7"
+    assert "spread, require and prefer" in await cloud.cat(f"/cloud/proc/{id}/help")
+
+
 async def walk(cloud, path="/cloud", depth=0):
     """Every file and directory, read to its end without ever waiting."""
     assert depth < 12
@@ -150,7 +169,7 @@ async def test_every_file_has_a_line_of_help(autojump_clock, cloud):
         assert len(text) > 20
     lines = (await cloud.cat(f"/cloud/proc/{next(iter(cloud.objects.all))}/help")).splitlines()
     table = [line for line in lines if re.match(r"\w+ +[r-][w-][x-]", line)]
-    assert len(table) == 20
+    assert len(table) == 21
     assert all(len(line.split(None, 2)) == 3 for line in table)
 
 
