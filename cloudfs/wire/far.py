@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from time import monotonic
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import trio
 
 from cloudfs.errors import CloudError
 from cloudfs.tree.api import Who
-from cloudfs.wire.call import Call
+from cloudfs.wait import Done, Soon, Wait, settle, then
+from cloudfs.wire.call import Answers, Call
 from cloudfs.wire.client import Client
 from cloudfs.wire.file import File
 from cloudfs.wire.messages import MAX_WALK
 
 if TYPE_CHECKING:
     from cloudfs.wire.remote import RemoteNode
+
+T = TypeVar("T")
 
 READY = 0.25  # seconds that a file read at the end of a walk waits to be opened
 MAX_READY = 32
@@ -30,6 +34,16 @@ class Turns:
 
     def __init__(self, most: int) -> None:
         self._free = trio.Semaphore(most)
+
+    def take(self) -> bool:
+        """A turn, if one is free and nobody waits for it; to be given back."""
+        if not self._free.value:
+            return False
+        self._free.acquire_nowait()
+        return True
+
+    def give(self) -> None:
+        self._free.release()
 
     async def __aenter__(self) -> None:
         try:
@@ -44,6 +58,51 @@ class Turns:
         at: TracebackType | None,
     ) -> None:
         self._free.release()
+
+
+class Turn(Soon[T]):
+    """What is asked in one of the turns.
+
+    ask(): what to wait for, None where it cannot be asked yet.  later: the same as a
+    coroutine function, for that case and where no turn is free.
+    """
+
+    __slots__ = ("_ask", "_asked", "_later", "_turns")
+
+    def __init__(
+        self,
+        turns: Turns,
+        ask: Callable[[], T | Wait[T] | None],
+        later: Callable[[], Awaitable[T]],
+    ) -> None:
+        self._turns = turns
+        self._ask = ask
+        self._later = later
+
+    def start(self, done: Done) -> None:
+        if not self._turns.take():
+            done(Wait(self._later), None)
+            return
+        try:
+            asked = self._ask()
+        except Exception as error:
+            self._turns.give()
+            done(None, error)
+            return
+        if isinstance(asked, Soon):
+            self._asked = asked
+            asked.start(partial(self._ended, done))
+        else:
+            self._turns.give()
+            done(Wait(self._later), None)
+
+    def _ended(self, done: Done, result: T | Wait[T], error: Exception | None) -> None:
+        self._turns.give()
+        done(result, error)
+
+    def stop(self) -> None:
+        self._turns.give()
+        self._asked.stop()
 
 
 class Found:
@@ -120,6 +179,9 @@ class Far(Protocol):
 
     def take_ready(self, key: tuple[str, ...]) -> tuple[File, bytes] | None: ...
 
+    def known(self, who: Who) -> File | None:
+        """The tree's root as who sees it, where that is there and a node's."""
+
     async def root(self, who: Who) -> File:
         """The tree's root as who sees it, connected to first if need be."""
 
@@ -138,6 +200,9 @@ class Direct(Found):
         self.client = client
         self.turns = Turns(1 << 16)
         self.followers = self.turns
+
+    def known(self, who: Who) -> File | None:
+        return self.client.root if self.client.node and not self.client.why else None
 
     async def root(self, who: Who) -> File:
         return self.client.root
@@ -167,7 +232,7 @@ async def reach(
     limit: float | None,
     spare: int = 0,
     told: bool = False,
-) -> tuple[File, list[tuple[Any, ...]]]:
+) -> tuple[File, Answers]:
     """The file at a path from root, and the answers to what is asked about it, all in one
     round trip where the server is a node.
 
@@ -184,14 +249,33 @@ async def reach(
         except BaseException:
             file.drop()
             raise
+    return await settle(reaching(root, names, calls, limit or client.deadline, spare, told))
+
+
+def reaching(
+    root: File,
+    names: Sequence[str],
+    calls: Callable[[File], list[Call]],
+    seconds: float,
+    spare: int = 0,
+    told: bool = False,
+    late: Callable[[], CloudError] | None = None,
+) -> Wait[tuple[File, Answers]]:
+    """The same where the server is a node; to be started at once.  seconds, late: see
+    Client.asking."""
+    client = root.client
     file = File(client, client.new_fid(), root.qid, (*root.path, *names))
-    file.deadline = limit
+    file.deadline = math.inf  # who uses it has a time for all that is done
     walks = _walks(root, file, names, told)
-    answers = await client.together([*walks, *calls(file)], limit, spare)
-    file.walked = [qid for (qids,) in answers[: len(walks)] for qid in qids]
+    asking = client.asking([*walks, *calls(file)], seconds, spare, late)
+    return then(asking, partial(_reached, file, len(walks)))
+
+
+def _reached(file: File, walks: int, answers: Answers) -> tuple[File, Answers]:
+    file.walked = [qid for (qids,) in answers[:walks] for qid in qids]
     if file.walked:
         file.qid = file.walked[-1]
-    return file, answers[len(walks) :]
+    return file, answers[walks:]
 
 
 def _walks(root: File, file: File, names: Sequence[str], told: bool) -> list[Call]:

@@ -247,9 +247,9 @@ def t_read(session: Session, tag: int, number: int, offset: int, count: int) -> 
             raise CloudError("isdir", "a directory is read with Treaddir")
         return read_entries(session, tag, fid, offset, count)
     data = handle.read(offset, count)
-    if data.__class__ is Wait:
+    if isinstance(data, Wait):
         return session.block(tag, fid, data, partial(data_reply, tag, _RREAD, count))
-    return data_reply(tag, _RREAD, count, data)  # type: ignore[arg-type]
+    return data_reply(tag, _RREAD, count, data)
 
 
 def read_entries(
@@ -282,7 +282,7 @@ def t_write(
     if handle is None or fid.mode & 3 not in (1, 2):
         raise CloudError("nofid", f"fid {number} is not open for writing")
     done = handle.write(offset, data)
-    if done.__class__ is Wait:
+    if isinstance(done, Wait):
         return session.block(tag, fid, done, partial(_DATA.pack, READ_HEAD, _RWRITE, tag))
     return _DATA.pack(READ_HEAD, _RWRITE, tag, done)
 
