@@ -158,12 +158,14 @@ class Far(Protocol):
     """A far tree.
 
     salt: what its qids are mixed with here, since other trees have the same numbers.
+    ordered: whether it is certainly a node's.
     limit: seconds for an operation where no cue says it, None for the client's own.
     turns, followers: of operations that have their time, and of reads that may take for
     ever.
     """
 
     salt: int
+    ordered: bool
     limit: float | None
     turns: Turns
     followers: Turns
@@ -198,6 +200,7 @@ class Direct(Found):
     def __init__(self, client: Client) -> None:
         super().__init__(0.0)
         self.client = client
+        self.ordered = client.node
         self.turns = Turns(1 << 16)
         self.followers = self.turns
 

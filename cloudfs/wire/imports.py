@@ -75,6 +75,8 @@ class _Attempt:
 class Peer(Found):
     """What this node has to do with another one; the `Far` of its tree."""
 
+    ordered = True
+
     def __init__(self, pool: Pool, node: str) -> None:
         super().__init__(KEEP)
         digest = blake2b(node.encode(), digest_size=8).digest()
