@@ -55,6 +55,7 @@ _NEED = {OREAD: R, OWRITE: W, ORDWR: R | W, OEXEC: R | X}
 _WORDS = {R: "read", W: "write", X: "search"}
 
 
+_LOOKING = replace(PLAIN, look=True)
 Walked = tuple[list[Node], Ref, CloudError | None]
 
 
@@ -79,6 +80,8 @@ def check_name(name: str) -> None:
 
 def cue(cues: Cues, name: str) -> Cues | None:
     """cues as the path element `name` changes them; None if it is no cue."""
+    if cues is PLAIN and name == ".look":  # as nodes ask each other
+        return _LOOKING
     if name == ".follow":
         return replace(cues, follow=True)
     if name == ".fresh":
@@ -265,11 +268,21 @@ class Attach:
         """As many steps as succeed: the files passed, where the last led if all did, and
         what stopped the walk (walk(5))."""
         done: list[Node] = []
+        if names and names[0][:1] == ".":  # cues, as nodes have them in front
+            for name in names:
+                try:
+                    cues = cue(ref.cues, name) if ref.node.mode & _PASS == _PASS else None
+                except CloudError as error:
+                    return done, ref, error
+                if cues is None:
+                    break
+                ref = Ref(ref.node, ref.path, cues)
+                done.append(ref.node)
         if not self.space.mounts and len(ref.path) + len(names) <= MAX_DEPTH:
             # The steps that need no closer look: nothing is bound, everybody may search,
             # no name has a dot.  Without a Ref and a path each they cost half.
-            node, cues = ref.node, ref.cues
-            for name in names:
+            node, cues, first = ref.node, ref.cues, len(done)
+            for name in names[first:] if first else names:
                 if node.mode & _PASS != _PASS or not name.isalnum() or len(name) > SHORT:
                     break
                 try:
@@ -278,15 +291,15 @@ class Attach:
                     return done, ref, error
                 if isinstance(child, Wait):
                     at = len(done)
-                    here = Ref(node, (*ref.path, *names[:at]), cues)
+                    here = Ref(node, (*ref.path, *names[first:at]), cues)
                     step = then(child, partial(Ref, path=(*here.path, name), cues=cues))
                     return self._walk_on(done, here, names[at:], step)
                 done.append(child)
                 node = child
             else:
-                return done, Ref(node, ref.path + tuple(names), cues), None
-            if done:
-                ref = Ref(node, (*ref.path, *names[: len(done)]), cues)
+                return done, Ref(node, (*ref.path, *names[first:]), cues), None
+            if len(done) > first:
+                ref = Ref(node, (*ref.path, *names[first : len(done)]), cues)
         for index in range(len(done), len(names)):
             try:
                 found = self.walk(ref, names[index])

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from cloudfs.wire.client import Client
 
 Answers = list[tuple[Any, ...]]  # the fields of each
-_REPLY = {row.name: "R" + row.name[1:] for row in MESSAGES if row.name[0] == "T"}
+REPLY = {row.name: "R" + row.name[1:] for row in MESSAGES if row.name[0] == "T"}
 
 
 class Call:
@@ -48,7 +48,7 @@ class Call:
     @property
     def good(self) -> bool:
         """Whether it was answered and not refused."""
-        return self.reply is not None and self.reply[0] == _REPLY[self.name]
+        return self.reply is not None and self.reply[0] == REPLY[self.name]
 
     def made(self) -> bool:
         """Whether the server has made the fid."""

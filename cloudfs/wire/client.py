@@ -23,7 +23,7 @@ import trio
 from cloudfs.errors import CloudError, from_errno, from_text
 from cloudfs.tree.idmap import user_of
 from cloudfs.wire import tls
-from cloudfs.wire.call import Answers, Asking, Call, Deadlines
+from cloudfs.wire.call import REPLY, Answers, Asking, Call, Deadlines
 from cloudfs.wire.codec import HEAD, HEAD_SIZE, BadMessage, Codec, codec
 from cloudfs.wire.file import File
 from cloudfs.wire.messages import IOHDRSZ, MAX_WALK, NODES, NOFID, NOTAG, VERSIONS
@@ -171,28 +171,31 @@ class Client:
 
     def _ask(self, asking: Asking) -> None:
         """Send what is asked, for which there are tags."""
-        calls = asking.calls
-        encode, kept = self.codec.encode, len(self._tags) - len(calls)
-        tags = [NOTAG] if calls[0].name == "Tversion" else self._tags[kept:]
+        calls, tags, encode = asking.calls, self._tags, self.codec.encode
+        kept = len(tags) - len(calls)
+        mine = [NOTAG] if calls[0].name == "Tversion" else tags[kept:]
+        frames = []
         try:
             if self.why:
                 raise CloudError("unreachable", self.why)
-            frames = [
-                encode[call.name](tag, *call.fields) for call, tag in zip(calls, tags, strict=True)
-            ]
-            if max(map(len, frames)) > self.msize:
-                raise CloudError("toobig", f"{calls[0].name} is more than {self.msize} bytes")
+            for call, tag in zip(calls, mine, strict=True):
+                frame = encode[call.name](tag, *call.fields)
+                if len(frame) > self.msize:
+                    raise CloudError("toobig", f"{call.name} is more than {self.msize} bytes")
+                frames.append(frame)
         except CloudError as error:
             self._deadlines.drop(asking)
             self._unused(calls)
             asking.end(None, error)
             return
-        for call, tag, frame in zip(calls, tags, frames, strict=True):
+        for call, tag in zip(calls, mine, strict=True):
             call.asking, call.tag = asking, tag
             self._calls[tag] = call
-            self._send(frame, False)
-        if tags[0] != NOTAG:
-            del self._tags[kept:]
+        if mine[0] != NOTAG:
+            del tags[kept:]
+        if self._tracing:
+            self._trace("->", frames)
+        self._out += frames
         self._push()
 
     def _unused(self, calls: Sequence[Call]) -> None:
@@ -213,9 +216,13 @@ class Client:
         """All its calls have their replies."""
         self._deadlines.drop(asking)
         found: Answers = []
+        whole = asking.whole
         try:
             for call in asking.calls:
-                found.append(self._checked(call, asking.whole))
+                name, fields = call.reply  # type: ignore[misc]
+                if name != REPLY[call.name] or (whole and name == "Rwalk"):
+                    fields = self._checked(call, whole)
+                found.append(fields)
         except CloudError as error:
             if not len(found) >= len(asking.calls) - asking.spare > 0:
                 self._unmake(asking.calls)
@@ -248,9 +255,10 @@ class Client:
         """The call's tag is free, and so are fids that it did not make or took."""
         if call.tag != NOTAG:
             self._tags.append(call.tag)
-        if call.makes is not None and not call.made():
-            self._fids.append(call.makes)
-        if call.takes is not None:
+        if call.makes is not None:
+            if not call.made():
+                self._fids.append(call.makes)
+        elif call.takes is not None:
             if call.reply is None:
                 self.forget(call.takes)
             else:
@@ -482,17 +490,20 @@ class Client:
     def _replies(self, data: bytes) -> bytes:
         """Take all whole frames; what is left of data."""
         at, end = 0, len(data)
+        head = HEAD.unpack_from
+        tracing = self._tracing
         while end - at >= HEAD_SIZE:
-            size, _, _ = HEAD.unpack_from(data, at)
+            size, number, tag = head(data, at)
             if not HEAD_SIZE <= size <= self.msize:
                 raise BadMessage(f"a frame of {size} bytes")
-            if at + size > end:
+            stop = at + size
+            if stop > end:
                 break
-            frame = data[at : at + size]
-            if self.trace is not None and self.trace.on:
-                self.trace.frame(self.name, "<-", self.codec, frame)
-            self._reply(*self.codec.parse(frame))
-            at += size
+            if tracing:
+                self._trace("<-", [data[at:stop]])
+            name, fields = self.codec.body(number, data, at + HEAD_SIZE, stop)
+            self._reply(name, tag, fields)
+            at = stop
         return data[at:]
 
     def _reply(self, name: str, tag: int, fields: tuple[Any, ...]) -> None:
@@ -500,7 +511,7 @@ class Client:
         if call is not None:
             call.reply = name, fields
             self._over(call)
-            asking = call.asking
+            asking, call.asking = call.asking, None  # no cycle is left for the collector
             assert asking is not None
             asking.left -= 1
             if not asking.left:
@@ -517,11 +528,20 @@ class Client:
             raise BadMessage(f"an answer to tag {tag}, which asked nothing")
 
     def _send(self, frame: bytes, soon: bool = True) -> None:
-        if self.trace is not None and self.trace.on:
-            self.trace.frame(self.name, "->", self.codec, frame)
+        if self._tracing:
+            self._trace("->", [frame])
         self._out.append(frame)
         if soon:
             self._wake.set()
+
+    @property
+    def _tracing(self) -> bool:
+        return self.trace is not None and self.trace.on
+
+    def _trace(self, arrow: str, frames: Sequence[bytes]) -> None:
+        assert self.trace is not None
+        for frame in frames:
+            self.trace.frame(self.name, arrow, self.codec, frame)
 
     def _push(self) -> None:
         """Send at once what goes without waiting, where the stream can: to wake the

@@ -13,8 +13,8 @@ import trio
 
 from cloudfs.errors import CloudError
 from cloudfs.tree.api import Who
-from cloudfs.wait import Done, Soon, Wait, settle, then
-from cloudfs.wire.call import Answers, Call
+from cloudfs.wait import Done, Soon, Wait
+from cloudfs.wire.call import Answers, Asking, Call
 from cloudfs.wire.client import Client
 from cloudfs.wire.file import File
 from cloudfs.wire.messages import MAX_WALK
@@ -252,7 +252,8 @@ async def reach(
         except BaseException:
             file.drop()
             raise
-    return await settle(reaching(root, names, calls, limit or client.deadline, spare, told))
+    asking, reached = reaching(root, names, calls, limit or client.deadline, spare, told)
+    return reached(await asking.run())
 
 
 def reaching(
@@ -263,31 +264,34 @@ def reaching(
     spare: int = 0,
     told: bool = False,
     late: Callable[[], CloudError] | None = None,
-) -> Wait[tuple[File, Answers]]:
-    """The same where the server is a node; to be started at once.  seconds, late: see
-    Client.asking."""
+) -> tuple[Asking, Callable[[Answers], tuple[File, Answers]]]:
+    """The same where the server is a node: what to ask, at once, and what makes of the
+    answers what `reach` gives.  seconds, late: see Client.asking."""
     client = root.client
     file = File(client, client.new_fid(), root.qid, (*root.path, *names))
     file.deadline = math.inf  # who uses it has a time for all that is done
     walks = _walks(root, file, names, told)
     asking = client.asking([*walks, *calls(file)], seconds, spare, late)
-    return then(asking, partial(_reached, file, len(walks)))
+    return asking, partial(_reached, file, len(walks))
 
 
 def _reached(file: File, walks: int, answers: Answers) -> tuple[File, Answers]:
-    file.walked = [qid for (qids,) in answers[:walks] for qid in qids]
-    if file.walked:
-        file.qid = file.walked[-1]
+    walked = answers[0][0] if walks == 1 else [qid for (qids,) in answers[:walks] for qid in qids]
+    file.walked = walked
+    if walked:
+        file.qid = walked[-1]
     return file, answers[walks:]
 
 
 def _walks(root: File, file: File, names: Sequence[str], told: bool) -> list[Call]:
     """The walks to a path.  told: the last name has one of its own, since a walk is told
     only why its first name fails."""
+    if len(names) <= MAX_WALK and not told:
+        return [Call("Twalk", root.fid, file.fid, names, makes=file.fid, steps=len(names))]
     before, last = (names[:-1], names[-1:]) if told else (names, names[:0])
     steps = [before[at : at + MAX_WALK] for at in range(0, len(before), MAX_WALK)]
     first, *rest = [*steps, *([last] if last else ())] or [[]]
     return [
-        Call("Twalk", root.fid, file.fid, list(first), makes=file.fid, steps=len(first)),
-        *(Call("Twalk", file.fid, file.fid, list(step)) for step in rest),
+        Call("Twalk", root.fid, file.fid, first, makes=file.fid, steps=len(first)),
+        *(Call("Twalk", file.fid, file.fid, step) for step in rest),
     ]

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from cloudfs.errors import CloudError
 from cloudfs.tree.api import OWRITE, PLAIN, Handle, Ref
 from cloudfs.tree.space import MAX_DEPTH, Walked, cue
-from cloudfs.wait import Wait, then
+from cloudfs.wait import Wait
 from cloudfs.wire.fids import (
     CLOSED,
     MAX_MSIZE,
@@ -354,11 +354,7 @@ def opened(session: Session, tag: int, fid: Fid, made: Any, mode: int, number: i
     if not isinstance(made, Wait):
         return finish(made)
     fid.mode = OPENING
-
-    def after() -> None:
-        if fid.mode == OPENING:
-            fid.mode = CLOSED
-
+    after = partial(_not_opening, fid)
     return session.block(tag, fid, made, finish, after, lambda pair: session.shut(pair[1]))
 
 
@@ -367,14 +363,20 @@ def open_file(session: Session, tag: int, fid: Fid, mode: int, number: int) -> R
     ref = fid.ref
     handle = fid.tree.at.open(ref, mode)
     if isinstance(handle, Wait):
-        made: Any = then(handle, partial(_pair, ref))
-        return opened(session, tag, fid, made, mode, number)
+        fid.mode = OPENING
+        finish = partial(_open, session, tag, fid, mode, number)
+        return session.block(tag, fid, handle, finish, partial(_not_opening, fid), session.shut)
+    return _open(session, tag, fid, mode, number, handle)
+
+
+def _open(session: Session, tag: int, fid: Fid, mode: int, number: int, handle: Handle) -> Reply:
     session.opened(fid, handle, mode)
-    return open_reply(tag, number, ref.node, session.msize - IOHDRSZ)
+    return open_reply(tag, number, fid.ref.node, session.msize - IOHDRSZ)
 
 
-def _pair(ref: Ref, handle: Handle) -> tuple[Ref, Handle]:
-    return ref, handle
+def _not_opening(fid: Fid) -> None:
+    if fid.mode == OPENING:
+        fid.mode = CLOSED
 
 
 HANDLERS: dict[str, Callable[..., Reply | None]] = {

@@ -100,15 +100,14 @@ class RemoteNode(Node):
         names: Sequence[str],
         calls: Callable[[File], list[Call]],
         finish: Callable[[tuple[File, Answers]], T | Wait[T]],
+        failed: Callable[[CloudError], T | Wait[T]] | None = None,
         spare: int = 0,
         told: bool = False,
     ) -> Turn[T]:
-        """finish(what `reach` gives) within the time that the cues give: without a task
-        where one round trip is all it takes."""
-        far, how = self._far, (names, calls, finish, spare, told)
-        return Turn(
-            far.turns, partial(self._asks, who, cues, *how), partial(self._waits, who, cues, *how)
-        )
+        """finish(what `reach` gives) within the time that the cues give, or failed(why
+        not): without a task where one round trip is all it takes."""
+        how = who, cues, names, calls, finish, failed, spare, told
+        return Turn(self._far.turns, partial(self._asks, *how), partial(self._waits, *how))
 
     def _asks(
         self,
@@ -117,6 +116,7 @@ class RemoteNode(Node):
         names: Sequence[str],
         calls: Callable[[File], list[Call]],
         finish: Callable[[tuple[File, Answers]], T | Wait[T]],
+        failed: Callable[[CloudError], T | Wait[T]] | None,
         spare: int,
         told: bool,
     ) -> Wait[T] | None:
@@ -126,7 +126,8 @@ class RemoteNode(Node):
             return None
         limit = _limit(far, cues)
         late = partial(far.late, limit)
-        return then(reaching(root, names, calls, limit, spare, told, late), finish)
+        asking, reached = reaching(root, names, calls, limit, spare, told, late)
+        return then(asking, partial(_finished, finish, reached), failed)
 
     async def _waits(
         self,
@@ -135,13 +136,19 @@ class RemoteNode(Node):
         names: Sequence[str],
         calls: Callable[[File], list[Call]],
         finish: Callable[[tuple[File, Answers]], T | Wait[T]],
+        failed: Callable[[CloudError], T | Wait[T]] | None,
         spare: int,
         told: bool,
     ) -> T:
         async def ask(root: File, limit: float | None) -> T:
             return await settle(finish(await reach(root, names, calls, limit, spare, told)))
 
-        return await self._there(who, cues, ask)
+        try:
+            return await self._there(who, cues, ask)
+        except CloudError as error:
+            if failed is None:
+                raise
+            return await settle(failed(error))
 
     # --- attributes and walks -----------------------------------------------------------------
 
@@ -190,7 +197,7 @@ class RemoteNode(Node):
         asked = [*_words(cues), ".look", *self._names, *plain]
         calls, spare = (_stating, 0) if cues.follow else (_looking, 2)
         came = partial(self._came, plain, len(asked) - len(plain), at.who)
-        return then(self._trip(at.who, cues, asked, calls, came, spare), _nothing, _quietly)
+        return self._trip(at.who, cues, asked, calls, came, _quietly, spare)
 
     def _came(
         self, names: tuple[str, ...], before: int, who: Who, found: tuple[File, Answers]
@@ -224,8 +231,7 @@ class RemoteNode(Node):
             return Wait(later)
         names = [*_words(cues), ".look", *self._names]
         looked = partial(self._looked, at.who, cues)
-        look = self._trip(at.who, cues, names, _reading, looked)
-        return then(look, _same, partial(_not_looked, later))
+        return self._trip(at.who, cues, names, _reading, looked, partial(_not_looked, later))
 
     def _looked(self, who: Who, cues: Cues, found: tuple[File, Answers]) -> Handle | Wait[Handle]:
         """The handle of a file that was opened and of which the beginning was read."""
@@ -356,8 +362,12 @@ def _reading(file: File) -> list[Call]:
     return [file.to_open(OREAD), Call("Tread", file.fid, 0, file.client.most)]
 
 
-def _same(handle: Handle) -> Handle:
-    return handle
+def _finished(
+    finish: Callable[[tuple[File, Answers]], T],
+    reached: Callable[[Answers], tuple[File, Answers]],
+    answers: Answers,
+) -> T:
+    return finish(reached(answers))
 
 
 def _not_looked(later: Callable[[], Awaitable[Handle]], error: CloudError) -> Wait[Handle]:
@@ -365,10 +375,6 @@ def _not_looked(later: Callable[[], Awaitable[Handle]], error: CloudError) -> Wa
     if error.kind != "again":
         raise error
     return Wait(later)
-
-
-def _nothing(_: None) -> None:
-    pass
 
 
 def _quietly(error: CloudError) -> None:
