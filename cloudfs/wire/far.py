@@ -33,23 +33,25 @@ class Turns:
     """How many operations are under way at once; the others wait for their turn."""
 
     def __init__(self, most: int) -> None:
-        self._free = trio.Semaphore(most)
+        self._free = most
+        self._waiting = trio.lowlevel.ParkingLot()
 
     def take(self) -> bool:
-        """A turn, if one is free and nobody waits for it; to be given back."""
-        if not self._free.value:
+        """A turn, if one is free, which is to be given back; those who wait have none."""
+        if not self._free:
             return False
-        self._free.acquire_nowait()
+        self._free -= 1
         return True
 
     def give(self) -> None:
-        self._free.release()
+        if self._waiting:
+            self._waiting.unpark()  # it has the turn now
+        else:
+            self._free += 1
 
     async def __aenter__(self) -> None:
-        try:
-            self._free.acquire_nowait()
-        except trio.WouldBlock:
-            await self._free.acquire()
+        if not self.take():
+            await self._waiting.park()
 
     async def __aexit__(
         self,
@@ -57,7 +59,7 @@ class Turns:
         error: BaseException | None,
         at: TracebackType | None,
     ) -> None:
-        self._free.release()
+        self.give()
 
 
 class Turn(Soon[T]):
@@ -273,6 +275,18 @@ def reaching(
     walks = _walks(root, file, names, told)
     asking = client.asking([*walks, *calls(file)], seconds, spare, late)
     return asking, partial(_reached, file, len(walks))
+
+
+def looking(
+    root: File, names: Sequence[str], seconds: float, late: Callable[[], CloudError]
+) -> tuple[Asking, File]:
+    """What opens the file at a path of at most MAX_WALK names of a node's tree for reading
+    and reads its beginning, to be asked at once, and the file that it makes."""
+    client = root.client
+    file = File(client, client.new_fid(), root.qid, root.path)
+    file.deadline = math.inf
+    call = Call("Tlook", root.fid, file.fid, client.most, names, makes=file.fid)
+    return client.asking((call,), seconds, 0, late), file
 
 
 def _reached(file: File, walks: int, answers: Answers) -> tuple[File, Answers]:

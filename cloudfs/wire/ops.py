@@ -176,7 +176,7 @@ def t_walk(
             session.add(newnumber, tree, fid.ref)
         return walk_reply(tag, ())
     if tree.depth and ".." in names:
-        names = _below(tree.depth, fid.ref, names)
+        names = below(tree.depth, fid.ref, names)
     walked = tree.at.walk_all(fid.ref, names)
     if not isinstance(walked, Wait):
         return _walked(session, tag, fid, newnumber, names, walked)
@@ -211,7 +211,7 @@ def _walked(
     return walk_reply(tag, nodes)
 
 
-def _below(depth: int, ref: Ref, names: Sequence[str]) -> list[str]:
+def below(depth: int, ref: Ref, names: Sequence[str]) -> list[str]:
     """The names of a walk with each `..` that would leave the attached tree made "."."""
     here = len(ref.path)
     kept = []

@@ -41,9 +41,10 @@ from cloudfs.wait import settle, then
 from cloudfs.wire.call import Answers, Call
 from cloudfs.wire.client import Client
 from cloudfs.wire.codec import Qid
-from cloudfs.wire.far import Direct, Far, Turn, ordered, reach, reaching
+from cloudfs.wire.far import Direct, Far, Turn, looking, ordered, reach, reaching
 from cloudfs.wire.file import File
 from cloudfs.wire.handle import RemoteHandle
+from cloudfs.wire.messages import MAX_WALK
 
 KEEP = 1.0  # seconds that what a walk found holds
 _NEVER = (0.0, None)
@@ -229,17 +230,41 @@ class RemoteNode(Node):
         later = partial(self._open, mode, at.who, cues)
         if not self._far.ordered or not _looks(mode, cues) or self.mode & DMDIR:
             return Wait(later)
-        names = [*_words(cues), ".look", *self._names]
-        looked = partial(self._looked, at.who, cues)
-        return self._trip(at.who, cues, names, _reading, looked, partial(_not_looked, later))
+        failed = partial(_not_looked, later)
+        look = partial(self._look, at.who, cues, failed)
+        return Turn(self._far.turns, look, partial(self._look_later, at.who, cues, failed))
 
-    def _looked(self, who: Who, cues: Cues, found: tuple[File, Answers]) -> Handle | Wait[Handle]:
+    def _look(
+        self, who: Who, cues: Cues, failed: Callable[[CloudError], Wait[Handle]]
+    ) -> Wait[Handle] | None:
+        """Open the file and read its beginning, at once."""
+        far = self._far
+        root = far.known(who)
+        names = self._names if cues is PLAIN else (*_words(cues), *self._names)
+        if root is None or len(names) > MAX_WALK:
+            return None
+        limit = _limit(far, cues)
+        asking, file = looking(root, names, limit, partial(far.late, limit))
+        return then(asking, partial(self._looked, file, limit), failed)
+
+    def _looked(self, file: File, limit: float, answers: Answers) -> Handle:
+        ((qid, data),) = answers
+        file.opened(qid, 0)
+        return RemoteHandle(self._far, file, bytes(data), limit)
+
+    async def _look_later(
+        self, who: Who, cues: Cues, failed: Callable[[CloudError], Wait[Handle]]
+    ) -> Handle:
+        """The same where it takes more than one round trip, or time to begin."""
+        names = [*_words(cues), ".look", *self._names]
+        came = partial(self._begun, who, cues)
+        return await self._waits(who, cues, names, _reading, came, failed, 0, False)
+
+    def _begun(self, who: Who, cues: Cues, found: tuple[File, Answers]) -> Wait[Handle]:
         """The handle of a file that was opened and of which the beginning was read."""
         file, (opened, (data,)) = found
         file.opened(*opened)
-        if file.qid[0] & 0x80:
-            return Wait(partial(self._handle, file, who, cues, bytes(data)))
-        return RemoteHandle(self._far, file, bytes(data), _limit(self._far, cues))
+        return Wait(partial(self._handle, file, who, cues, bytes(data)))
 
     async def _open(self, mode: int, who: Who, cues: Cues) -> Handle:
         names = [*_words(cues), *self._names]
@@ -247,7 +272,7 @@ class RemoteNode(Node):
         async def ask(root: File, limit: float | None) -> Handle:
             if self.mode & DMDIR and _looks(mode, cues) and ordered(root):
                 found = await reach(root, names, _reading, limit)
-                return await settle(self._looked(who, cues, found))
+                return await settle(self._begun(who, cues, found))
             file, (answer,) = await reach(root, names, lambda file: [file.to_open(mode)], limit)
             file.opened(*answer)
             return await self._handle(file, who, cues)
