@@ -147,6 +147,7 @@ class Daemon:
                 listeners.append(listen(f"tcp:{settings.tcp}"))
             self.machine.addresses = [str(one.address) for one in listeners]
             await nursery.start(partial(server.serve, listeners))
+            self.pool.watcher = server
             nursery.start_soon(self.metrics.run)
             await nursery.start(self.pool.run)
             joined = Joined(

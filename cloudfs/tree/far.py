@@ -20,7 +20,7 @@ from cloudfs.tree.api import DMDIR, OREAD, PLAIN, Cues, DirHandle, Entries, Hand
 from cloudfs.tree.handles import Text
 from cloudfs.tree.imports import Imports
 from cloudfs.tree.space import Attach
-from cloudfs.wait import settle
+from cloudfs.wait import settle, then
 
 ASK = 0.5  # seconds for a status of which something is known here
 QUIET = 3.0  # seconds for which a node that did not answer one is not asked for another
@@ -119,31 +119,48 @@ class Status(Node):
     def stat(self) -> Stat:
         return Stat(self.name, self.qid, self.mode, 0, time.time(), self.uid, self.gid)
 
-    def open(self, mode: int, at: Attach, cues: Cues) -> Wait[Handle]:
-        return Wait(partial(self._open, mode, at, cues))
-
-    async def _open(self, mode: int, at: Attach, cues: Cues) -> Handle:
+    def open(self, mode: int, at: Attach, cues: Cues) -> Handle | Wait[Handle]:
         of = self._of
         known = "" if cues.fresh or mode & 3 != OREAD else of._known()
         if known and of._silence.holds(of._node):
-            await of._renew(ASK)
-            return Text(of._known())
+            return Wait(self._heard)
         if known and cues.max_time == PLAIN.max_time:
             cues = replace(cues, max_time=ASK)
-        try:
-            handle = await settle(of._there("status").open(mode, at, cues))
-            if mode & 3 != OREAD:
-                return handle
-            data: Any = await settle(handle.read(0, MAX_STATUS))
-            await settle(handle.close())
-        except CloudError as error:
-            if error.kind not in SILENT or not known:
-                raise
-            of._silence.missed(of._node)
-            await of._renew(ASK)
-            return Text(of._known())
-        of._silence.heard(of._node)
+        handle = of._there("status").open(mode, at, cues)
+        if mode & 3 != OREAD:
+            return handle
+        return then(then(handle, self._read), _same, partial(self._missed, known))
+
+    def _read(self, handle: Handle) -> Handle | Wait[Handle]:
+        read = handle.read(0, MAX_STATUS)
+        return then(read, partial(self._close, handle), partial(self._not_read, handle))
+
+    def _close(self, handle: Handle, data: Any) -> Handle | Wait[Handle]:
+        return then(handle.close(), partial(self._text, data))
+
+    def _not_read(self, handle: Handle, error: CloudError) -> Handle | Wait[Handle]:
+        handle.close()  # what it may have left to do is not waited for
+        raise error
+
+    def _text(self, data: Any, _: None) -> Handle:
+        self._of._silence.heard(self._of._node)
         return Text(f"{bytes(data).decode(errors='replace').rstrip()} age=0\n")
+
+    def _missed(self, known: str, error: CloudError) -> Wait[Handle]:
+        """What is known here, where its node did not answer."""
+        if error.kind not in SILENT or not known:
+            raise error
+        self._of._silence.missed(self._of._node)
+        return Wait(self._heard)
+
+    async def _heard(self) -> Handle:
+        """What is known here and what others say that they know."""
+        await self._of._renew(ASK)
+        return Text(self._of._known())
+
+
+def _same(handle: Handle) -> Handle:
+    return handle
 
 
 def number(*path: str) -> int:

@@ -55,6 +55,7 @@ _NEED = {OREAD: R, OWRITE: W, ORDWR: R | W, OEXEC: R | X}
 _WORDS = {R: "read", W: "write", X: "search"}
 
 
+_LOOKING = replace(PLAIN, look=True)
 Walked = tuple[list[Node], Ref, CloudError | None]
 
 
@@ -79,6 +80,8 @@ def check_name(name: str) -> None:
 
 def cue(cues: Cues, name: str) -> Cues | None:
     """cues as the path element `name` changes them; None if it is no cue."""
+    if cues is PLAIN and name == ".look":  # as nodes ask each other
+        return _LOOKING
     if name == ".follow":
         return replace(cues, follow=True)
     if name == ".fresh":
@@ -265,11 +268,21 @@ class Attach:
         """As many steps as succeed: the files passed, where the last led if all did, and
         what stopped the walk (walk(5))."""
         done: list[Node] = []
+        if names and names[0][:1] == ".":  # cues, as nodes have them in front
+            for name in names:
+                try:
+                    cues = cue(ref.cues, name) if ref.node.mode & _PASS == _PASS else None
+                except CloudError as error:
+                    return done, ref, error
+                if cues is None:
+                    break
+                ref = Ref(ref.node, ref.path, cues)
+                done.append(ref.node)
         if not self.space.mounts and len(ref.path) + len(names) <= MAX_DEPTH:
             # The steps that need no closer look: nothing is bound, everybody may search,
             # no name has a dot.  Without a Ref and a path each they cost half.
-            node, cues = ref.node, ref.cues
-            for name in names:
+            node, cues, first = ref.node, ref.cues, len(done)
+            for name in names[first:] if first else names:
                 if node.mode & _PASS != _PASS or not name.isalnum() or len(name) > SHORT:
                     break
                 try:
@@ -278,39 +291,46 @@ class Attach:
                     return done, ref, error
                 if isinstance(child, Wait):
                     at = len(done)
-                    here = Ref(node, (*ref.path, *names[:at]), cues)
-                    step = Wait(partial(_reached, child, (*here.path, name), cues))
-                    return Wait(partial(self._walk_on, done, here, names[at:], step))
+                    here = Ref(node, (*ref.path, *names[first:at]), cues)
+                    step = then(child, partial(Ref, path=(*here.path, name), cues=cues))
+                    return self._walk_on(done, here, names[at:], step)
                 done.append(child)
                 node = child
             else:
-                return done, Ref(node, ref.path + tuple(names), cues), None
-            if done:
-                ref = Ref(node, (*ref.path, *names[: len(done)]), cues)
+                return done, Ref(node, (*ref.path, *names[first:]), cues), None
+            if len(done) > first:
+                ref = Ref(node, (*ref.path, *names[first : len(done)]), cues)
         for index in range(len(done), len(names)):
             try:
                 found = self.walk(ref, names[index])
             except CloudError as error:
                 return done, ref, error
             if isinstance(found, Wait):
-                return Wait(partial(self._walk_on, done, ref, names[index:], found))
+                return self._walk_on(done, ref, names[index:], found)
             done.append(found.node)
             ref = found
         return done, ref, None
 
-    async def _walk_on(
-        self, done: list[Node], ref: Ref, names: Sequence[str], step: Wait[Ref]
-    ) -> Walked:
+    def _walk_on(
+        self, done: list[Node], ref: Ref, names: Sequence[str], step: Ref | Wait[Ref]
+    ) -> Walked | Wait[Walked]:
         """Go on where the step to the first of the names, from ref, waits."""
-        try:
-            ahead = ref.node.ahead(names, self, ref.cues)
-            if ahead is not None:
-                await ahead.run()
-            ref = await step.run()
-        except CloudError as error:
-            return done, self.root(), error
-        more, ref_or_none, error_or_none = await settle(self.walk_all(ref, names[1:]))
-        return [*done, ref.node, *more], ref_or_none, error_or_none
+        ahead = ref.node.ahead(names, self, ref.cues)
+        if ahead is not None:  # after which the step may not wait any more
+            step = then(ahead, partial(self._step, ref, names[0]))
+        return then(step, partial(self._stepped, done, names), partial(self._stopped, done))
+
+    def _step(self, ref: Ref, name: str, _: None) -> Ref | Wait[Ref]:
+        return self.walk(ref, name)
+
+    def _stepped(self, done: list[Node], names: Sequence[str], ref: Ref) -> Walked | Wait[Walked]:
+        done = [*done, ref.node]
+        if len(names) == 1:
+            return done, ref, None
+        return then(self.walk_all(ref, names[1:]), partial(_joined, done))
+
+    def _stopped(self, done: list[Node], error: CloudError) -> Walked:
+        return done, self.root(), error
 
     def find(self, path: Sequence[str]) -> Ref | Wait[Ref]:
         """The file at a path from the root of the name space; raises if not there."""
@@ -387,9 +407,9 @@ class Attach:
             )
 
 
-async def _reached(child: Wait[Node], path: tuple[str, ...], cues: Cues) -> Ref:
-    """Where a step leads that had to wait."""
-    return Ref(await settle(child), path, cues)
+def _joined(done: list[Node], walked: Walked) -> Walked:
+    more, ref, error = walked
+    return [*done, *more], ref, error
 
 
 class Union(Node):
@@ -426,16 +446,13 @@ class Union(Node):
                     raise
                 continue
             if isinstance(found, Wait) and index < len(self.branches):
-                return Wait(partial(self._later, found, index, name, at, cues))
+                return then(found, _same, partial(self._next, index, name, at, cues))
             return found
 
-    async def _later(
-        self, found: Wait[Node], index: int, name: str, at: Attach, cues: Cues
-    ) -> Node:
-        try:
-            return await found.run()
-        except CloudError:
-            return await settle(self._walk(index, name, at, cues))
+    def _next(
+        self, index: int, name: str, at: Attach, cues: Cues, error: CloudError
+    ) -> Node | Wait[Node]:
+        return self._walk(index, name, at, cues)
 
     def open(self, mode: int, at: Attach, cues: Cues) -> Handle | Wait[Handle]:
         nodes: dict[str, Node] = {}
@@ -466,6 +483,10 @@ class Union(Node):
                     raise CloudError("denied", f"{at.who.user} may not make files in it")
                 return node.create(name, perm, mode, at, cues)
         raise CloudError("refused", "no part of this union takes new files", "bind one with -c")
+
+
+def _same(node: Node) -> Node:
+    return node
 
 
 def split(path: str) -> tuple[str, ...]:

@@ -1,10 +1,22 @@
-"""A request of a client that is under way."""
+"""Requests of a client that are under way, and how long they may be."""
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import trio
+
+from cloudfs.errors import CloudError
+from cloudfs.wait import Done, Soon
+from cloudfs.wire.messages import MESSAGES
+
+if TYPE_CHECKING:
+    from cloudfs.wire.client import Client
+
+Answers = list[tuple[Any, ...]]  # the fields of each
+REPLY = {row.name: "R" + row.name[1:] for row in MESSAGES if row.name[0] == "T"}
 
 
 class Call:
@@ -12,10 +24,9 @@ class Call:
 
     makes: a number from `new_fid`, which is free again unless the server made the fid (by
     a walk: took all `steps`).  takes: one that is free again once the server has answered.
-    done: where somebody waits for the reply.
     """
 
-    __slots__ = ("done", "fields", "makes", "name", "reply", "steps", "takes")
+    __slots__ = ("asking", "fields", "makes", "name", "reply", "steps", "tag", "takes")
 
     def __init__(
         self,
@@ -30,11 +41,97 @@ class Call:
         self.makes = makes
         self.steps = steps
         self.takes = takes
-        self.done: trio.Event | None = None
+        self.tag = -1
+        self.asking: Asking | None = None  # what it is a part of
         self.reply: tuple[str, tuple[Any, ...]] | None = None
+
+    @property
+    def good(self) -> bool:
+        """Whether it was answered and not refused."""
+        return self.reply is not None and self.reply[0] == REPLY[self.name]
 
     def made(self) -> bool:
         """Whether the server has made the fid."""
-        if self.makes is None or self.reply is None or self.reply[0] != "R" + self.name[1:]:
+        if self.makes is None or self.reply is None or not self.good:
             return False
         return self.name != "Twalk" or len(self.reply[1][0]) == self.steps
+
+
+class Asking(Soon[Answers]):
+    """Requests that go out together; Client.asking makes it and says what comes of it."""
+
+    __slots__ = ("calls", "client", "done", "late", "left", "seconds", "spare", "whole")
+
+    def __init__(
+        self,
+        client: Client,
+        calls: Sequence[Call],
+        seconds: float,
+        spare: int,
+        late: Callable[[], CloudError] | None,
+        whole: bool,
+    ) -> None:
+        self.client = client
+        self.calls = calls
+        self.seconds = seconds
+        self.spare = spare
+        self.late = late
+        self.whole = whole  # whether a walk must have taken all its steps
+        self.left = len(calls)  # replies to come
+        self.done: Done | None = None  # None once it has ended
+
+    def start(self, done: Done) -> None:
+        self.done = done
+        self.client.begin(self)
+
+    def stop(self) -> None:
+        self.done = None
+        self.client.give_up(self)
+
+    def end(self, result: Answers | None, error: Exception | None = None) -> None:
+        done, self.done = self.done, None
+        if done is not None:
+            done(result, error)
+
+    def too_late(self) -> None:
+        late = self.late or self._no_answer
+        self.client.give_up(self)
+        self.end(None, late())
+
+    def _no_answer(self) -> CloudError:
+        name = self.client.name
+        return CloudError("timeout", f"{name} did not answer {self.calls[0].name} in time")
+
+
+class Deadlines:
+    """Ends what was asked and not answered in time.
+
+    One task for all.  Mostly what began first has to end first, so the task is woken for
+    what begins only if it has nothing to wait for.
+    """
+
+    def __init__(self) -> None:
+        self._all: dict[Asking, float] = {}
+        self._next = math.inf
+        self._sooner = trio.Event()
+
+    def add(self, asking: Asking, until: float) -> None:
+        """until: on trio's clock."""
+        self._all[asking] = until
+        if until < self._next:
+            self._next = until
+            self._sooner.set()
+
+    def drop(self, asking: Asking) -> None:
+        self._all.pop(asking, None)
+
+    async def run(self) -> None:
+        while True:
+            with trio.move_on_at(self._next):
+                await self._sooner.wait()
+            self._sooner = trio.Event()
+            now = trio.current_time()
+            for asking in [asking for asking, until in self._all.items() if until <= now]:
+                if asking in self._all:
+                    asking.too_late()
+            self._next = min(self._all.values(), default=math.inf)

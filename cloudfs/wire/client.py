@@ -13,15 +13,17 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
-from typing import Any
+from collections import deque
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, Protocol
 
 import trio
 
 from cloudfs.errors import CloudError, from_errno, from_text
 from cloudfs.tree.idmap import user_of
 from cloudfs.wire import tls
-from cloudfs.wire.call import Call
+from cloudfs.wire.call import REPLY, Answers, Asking, Call, Deadlines
 from cloudfs.wire.codec import HEAD, HEAD_SIZE, BadMessage, Codec, codec
 from cloudfs.wire.file import File
 from cloudfs.wire.messages import IOHDRSZ, MAX_WALK, NODES, NOFID, NOTAG, VERSIONS
@@ -37,6 +39,16 @@ RECEIVE = 64 << 10  # bytes received at a time
 # about, so that neither ever lacks one.
 _FLUSH, _CLUNK = 0x8000, 0x4000
 _ROOT = 0  # the fid of the attach
+
+
+class Watcher(Protocol):
+    """Who looks at sockets anyway: the server's loop."""
+
+    def watch(self, fd: int, ready: Callable[[], None]) -> bool:
+        """Call ready whenever there is something to receive; False if it does not run."""
+
+    def unwatch(self, fd: int) -> None:
+        """Not any more.  May be called again."""
 
 
 class Client:
@@ -64,12 +76,14 @@ class Client:
         self._calls: dict[int, Call] = {}  # by tag
         self._flushing: dict[int, Call] = {}  # by tag: nobody waits for these any more
         self._tags = list(range(TAGS - 1, -1, -1))
-        self._turn = trio.Semaphore(TAGS)
+        self._queue: deque[Asking] = deque()  # what waits for tags
+        self._deadlines = Deadlines()
         self._fids = list(range(FIDS - 1, _ROOT, -1))
         self._out: list[bytes] = []
         self._wake = trio.Event()
         self._later = 0  # requests in _out that nobody is in a hurry for
         self._sending = False  # whether the writer is at it
+        self._data = b""  # received, of a frame that is not whole yet
         self._owed: float | None = None  # since when it owes the first answer, and is silent
 
     async def call(
@@ -92,83 +106,134 @@ class Client:
 
     async def together(
         self, calls: Sequence[Call], deadline: float | None = None, spare: int = 0
-    ) -> list[tuple[Any, ...]]:
+    ) -> Answers:
         """The fields of the answers to requests that build on each other: all in one round
-        trip where the server is a node, else one by one.
-
-        The first that fails is raised, as by `call`; a fid that was made is let go of
-        then.  Where there are several, a walk that stops early fails as `absent`.  spare:
-        so many at the end may fail; the first that does ends what is returned.
-        """
-        found: list[tuple[Any, ...]] = []
+        trip where the server is a node, else one by one.  See `asking`."""
         seconds = self.deadline if deadline is None else deadline
+        if self.node or len(calls) == 1:
+            return await self.asking(calls, seconds, spare).run()
+        found: Answers = []
         try:
-            if seconds == math.inf:
-                await self._one_by_one(calls, found)
-            else:
-                self.expect()
-                with trio.move_on_after(seconds):
-                    await self._one_by_one(calls, found)
-            if len(found) == len(calls):
+            with trio.move_on_after(seconds):
+                for call in calls:
+                    found += await Asking(self, (call,), math.inf, 0, None, True).run()
                 return found
             raise CloudError("timeout", f"{self.name} did not answer {calls[0].name} in time")
         except BaseException as error:
             if isinstance(error, CloudError) and len(found) >= len(calls) - spare > 0:
                 return found
-            for call in calls:
-                if call.made():
-                    self.forget(call.makes or 0)
+            self._unmake(calls)
             raise
 
-    async def _one_by_one(self, calls: Sequence[Call], found: list[tuple[Any, ...]]) -> None:
-        """Put the answers to the calls into found."""
-        many = len(calls) > 1
-        for group in [calls] if self.node else [(call,) for call in calls]:
-            await self._ask(group)
-            for call in group:
-                found.append(self._checked(call, many))
+    def asking(
+        self,
+        calls: Sequence[Call],
+        seconds: float,
+        spare: int = 0,
+        late: Callable[[], CloudError] | None = None,
+    ) -> Asking:
+        """The fields of the answers to one request, or to several that build on each other
+        and are sent together, which only a node may be asked.
+
+        The first that fails is raised, as by `call`; a fid that was made is let go of
+        then.  Where there are several, a walk that stops early fails as `absent`.  seconds:
+        for all of it, math.inf for no limit; late: makes the error for what was not
+        answered by then.  spare: so many at the end may fail; the first that does ends
+        what is given.
+        """
+        return Asking(self, calls, seconds, spare, late, len(calls) > 1)
+
+    # --- what an Asking does -----------------------------------------------------------------
+
+    def begin(self, asking: Asking) -> None:
+        if asking.seconds < math.inf:
+            now = trio.current_time()
+            if self._owed is None:
+                self._owed = now
+            self._deadlines.add(asking, now + asking.seconds)
+        if self._queue or len(self._tags) < len(asking.calls):
+            self._queue.append(asking)
+        else:
+            self._ask(asking)
+
+    def give_up(self, asking: Asking) -> None:
+        """Nobody wants the answers any more."""
+        self._deadlines.drop(asking)
+        if asking in self._queue:
+            self._queue.remove(asking)
+            self._unused(asking.calls)
+            return
+        for call in asking.calls:
+            if call.reply is None:
+                self._flushing[call.tag] = self._calls.pop(call.tag)
+                self._send(self.codec.encode["Tflush"](_FLUSH | call.tag & 0x7FFF, call.tag))
+        self._unmake(asking.calls)
+
+    def _ask(self, asking: Asking) -> None:
+        """Send what is asked, for which there are tags."""
+        calls, tags, encode = asking.calls, self._tags, self.codec.encode
+        kept = len(tags) - len(calls)
+        mine = [NOTAG] if calls[0].name == "Tversion" else tags[kept:]
+        frames = []
+        try:
+            if self.why:
+                raise CloudError("unreachable", self.why)
+            for call, tag in zip(calls, mine, strict=True):
+                frame = encode[call.name](tag, *call.fields)
+                if len(frame) > self.msize:
+                    raise CloudError("toobig", f"{call.name} is more than {self.msize} bytes")
+                frames.append(frame)
+        except CloudError as error:
+            self._deadlines.drop(asking)
+            self._unused(calls)
+            asking.end(None, error)
+            return
+        for call, tag in zip(calls, mine, strict=True):
+            call.asking, call.tag = asking, tag
+            self._calls[tag] = call
+        if mine[0] != NOTAG:
+            del tags[kept:]
+        if self._tracing:
+            self._trace("->", frames)
+        self._out += frames
+        self._push()
+
+    def _unused(self, calls: Sequence[Call]) -> None:
+        """The fids of calls that were never sent are as they were."""
+        for call in calls:
+            if call.makes is not None:
+                self._fids.append(call.makes)
+            if call.takes is not None:
+                self.forget(call.takes)
+
+    def _unmake(self, calls: Sequence[Call]) -> None:
+        """Let go of what calls made of which others failed."""
+        for call in calls:
+            if call.made():
+                self.forget(call.makes or 0)
+
+    def _answered(self, asking: Asking) -> None:
+        """All its calls have their replies."""
+        self._deadlines.drop(asking)
+        found: Answers = []
+        whole = asking.whole
+        try:
+            for call in asking.calls:
+                name, fields = call.reply  # type: ignore[misc]
+                if name != REPLY[call.name] or (whole and name == "Rwalk"):
+                    fields = self._checked(call, whole)
+                found.append(fields)
+        except CloudError as error:
+            if not len(found) >= len(asking.calls) - asking.spare > 0:
+                self._unmake(asking.calls)
+                asking.end(None, error)
+                return
+        asking.end(found)
 
     def expect(self) -> None:
         """Something is about to be asked whose answer has its time: see `silence`."""
         if self._owed is None:
             self._owed = trio.current_time()
-
-    async def _ask(self, calls: Sequence[Call]) -> None:
-        """Ask and wait until each call has its reply."""
-        tags: list[int] = []
-        begun = 0
-        try:
-            for call in calls:
-                try:
-                    self._turn.acquire_nowait()
-                except trio.WouldBlock:
-                    await self._turn.acquire()
-                tags.append(NOTAG if call.name == "Tversion" else self._tags.pop())
-            frames = [
-                self.codec.encode[call.name](tag, *call.fields)
-                for call, tag in zip(calls, tags, strict=True)
-            ]
-            if max(map(len, frames)) > self.msize:
-                raise CloudError("toobig", f"{calls[0].name} is more than {self.msize} bytes")
-            if self.why:
-                raise CloudError("unreachable", self.why)
-            for call, tag, frame in zip(calls, tags, frames, strict=True):
-                self._calls[tag] = call
-                self._send(frame, False)
-            begun = len(calls)
-            self._push()
-            for call in calls:
-                if call.reply is None:  # mostly all come together
-                    call.done = trio.Event()
-                    await call.done.wait()
-        finally:
-            for index, call in enumerate(calls):
-                tag = tags[index] if index < len(tags) else -1
-                if index >= begun or self._calls.pop(tag, None) is None:
-                    self._over(tag, call)
-                else:
-                    self._flushing[tag] = call
-                    self._send(self.codec.encode["Tflush"](_FLUSH | tag & 0x7FFF, tag))
 
     def silence(self) -> float:
         """Seconds for which the server has owed an answer that has its time and has said
@@ -183,21 +248,26 @@ class Client:
     @property
     def busy(self) -> int:
         """Requests under way and fids in use."""
-        return len(self._calls) + len(self._flushing) + FIDS - 1 - len(self._fids)
+        under_way = len(self._calls) + len(self._flushing) + len(self._queue)
+        return under_way + FIDS - 1 - len(self._fids)
 
-    def _over(self, tag: int, call: Call) -> None:
+    def _over(self, call: Call) -> None:
         """The call's tag is free, and so are fids that it did not make or took."""
-        if tag >= 0:
-            self._turn.release()
-            if tag != NOTAG:
-                self._tags.append(tag)
-        if call.makes is not None and not call.made():
-            self._fids.append(call.makes)
-        if call.takes is not None:
+        if call.tag != NOTAG:
+            self._tags.append(call.tag)
+        if call.makes is not None:
+            if not call.made():
+                self._fids.append(call.makes)
+        elif call.takes is not None:
             if call.reply is None:
                 self.forget(call.takes)
             else:
                 self._fids.append(call.takes)
+
+    def _next(self) -> None:
+        """Ask what waited for tags."""
+        while self._queue and len(self._tags) >= len(self._queue[0].calls):
+            self._ask(self._queue.popleft())
 
     def _flushed(self, tag: int) -> None:
         call = self._flushing.pop(tag, None)
@@ -206,13 +276,14 @@ class Client:
         if call.made():
             assert call.makes is not None
             self.forget(call.makes)
-        self._over(tag, call)
+        self._over(call)
+        self._next()
 
     def _checked(self, call: Call, whole: bool) -> tuple[Any, ...]:
         """The fields of the answer; `whole`: a walk must have taken all its steps."""
         assert call.reply is not None
         got, fields = call.reply
-        if got == "R" + call.name[1:]:
+        if call.good:
             if whole and call.name == "Twalk" and len(fields[0]) < len(call.fields[2]):
                 raise CloudError("absent")
             return fields
@@ -353,21 +424,53 @@ class Client:
             self.msize = msize
         return keys.get(version, "")
 
-    async def run_reader(self) -> None:
-        """Receive until the connection ends."""
-        data = b""
+    async def run_reader(self, watcher: Watcher | None = None) -> None:
+        """Receive until the connection ends; by way of the watcher where the stream can."""
+        stream = self._stream
         try:
-            while True:
-                more = await self._stream.receive_some(RECEIVE)
-                if not more:
-                    self._lose(f"{self.name} closed the connection")
+            if watcher is not None and isinstance(stream, tls.Stream):
+                fd = stream.socket.fileno()
+                ready = partial(self._receive, stream, watcher, fd)
+                ready()  # what came with the end of the handshake
+                if not self.why and watcher.watch(fd, ready):
+                    try:
+                        await self.lost.wait()
+                    finally:
+                        watcher.unwatch(fd)
                     return
-                self._owed = None
-                data = self._replies(data + more if data else bytes(more))
+            while not self.why:
+                self._received(bytes(await stream.receive_some(RECEIVE)))
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
             self._broke(error)
+
+    def _receive(self, stream: tls.Stream, watcher: Watcher, fd: int) -> None:
+        """Take what there is."""
+        try:
+            for _ in range(tls.RECEIVE):
+                data = None if self.why else stream.receive_now()
+                if data is None:
+                    break
+                self._received(data)
+                if not stream.more:
+                    break
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+            self._broke(error)
+        if self.why:
+            watcher.unwatch(fd)
+
+    def _received(self, data: bytes) -> None:
+        if not data:
+            self._lose(f"{self.name} closed the connection")
+            return
+        self._owed = None
+        try:
+            self._data = self._replies(self._data + data if self._data else data)
         except BadMessage as error:
             self._lose(f"{self.name} does not speak 9P: {error.why}")
+
+    async def run_deadlines(self) -> None:
+        """End what is not answered in time."""
+        await self._deadlines.run()
 
     async def run_writer(self) -> None:
         """Send what calls put out, together what came together."""
@@ -387,25 +490,34 @@ class Client:
     def _replies(self, data: bytes) -> bytes:
         """Take all whole frames; what is left of data."""
         at, end = 0, len(data)
+        head = HEAD.unpack_from
+        tracing = self._tracing
         while end - at >= HEAD_SIZE:
-            size, _, _ = HEAD.unpack_from(data, at)
+            size, number, tag = head(data, at)
             if not HEAD_SIZE <= size <= self.msize:
                 raise BadMessage(f"a frame of {size} bytes")
-            if at + size > end:
+            stop = at + size
+            if stop > end:
                 break
-            frame = data[at : at + size]
-            if self.trace is not None and self.trace.on:
-                self.trace.frame(self.name, "<-", self.codec, frame)
-            self._reply(*self.codec.parse(frame))
-            at += size
+            if tracing:
+                self._trace("<-", [data[at:stop]])
+            name, fields = self.codec.body(number, data, at + HEAD_SIZE, stop)
+            self._reply(name, tag, fields)
+            at = stop
         return data[at:]
 
     def _reply(self, name: str, tag: int, fields: tuple[Any, ...]) -> None:
-        if tag in self._calls:
-            call = self._calls.pop(tag)
+        call = self._calls.pop(tag, None)
+        if call is not None:
             call.reply = name, fields
-            if call.done is not None:
-                call.done.set()
+            self._over(call)
+            asking, call.asking = call.asking, None  # no cycle is left for the collector
+            assert asking is not None
+            asking.left -= 1
+            if not asking.left:
+                self._answered(asking)
+            if self._queue:
+                self._next()
         elif tag in self._flushing:
             self._flushing[tag].reply = name, fields
         elif tag & _FLUSH:
@@ -416,11 +528,20 @@ class Client:
             raise BadMessage(f"an answer to tag {tag}, which asked nothing")
 
     def _send(self, frame: bytes, soon: bool = True) -> None:
-        if self.trace is not None and self.trace.on:
-            self.trace.frame(self.name, "->", self.codec, frame)
+        if self._tracing:
+            self._trace("->", [frame])
         self._out.append(frame)
         if soon:
             self._wake.set()
+
+    @property
+    def _tracing(self) -> bool:
+        return self.trace is not None and self.trace.on
+
+    def _trace(self, arrow: str, frames: Sequence[bytes]) -> None:
+        assert self.trace is not None
+        for frame in frames:
+            self.trace.frame(self.name, arrow, self.codec, frame)
 
     def _push(self) -> None:
         """Send at once what goes without waiting, where the stream can: to wake the
@@ -447,8 +568,12 @@ class Client:
     def _lose(self, why: str) -> None:
         self.why = self.why or why
         self.lost.set()
-        for call in self._calls.values():
+        calls, self._calls = self._calls, {}
+        for call in calls.values():
             call.reply = "lost", ()
-            if call.done is not None:
-                call.done.set()
-        self._calls.clear()
+            self._over(call)
+        for asking in dict.fromkeys(call.asking for call in calls.values()):
+            assert asking is not None
+            self._answered(asking)
+        while self._queue:
+            self._ask(self._queue.popleft())

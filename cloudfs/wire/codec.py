@@ -79,10 +79,16 @@ class Codec:
         size, number, tag = HEAD.unpack_from(frame)
         if size != len(frame):
             raise BadMessage(f"a frame of {len(frame)} bytes says that it has {size}")
+        name, fields = self.body(number, frame, HEAD_SIZE, size)
+        return name, tag, fields
+
+    def body(self, number: int, buffer: bytes, at: int, end: int) -> tuple[str, tuple[Any, ...]]:
+        """(name, fields) of the message of that number whose body lies there.  Raises
+        BadMessage."""
         name = self.name.get(number)
         if name is None:
             raise BadMessage(f"{self.version} has no message number {number}")
-        return name, tag, self.decode[name](frame, HEAD_SIZE, size)
+        return name, self.decode[name](buffer, at, end)
 
 
 @functools.cache

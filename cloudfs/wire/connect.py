@@ -9,7 +9,7 @@ import trio
 
 from cloudfs.errors import CloudError
 from cloudfs.wire.address import Address, parse
-from cloudfs.wire.client import DEADLINE, Client
+from cloudfs.wire.client import DEADLINE, Client, Watcher
 from cloudfs.wire.trace import Trace
 
 
@@ -36,18 +36,26 @@ async def connect(
 
 @asynccontextmanager
 async def attended(
-    stream: trio.abc.Stream, name: str, deadline: float = DEADLINE, trace: Trace | None = None
+    stream: trio.abc.Stream,
+    name: str,
+    deadline: float = DEADLINE,
+    trace: Trace | None = None,
+    watcher: Watcher | None = None,
 ) -> AsyncIterator[Client]:
-    """A client that speaks over a stream, not attached to anything yet."""
+    """A client that speaks over a stream, not attached to anything yet.  watcher: who looks
+    whether there is something to receive, where that is not to be a task."""
     failed: Exception | None = None
     async with stream, trio.open_nursery() as nursery:
         client = Client(stream, name, deadline, trace)
-        nursery.start_soon(client.run_reader)
+        nursery.start_soon(client.run_reader, watcher)
         nursery.start_soon(client.run_writer)
+        nursery.start_soon(client.run_deadlines)
         try:
             yield client
         except Exception as error:
             failed = error  # raised outside the nursery, which would wrap it
+        finally:
+            client.end(f"the connection to {name} was closed")
         nursery.cancel_scope.cancel()
     if failed is not None:
         raise failed

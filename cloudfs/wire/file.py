@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from cloudfs.errors import CloudError
 from cloudfs.tree.api import DMDIR, OTRUNC, Stat
 from cloudfs.tree.idmap import gid_of, group_of, uid_of, user_of
-from cloudfs.wire.call import Call
+from cloudfs.wire.call import Answers, Call
 from cloudfs.wire.codec import BadMessage, Qid, decode_dirents, decode_stats, stat_codec
 from cloudfs.wire.pack import GETATTR_BASIC
 
@@ -114,10 +114,7 @@ class File:
 
     async def read(self, offset: int, count: int) -> bytes | memoryview:
         """At most count bytes, and at most a frame's worth; b"" is the end."""
-        (data,) = await self.call("Tread", offset, min(count, self.iounit))
-        if len(data) > count:
-            raise BadMessage("a read gave more than was asked for")
-        return data  # type: ignore[no-any-return]
+        return read_of(count, [await self.call("Tread", offset, min(count, self.iounit))])
 
     async def write(self, offset: int, data: bytes | memoryview) -> int:
         """Write data, at most a frame's worth of it; the number of bytes taken."""
@@ -224,6 +221,14 @@ class File:
             return []
         stats = decode_stats(self.dialect, bytes(data))
         return [(fields[7], fields[2], _stat(fields)) for fields in stats]
+
+
+def read_of(count: int, answers: Answers) -> bytes | memoryview:
+    """The data of a read of at most count bytes."""
+    ((data,),) = answers
+    if len(data) > count:
+        raise BadMessage("a read gave more than was asked for")
+    return data  # type: ignore[no-any-return]
 
 
 def _flags(mode: int) -> int:

@@ -10,8 +10,10 @@ from typing import TypeVar
 import trio
 
 from cloudfs.tree.api import Handle, Wait
-from cloudfs.wire.far import Far
-from cloudfs.wire.file import File
+from cloudfs.wait import then
+from cloudfs.wire.call import Call
+from cloudfs.wire.far import Far, Turn
+from cloudfs.wire.file import File, read_of
 
 T = TypeVar("T")
 
@@ -39,7 +41,21 @@ class RemoteHandle(Handle):
         if self._ended and offset == len(self._head):
             self._ended = False
             return b""
-        return Wait(partial(self._within, partial(self._file.read, offset, count)))
+        far = self._far
+        turns = far.followers if self._limit == math.inf else far.turns
+        ask = partial(self._read, offset, count)
+        return Turn(turns, ask, partial(self._within, partial(self._file.read, offset, count)))
+
+    def _read(self, offset: int, count: int) -> Wait[bytes | memoryview]:
+        file, limit = self._file, self._limit
+        count = min(count, file.iounit)
+        if limit < math.inf:
+            seconds, late = limit, partial(self._far.late, limit)
+        else:
+            seconds, late = file.client.deadline if file.deadline is None else file.deadline, None
+        asking = file.client.asking((Call("Tread", file.fid, offset, count),), seconds, 0, late)
+        read: Wait[bytes | memoryview] = then(asking, partial(read_of, count))
+        return read
 
     def write(self, offset: int, data: bytes | memoryview) -> Wait[int]:
         self._wrote = True

@@ -28,7 +28,7 @@ from cloudfs.tree import numbers
 from cloudfs.tree.api import DMDIR, NOBODY, PLAIN, Node, Stat, Who
 from cloudfs.wire import tls
 from cloudfs.wire.address import parse
-from cloudfs.wire.client import Client
+from cloudfs.wire.client import Client, Watcher
 from cloudfs.wire.connect import attended
 from cloudfs.wire.far import Found, Turns, too_late
 from cloudfs.wire.file import File
@@ -75,6 +75,8 @@ class _Attempt:
 class Peer(Found):
     """What this node has to do with another one; the `Far` of its tree."""
 
+    ordered = True
+
     def __init__(self, pool: Pool, node: str) -> None:
         super().__init__(KEEP)
         digest = blake2b(node.encode(), digest_size=8).digest()
@@ -94,6 +96,15 @@ class Peer(Found):
         if self.link is not None:
             return "up"
         return "idle" if self._attempt is None else "dialling"
+
+    def known(self, who: Who) -> File | None:
+        link = self.link
+        if link is None or link.client.why:
+            return None
+        found = link.roots.get(who.user)
+        if found is not None:
+            link.used = trio.current_time()
+        return found
 
     async def root(self, who: Who) -> File:
         link = await self._up()
@@ -155,7 +166,9 @@ class Peer(Found):
             await self._pause()
             with trio.move_on_after(DIAL) as scope:
                 stream = await self._dial()
-                async with attended(stream, f"node {self.node}", trace=self._pool.trace) as client:
+                async with attended(
+                    stream, f"node {self.node}", trace=self._pool.trace, watcher=self._pool.watcher
+                ) as client:
                     client.msize = FRAME
                     await client.agree(NODES)
                     if not client.node:
@@ -164,10 +177,7 @@ class Peer(Found):
                     self._failed = 0
                     link = self.link = Link(client)
                     self._done(attempt)
-                    try:
-                        await self._serve(link)
-                    finally:
-                        client.end(f"the connection to node {self.node} was closed")
+                    await self._serve(link)
             if scope.cancelled_caught:
                 attempt.error = CloudError(
                     "unreachable", f"node {self.node} does not answer at {self._address()}"
@@ -245,7 +255,8 @@ class Pool:
     address_of: HOST:PORT where a node is, None where that is not known.  gone: why it
     cannot be reached as far as is known, "" where it may be; who asks then hears that at
     once.  files: this node's keys, None until `use`.  owner: whose the directories are.
-    idle: seconds.
+    idle: seconds.  watcher: who looks whether something has come; without one each
+    connection has a task that waits for it.
     """
 
     def __init__(
@@ -265,6 +276,7 @@ class Pool:
         self.owner = owner
         self.trace = trace
         self.idle = idle
+        self.watcher: Watcher | None = None
         self._peers: dict[str, Peer] = {}
         self._roots: dict[str, RemoteRoot] = {}
         self._nursery: trio.Nursery | None = None

@@ -21,7 +21,8 @@ from typing import NamedTuple
 VERSIONS = {"9": "9P2000", "u": "9P2000.u", "L": "9P2000.L"}
 # 9P2000.u as nodes speak it with each other: names of users instead of numbers, requests
 # that do not block are answered in the order in which they came, and the ename of an
-# Rerror is why it failed and, after a newline, what to do about it.
+# Rerror is why it failed and, after a newline, what to do about it.  And they have one more
+# request: Tlook is Twalk, Topen for reading and Tread of the beginning in one, all or none.
 NODES = "9P2000.u.node"
 
 NOTAG = 0xFFFF
@@ -31,6 +32,7 @@ MAX_WALK = 16  # elements of one Twalk
 # Bytes around the data of an Rread or Twrite, as peers reckon them (intro(5)).
 IOHDRSZ = 24
 READ_HEAD = 11  # bytes of an Rread or Rreaddir before its data
+LOOK_HEAD = READ_HEAD + 13
 
 
 class Row(NamedTuple):
@@ -131,6 +133,8 @@ MESSAGES = (
     Row(125, "Rstat", "9u", "stat[n]"),
     Row(126, "Twstat", "9u", "fid[4] stat[n]"),
     Row(127, "Rwstat", "9u", ""),
+    Row(140, "Tlook", "u", "fid[4] newfid[4] most[4] wname[*s]"),
+    Row(141, "Rlook", "u", "qid[13] data[d]"),
 )
 
 # A stat (stat(5)), which begins with its own size[2].

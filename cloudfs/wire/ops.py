@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from cloudfs.errors import CloudError
 from cloudfs.tree.api import OWRITE, PLAIN, Handle, Ref
 from cloudfs.tree.space import MAX_DEPTH, Walked, cue
-from cloudfs.wait import Wait, then
+from cloudfs.wait import Wait
 from cloudfs.wire.fids import (
     CLOSED,
     MAX_MSIZE,
@@ -176,7 +176,7 @@ def t_walk(
             session.add(newnumber, tree, fid.ref)
         return walk_reply(tag, ())
     if tree.depth and ".." in names:
-        names = _below(tree.depth, fid.ref, names)
+        names = below(tree.depth, fid.ref, names)
     walked = tree.at.walk_all(fid.ref, names)
     if not isinstance(walked, Wait):
         return _walked(session, tag, fid, newnumber, names, walked)
@@ -211,7 +211,7 @@ def _walked(
     return walk_reply(tag, nodes)
 
 
-def _below(depth: int, ref: Ref, names: Sequence[str]) -> list[str]:
+def below(depth: int, ref: Ref, names: Sequence[str]) -> list[str]:
     """The names of a walk with each `..` that would leave the attached tree made "."."""
     here = len(ref.path)
     kept = []
@@ -247,9 +247,9 @@ def t_read(session: Session, tag: int, number: int, offset: int, count: int) -> 
             raise CloudError("isdir", "a directory is read with Treaddir")
         return read_entries(session, tag, fid, offset, count)
     data = handle.read(offset, count)
-    if data.__class__ is Wait:
+    if isinstance(data, Wait):
         return session.block(tag, fid, data, partial(data_reply, tag, _RREAD, count))
-    return data_reply(tag, _RREAD, count, data)  # type: ignore[arg-type]
+    return data_reply(tag, _RREAD, count, data)
 
 
 def read_entries(
@@ -282,7 +282,7 @@ def t_write(
     if handle is None or fid.mode & 3 not in (1, 2):
         raise CloudError("nofid", f"fid {number} is not open for writing")
     done = handle.write(offset, data)
-    if done.__class__ is Wait:
+    if isinstance(done, Wait):
         return session.block(tag, fid, done, partial(_DATA.pack, READ_HEAD, _RWRITE, tag))
     return _DATA.pack(READ_HEAD, _RWRITE, tag, done)
 
@@ -354,11 +354,7 @@ def opened(session: Session, tag: int, fid: Fid, made: Any, mode: int, number: i
     if not isinstance(made, Wait):
         return finish(made)
     fid.mode = OPENING
-
-    def after() -> None:
-        if fid.mode == OPENING:
-            fid.mode = CLOSED
-
+    after = partial(_not_opening, fid)
     return session.block(tag, fid, made, finish, after, lambda pair: session.shut(pair[1]))
 
 
@@ -367,14 +363,20 @@ def open_file(session: Session, tag: int, fid: Fid, mode: int, number: int) -> R
     ref = fid.ref
     handle = fid.tree.at.open(ref, mode)
     if isinstance(handle, Wait):
-        made: Any = then(handle, partial(_pair, ref))
-        return opened(session, tag, fid, made, mode, number)
+        fid.mode = OPENING
+        finish = partial(_open, session, tag, fid, mode, number)
+        return session.block(tag, fid, handle, finish, partial(_not_opening, fid), session.shut)
+    return _open(session, tag, fid, mode, number, handle)
+
+
+def _open(session: Session, tag: int, fid: Fid, mode: int, number: int, handle: Handle) -> Reply:
     session.opened(fid, handle, mode)
-    return open_reply(tag, number, ref.node, session.msize - IOHDRSZ)
+    return open_reply(tag, number, fid.ref.node, session.msize - IOHDRSZ)
 
 
-def _pair(ref: Ref, handle: Handle) -> tuple[Ref, Handle]:
-    return ref, handle
+def _not_opening(fid: Fid) -> None:
+    if fid.mode == OPENING:
+        fid.mode = CLOSED
 
 
 HANDLERS: dict[str, Callable[..., Reply | None]] = {

@@ -37,12 +37,14 @@ from cloudfs.tree.api import (
     Who,
 )
 from cloudfs.tree.space import Attach
-from cloudfs.wire.call import Call
+from cloudfs.wait import settle, then
+from cloudfs.wire.call import Answers, Call
 from cloudfs.wire.client import Client
 from cloudfs.wire.codec import Qid
-from cloudfs.wire.far import Direct, Far, ordered, reach
+from cloudfs.wire.far import Direct, Far, Turn, looking, ordered, reach, reaching
 from cloudfs.wire.file import File
 from cloudfs.wire.handle import RemoteHandle
+from cloudfs.wire.messages import MAX_WALK
 
 KEEP = 1.0  # seconds that what a walk found holds
 _NEVER = (0.0, None)
@@ -92,23 +94,84 @@ class RemoteNode(Node):
                 return await work(root, math.inf if ordered(root) or limit < math.inf else None)
         raise far.late(limit)
 
+    def _trip(
+        self,
+        who: Who,
+        cues: Cues,
+        names: Sequence[str],
+        calls: Callable[[File], list[Call]],
+        finish: Callable[[tuple[File, Answers]], T | Wait[T]],
+        failed: Callable[[CloudError], T | Wait[T]] | None = None,
+        spare: int = 0,
+        told: bool = False,
+    ) -> Turn[T]:
+        """finish(what `reach` gives) within the time that the cues give, or failed(why
+        not): without a task where one round trip is all it takes."""
+        how = who, cues, names, calls, finish, failed, spare, told
+        return Turn(self._far.turns, partial(self._asks, *how), partial(self._waits, *how))
+
+    def _asks(
+        self,
+        who: Who,
+        cues: Cues,
+        names: Sequence[str],
+        calls: Callable[[File], list[Call]],
+        finish: Callable[[tuple[File, Answers]], T | Wait[T]],
+        failed: Callable[[CloudError], T | Wait[T]] | None,
+        spare: int,
+        told: bool,
+    ) -> Wait[T] | None:
+        far = self._far
+        root = far.known(who)
+        if root is None:
+            return None
+        limit = _limit(far, cues)
+        late = partial(far.late, limit)
+        asking, reached = reaching(root, names, calls, limit, spare, told, late)
+        return then(asking, partial(_finished, finish, reached), failed)
+
+    async def _waits(
+        self,
+        who: Who,
+        cues: Cues,
+        names: Sequence[str],
+        calls: Callable[[File], list[Call]],
+        finish: Callable[[tuple[File, Answers]], T | Wait[T]],
+        failed: Callable[[CloudError], T | Wait[T]] | None,
+        spare: int,
+        told: bool,
+    ) -> T:
+        async def ask(root: File, limit: float | None) -> T:
+            return await settle(finish(await reach(root, names, calls, limit, spare, told)))
+
+        try:
+            return await self._there(who, cues, ask)
+        except CloudError as error:
+            if failed is None:
+                raise
+            return await settle(failed(error))
+
     # --- attributes and walks -----------------------------------------------------------------
 
     def stat(self) -> Stat | Wait[Stat]:
-        return self._stat if monotonic() < self._until else Wait(self._stat_it)
+        if monotonic() < self._until:
+            return self._stat
+        return self._trip(self._who, PLAIN, self._names, _stating, self._stated)
 
-    async def _stat_it(self) -> Stat:
-        async def ask(root: File, limit: float | None) -> Stat:
-            file, (answer,) = await reach(root, self._names, lambda file: [file.to_stat()], limit)
-            file.drop(False)
-            return file.stat_of(answer)
-
-        self._take(await self._there(self._who, PLAIN, ask), monotonic() + self._far.keep)
+    def _stated(self, found: tuple[File, Answers]) -> Stat:
+        file, (answer,) = found
+        file.drop(False)
+        self._take(file.stat_of(answer), monotonic() + self._far.keep)
         return self._stat
 
     def walk(self, name: str, at: Attach, cues: Cues) -> Node | Wait[Node]:
         kept = self._kept(name, at.who, cues)
-        return Wait(partial(self._walk, name, at.who, cues)) if kept is None else kept
+        if kept is not None:
+            return kept
+        names = [*_words(cues), *self._names, name]
+        return self._trip(
+            at.who, cues, names, _stating, partial(self._walked, name, at.who), told=True
+        )
 
     def _kept(self, name: str, who: Who, cues: Cues) -> RemoteNode | None:
         """What a walk to a child found not long ago."""
@@ -119,67 +182,43 @@ class RemoteNode(Node):
         self._far.keep_found((who.user, *node._names), node)
         return node
 
-    async def _walk(self, name: str, who: Who, cues: Cues) -> Node:
-        kept = self._kept(name, who, cues)  # `ahead` may have found it
-        if kept is not None:
-            return kept
-        names = (*self._names, name)
-
-        async def ask(root: File, limit: float | None) -> Stat:
-            words = _words(cues)
-            file, (answer,) = await reach(
-                root, [*words, *names], lambda file: [file.to_stat()], limit, told=True
-            )
-            file.drop(False)
-            return file.stat_of(answer)
-
-        stat = await self._there(who, cues, ask)
-        until = monotonic() + self._far.keep
-        return self._keep(RemoteNode(self._far, names, stat, who, until), who)
+    def _walked(self, name: str, who: Who, found: tuple[File, Answers]) -> Node:
+        file, (answer,) = found
+        file.drop(False)
+        stat, until = file.stat_of(answer), monotonic() + self._far.keep
+        return self._keep(RemoteNode(self._far, (*self._names, name), stat, who, until), who)
 
     def ahead(self, names: Sequence[str], at: Attach, cues: Cues) -> Wait[None] | None:
-        plain = tuple(takewhile(lambda name: name[:1] != ".", names))
-        if not plain or cues.fresh or not self._far.keep:
-            return None
-        return Wait(partial(self._ahead, plain, at.who, cues))
-
-    async def _ahead(self, names: tuple[str, ...], who: Who, cues: Cues) -> None:
         """Find all of the names in one round trip, and read the file at their end, which
         is mostly what a walk is for.  What is wrong with a name is told by the walk that
         comes to it."""
+        plain = tuple(takewhile(lambda name: name[:1] != ".", names))
+        if not plain or cues.fresh or not self._far.keep:
+            return None
+        asked = [*_words(cues), ".look", *self._names, *plain]
+        calls, spare = (_stating, 0) if cues.follow else (_looking, 2)
+        came = partial(self._came, plain, len(asked) - len(plain), at.who)
+        return self._trip(at.who, cues, asked, calls, came, _quietly, spare)
+
+    def _came(
+        self, names: tuple[str, ...], before: int, who: Who, found: tuple[File, Answers]
+    ) -> None:
+        """Keep what a walk ahead found of these names, before which it walked others, and
+        what it read of the file at their end."""
         far = self._far
-
-        async def ask(root: File, limit: float | None) -> None:
-            if not ordered(root):
-                return
-            words = [*_words(cues), ".look"]
-            asked = [*words, *self._names, *names]
-            spare = 0 if cues.follow else 2
-
-            def calls(file: File) -> list[Call]:
-                return [file.to_stat(), *(_reading(file, OREAD) if spare else ())]
-
-            file, (answer, *read) = await reach(root, asked, calls, limit, spare)
-            qids = file.walked[len(words) + len(self._names) :]
-            path, now = self._names, monotonic()
-            for name, qid in zip(names[:-1], qids, strict=False):
-                path = (*path, name)
-                if far.found.get((who.user, *path), _NEVER)[0] < now:
-                    self._keep(RemoteNode(far, path, _guess(name, qid), who), who)
-            until = now + far.keep
-            node = RemoteNode(far, (*path, names[-1]), file.stat_of(answer), who, until)
-            self._keep(node, who)
-            if len(read) == 2:
-                file.opened(*read[0])
-                far.keep_ready((who.user, *node._names), file, bytes(read[1][0]))
-            else:
-                file.drop(False)
-
-        try:
-            await self._there(who, cues, ask)
-        except CloudError as error:
-            if error.kind in ("timeout", "unreachable"):
-                raise
+        file, (answer, *read) = found
+        path, now = self._names, monotonic()
+        for name, qid in zip(names[:-1], file.walked[before:], strict=False):
+            path = (*path, name)
+            if far.found.get((who.user, *path), _NEVER)[0] < now:
+                self._keep(RemoteNode(far, path, _guess(name, qid), who), who)
+        node = RemoteNode(far, (*path, names[-1]), file.stat_of(answer), who, now + far.keep)
+        self._keep(node, who)
+        if len(read) == 2:
+            file.opened(*read[0])
+            far.keep_ready((who.user, *node._names), file, bytes(read[1][0]))
+        else:
+            file.drop(False)
 
     # --- opening ------------------------------------------------------------------------------
 
@@ -188,19 +227,53 @@ class RemoteNode(Node):
             ready = self._far.take_ready((at.who.user, *self._names))
             if ready is not None:
                 return RemoteHandle(self._far, *ready, _limit(self._far, cues))
-        return Wait(partial(self._open, mode, at.who, cues))
+        later = partial(self._open, mode, at.who, cues)
+        if not self._far.ordered or not _looks(mode, cues) or self.mode & DMDIR:
+            return Wait(later)
+        failed = partial(_not_looked, later)
+        look = partial(self._look, at.who, cues, failed)
+        return Turn(self._far.turns, look, partial(self._look_later, at.who, cues, failed))
+
+    def _look(
+        self, who: Who, cues: Cues, failed: Callable[[CloudError], Wait[Handle]]
+    ) -> Wait[Handle] | None:
+        """Open the file and read its beginning, at once."""
+        far = self._far
+        root = far.known(who)
+        names = self._names if cues is PLAIN else (*_words(cues), *self._names)
+        if root is None or len(names) > MAX_WALK:
+            return None
+        limit = _limit(far, cues)
+        asking, file = looking(root, names, limit, partial(far.late, limit))
+        return then(asking, partial(self._looked, file, limit), failed)
+
+    def _looked(self, file: File, limit: float, answers: Answers) -> Handle:
+        ((qid, data),) = answers
+        file.opened(qid, 0)
+        return RemoteHandle(self._far, file, bytes(data), limit)
+
+    async def _look_later(
+        self, who: Who, cues: Cues, failed: Callable[[CloudError], Wait[Handle]]
+    ) -> Handle:
+        """The same where it takes more than one round trip, or time to begin."""
+        names = [*_words(cues), ".look", *self._names]
+        came = partial(self._begun, who, cues)
+        return await self._waits(who, cues, names, _reading, came, failed, 0, False)
+
+    def _begun(self, who: Who, cues: Cues, found: tuple[File, Answers]) -> Wait[Handle]:
+        """The handle of a file that was opened and of which the beginning was read."""
+        file, (opened, (data,)) = found
+        file.opened(*opened)
+        return Wait(partial(self._handle, file, who, cues, bytes(data)))
 
     async def _open(self, mode: int, who: Who, cues: Cues) -> Handle:
+        names = [*_words(cues), *self._names]
+
         async def ask(root: File, limit: float | None) -> Handle:
-            if _looks(mode, cues) and ordered(root):
-                try:
-                    return await self._look(root, mode, who, cues, limit)
-                except CloudError as error:
-                    if error.kind != "again":
-                        raise
-            file, (answer,) = await reach(
-                root, [*_words(cues), *self._names], lambda file: [file.to_open(mode)], limit
-            )
+            if self.mode & DMDIR and _looks(mode, cues) and ordered(root):
+                found = await reach(root, names, _reading, limit)
+                return await settle(self._begun(who, cues, found))
+            file, (answer,) = await reach(root, names, lambda file: [file.to_open(mode)], limit)
             file.opened(*answer)
             return await self._handle(file, who, cues)
 
@@ -211,16 +284,6 @@ class RemoteNode(Node):
             return await self._there(who, cues, ask)
         finally:
             self._far.forget_found()
-
-    async def _look(
-        self, root: File, mode: int, who: Who, cues: Cues, limit: float | None
-    ) -> Handle:
-        """Open a file and read its beginning at the same time."""
-        look = [] if self.mode & DMDIR else [".look"]
-        names = [*_words(cues), *look, *self._names]
-        file, (opened, (data,)) = await reach(root, names, lambda file: _reading(file, mode), limit)
-        file.opened(*opened)
-        return await self._handle(file, who, cues, bytes(data))
 
     async def _handle(self, file: File, who: Who, cues: Cues, head: bytes | None = None) -> Handle:
         if not file.qid[0] & 0x80:
@@ -250,7 +313,7 @@ class RemoteNode(Node):
         self, name: str, perm: int, mode: int, who: Who, cues: Cues
     ) -> tuple[Node, Handle]:
         async def ask(root: File, limit: float | None) -> tuple[Node, Handle]:
-            file, _ = await reach(root, [*_words(cues), *self._names], _nothing, limit)
+            file, _ = await reach(root, [*_words(cues), *self._names], _no_calls, limit)
             try:
                 await file.create(name, perm, mode)
                 stat = await file.stat()
@@ -270,7 +333,7 @@ class RemoteNode(Node):
 
     async def _remove(self, who: Who) -> None:
         async def ask(root: File, limit: float | None) -> None:
-            file, _ = await reach(root, self._names, _nothing, limit)
+            file, _ = await reach(root, self._names, _no_calls, limit)
             await file.remove()
 
         try:
@@ -307,8 +370,41 @@ async def tree(client: Client) -> RemoteNode:
     return RemoteNode(Direct(client), (), await client.root.stat(), Who("none", None))
 
 
-def _nothing(file: File) -> list[Call]:
+def _no_calls(file: File) -> list[Call]:
     return []
+
+
+def _stating(file: File) -> list[Call]:
+    return [file.to_stat()]
+
+
+def _looking(file: File) -> list[Call]:
+    return [file.to_stat(), *_reading(file)]
+
+
+def _reading(file: File) -> list[Call]:
+    """Open a file and read its beginning."""
+    return [file.to_open(OREAD), Call("Tread", file.fid, 0, file.client.most)]
+
+
+def _finished(
+    finish: Callable[[tuple[File, Answers]], T],
+    reached: Callable[[Answers], tuple[File, Answers]],
+    answers: Answers,
+) -> T:
+    return finish(reached(answers))
+
+
+def _not_looked(later: Callable[[], Awaitable[Handle]], error: CloudError) -> Wait[Handle]:
+    """Open a file that is not looked at, such as a directory that was not known as one."""
+    if error.kind != "again":
+        raise error
+    return Wait(later)
+
+
+def _quietly(error: CloudError) -> None:
+    if error.kind in ("timeout", "unreachable"):
+        raise error
 
 
 def _limit(far: Far, cues: Cues) -> float:
@@ -321,11 +417,6 @@ def _limit(far: Far, cues: Cues) -> float:
 def _looks(mode: int, cues: Cues) -> bool:
     """Whether a file opened so may be read before its opener does."""
     return mode & WRITABLE == OREAD and not mode & OTRUNC and not cues.follow
-
-
-def _reading(file: File, mode: int) -> list[Call]:
-    """Open a file and read its beginning."""
-    return [file.to_open(mode), Call("Tread", file.fid, 0, file.client.most)]
 
 
 def _words(cues: Cues) -> list[str]:

@@ -23,6 +23,7 @@ import trio
 from cloudfs.errors import CloudError
 from cloudfs.tree.api import Who
 from cloudfs.tree.space import Space
+from cloudfs.wait import Soon, Wait
 from cloudfs.wire.codec import BadMessage
 from cloudfs.wire.connection import Connection
 from cloudfs.wire.fids import Job
@@ -83,11 +84,14 @@ class Server:
         self._locks = Locks()
         self._more: list[Listener] = []  # that came while it served
         self._scopes: dict[Job, trio.CancelScope] = {}
+        self._begun: dict[Job, Soon[Any]] = {}  # those that wait without a task
+        self._watched: dict[int, Callable[[], None]] = {}  # sockets that are no client's
         self._again: list[Connection] = []  # those with whole frames left
         self._todo: deque[Callable[[], None]] = deque()  # tasks to start or to cancel
         self._vain = 0  # naps in vain, one after the other
         self._pass = 0  # chances of a nap to let pass
         self._awake = False  # whether it is the loop that runs
+        self._woke = False  # whether a watched socket was ready, for which tasks may wait
         self._epoll: Any = None
         self._nursery: trio.Nursery | None = None
 
@@ -115,6 +119,7 @@ class Server:
         finally:
             for listener in [*listeners, *self._more]:
                 listener.close()
+            self._watched.clear()
             self._epoll.close()
 
     def listen_also(self, listener: Listener) -> None:
@@ -149,6 +154,18 @@ class Server:
         self._of[key] += 1
         self._epoll.register(sock.fileno(), select.EPOLLIN)
         return connection
+
+    def watch(self, fd: int, ready: Callable[[], None]) -> bool:
+        """While `serve` runs, call ready whenever fd is readable; False if it does not."""
+        if self._epoll is None or self._epoll.closed:
+            return False
+        self._epoll.register(fd, select.EPOLLIN)
+        self._watched[fd] = ready
+        return True
+
+    def unwatch(self, fd: int) -> None:
+        if self._watched.pop(fd, None) is not None:
+            self._epoll.unregister(fd)
 
     def drop(self, connection: Connection, why: str) -> None:
         """Close a connection and all that it holds."""
@@ -193,6 +210,9 @@ class Server:
                     connection = self.connections.get(ready)
                     if connection is not None:
                         self._ready(connection)
+                    elif ready in self._watched:
+                        self._watched[ready]()
+                        self._woke = True
 
     def _nap(self) -> list[tuple[int, int]]:
         """What is ready after a short sleep, for a client that asks step by step comes back
@@ -202,6 +222,10 @@ class Server:
         request, no longer than NAP, and after each time in vain it lets twice as many
         chances pass.
         """
+        if self._woke:
+            self._woke = False
+            if trio.lowlevel.current_statistics().tasks_runnable:
+                return []
         if self._todo or self._pass > 0:
             self._pass -= 1
             return []
@@ -268,18 +292,46 @@ class Server:
     # --- jobs ---------------------------------------------------------------------------------
 
     def _jobs(self, connection: Connection) -> None:
-        assert self._nursery is not None
         session = connection.session
-        started, session.started = session.started, []
-        stopped, session.stopped = session.stopped, []
-        for job in started:
-            scope = self._scopes[job] = trio.CancelScope()
-            if job.tag is None:
-                scope.deadline = trio.current_time() + CLOSE_TIME
-            self._soon(partial(self._nursery.start_soon, self._job, connection, job, scope))
-        for job in stopped:
-            if job in self._scopes:
-                self._soon(self._scopes[job].cancel)
+        while session.started or session.stopped:
+            started, session.started = session.started, []
+            stopped, session.stopped = session.stopped, []
+            for job in started:
+                self._begin(connection, job)
+            for job in stopped:
+                if job in self._scopes:
+                    self._soon(self._scopes[job].cancel)
+                elif job in self._begun:
+                    self._begun.pop(job).stop()
+                    session.done(job, None, CloudError("interrupted"))
+
+    def _begin(self, connection: Connection, job: Job) -> None:
+        """Have a job wait: without a task if somebody waits for its answer and it can."""
+        wait = job.wait
+        if isinstance(wait, Soon) and job.tag is not None:
+            if job.state == "waiting":
+                self._begun[job] = wait
+                wait.start(partial(self._ended, connection, job))
+            else:
+                connection.session.done(job, None, CloudError("interrupted"))
+            return
+        assert self._nursery is not None
+        scope = self._scopes[job] = trio.CancelScope()
+        if job.tag is None:
+            scope.deadline = trio.current_time() + CLOSE_TIME
+        self._soon(partial(self._nursery.start_soon, self._job, connection, job, scope))
+
+    def _ended(
+        self, connection: Connection, job: Job, result: Any, error: Exception | None
+    ) -> None:
+        """A job that waited without a task has its result, or goes on with one."""
+        self._begun.pop(job, None)
+        if isinstance(result, Wait):
+            job.wait = result
+            self._begin(connection, job)
+            return
+        connection.session.done(job, result, error)
+        self._tend(connection)
 
     def _soon(self, act: Callable[[], None]) -> None:
         """Start or cancel a task: in the loop a few at a time, since trio lets all of them

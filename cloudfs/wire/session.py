@@ -22,7 +22,7 @@ from cloudfs.errors import CloudError
 from cloudfs.tree.api import DirHandle, Handle, Ref, Who
 from cloudfs.tree.space import Space
 from cloudfs.wait import Wait
-from cloudfs.wire import dialect_9, dialect_l, ops
+from cloudfs.wire import dialect_9, dialect_l, look, ops
 from cloudfs.wire.codec import HEAD, HEAD_SIZE, BadMessage, Caller, Codec, codec
 from cloudfs.wire.fids import MAX_FIDS, MAX_TAGS, MIN_MSIZE, Fid, Job, Reply, Tree
 from cloudfs.wire.locks import Locks
@@ -383,6 +383,8 @@ def dialect(key: str | None) -> tuple[Codec, list[Caller]]:
     else:
         spoken = codec(key)
         handlers = ops.HANDLERS | (dialect_l.HANDLERS if key == "L" else dialect_9.HANDLERS)
+        if key == "u":
+            handlers |= {"Tlook": look.t_look}
     table: list[Caller] = [_early if key is None else _not_spoken] * 256
     for name, handler in handlers.items():
         table[spoken.number[name]] = spoken.caller(name, handler)

@@ -232,22 +232,30 @@ class Stream(trio.abc.Stream):
 
     def __init__(self, sock: ssl.SSLSocket) -> None:
         self.socket = sock
-        self._more = True  # whether there may be something to receive already
+        self.more = True  # whether there may be something to receive already
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
-        if self._more:
+        if self.more:
             await trio.lowlevel.checkpoint_if_cancelled()
         else:  # an answer is mostly all there is
             await self._wait(trio.lowlevel.wait_readable)
         while True:
-            try:
-                data = self.socket.recv(RECORD)
-                self._more = len(data) == RECORD or self.socket.pending() > 0
+            data = self.receive_now()
+            if data is not None:
                 return data
-            except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
-                await self._wait(trio.lowlevel.wait_readable)
-            except OSError as error:
-                raise self._broken(error) from error
+            await self._wait(trio.lowlevel.wait_readable)
+
+    def receive_now(self) -> bytes | None:
+        """What has come, at most a record; None for nothing, b"" at the end.  Raises trio's
+        errors."""
+        try:
+            data = self.socket.recv(RECORD)
+        except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            return None
+        except OSError as error:
+            raise self._broken(error) from error
+        self.more = len(data) == RECORD or self.socket.pending() > 0
+        return data
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         rest = memoryview(data)

@@ -62,7 +62,8 @@ async def near(state: str, port: str, socket: str) -> None:
     root = Dir("/", [*own(), Dir("nodes", [pool.reach("far")])])
     async with trio.open_nursery() as nursery:
         await nursery.start(pool.run)
-        await Server(lambda who: Space(root)).serve([listen(socket)])
+        pool.watcher = server = Server(lambda who: Space(root))
+        await server.serve([listen(socket)])
 
 
 async def relay(port: str, to: str, seconds: str) -> None:

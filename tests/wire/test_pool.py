@@ -22,6 +22,7 @@ from cloudfs.tree.table import TableDir
 from cloudfs.wait import settle
 from cloudfs.wire import far as far_module
 from cloudfs.wire import imports
+from cloudfs.wire.call import Asking
 from cloudfs.wire.client import Client
 from cloudfs.wire.connect import connect
 from cloudfs.wire.imports import Pool
@@ -53,9 +54,9 @@ def trips(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     found: list[str] = []
     ask = Client._ask
 
-    async def counted(self: Client, calls: object) -> None:
-        found.append(calls[0].name)  # type: ignore[index]
-        await ask(self, calls)  # type: ignore[arg-type]
+    def counted(self: Client, asking: Asking) -> None:
+        found.append(asking.calls[0].name)
+        ask(self, asking)
 
     monkeypatch.setattr(Client, "_ask", counted)
     return found

@@ -102,7 +102,7 @@ def test_an_open_that_came_too_late_is_closed(talk: Talk, file: Watched) -> None
     talk.session.feed(talk.frame("Tflush", 5, tag=7))
     talk.session.step()
     handle = WatchedHandle(file)
-    talk.session.done(job, (talk.session.fids[1].ref, handle))
+    talk.session.done(job, handle)
     assert file.closed == 1
     assert [reply[:2] for reply in talk.replies()] == [("Rflush", 7)]
     file.waits = set()
