@@ -17,17 +17,20 @@ What each term of a step is for:
   reweighted least squares), which outliers, detours and liars move little.  While the node's own
   error is large they are softened towards plain least squares, which unfolds the space faster.
 - *Confidence*: a reference counts by the error it claims (Vivaldi's adaptive timestep), but for
-  no more than the node's own, and less as what it told ages while errors are large.
+  no more than the node's own, and less as what it told ages: the faster, the larger the own error,
+  since then all are still on their way.
 - *Gravity* towards the origin (Ledlie, Gardner and Seltzer, NSDI 2007) worth a hundredth of all
   references: it stops drift, and keeps dimensions flat that the measurements do not need.
 - *Adjustment terms* (Lee et al., INFOCOM 2006) are not kept apart: the height is solved for
   together with the place and takes them in.
 
 Defence.  Only times that this node measured itself come in.  What is not finite or not in range
-is refused; a step has a longest length; a residual far beyond that of the *trusted* references
-(nodes of the own cluster, by certificate; without three of them, of all) counts less and less, as
-the surveyors of Kaafar et al. (SIGCOMM 2007) have it; nobody counts more by claiming no error;
-uninvited references never displace chosen ones.
+is refused; a step has a longest length; a reference whose residual is far beyond that of the
+*trusted* ones (nodes of the own cluster, by certificate; without three of them, of all), as the
+surveyors of Kaafar et al. (SIGCOMM 2007) have it, is *doubted*: its pull falls with the fourth
+power of the residual (the weight of Geman and McClure, 1987), and it counts as little in the
+node's own error, so that liars cannot keep a node believing that it knows nothing; nobody counts
+more by claiming no error; uninvited references never displace chosen ones.
 """
 
 from __future__ import annotations
@@ -52,17 +55,18 @@ UNINVITED = 16  # references that chose this node
 
 STEP = 0.4  # part of the Gauss-Newton step that is taken
 GRAVITY = 0.01  # what the origin weighs, in all references together
-DAMPING = 0.1  # Levenberg's: added to the diagonal, in mean diagonal elements
-SOFT = 3.0  # by how much the own error softens weights
-FLAT = 0.1  # the part of that below which a residual counts as none
-EXACT = 0.05  # the same, as a part of the time measured
+DAMPING = 0.2  # Levenberg's: added to the diagonal, in mean diagonal elements
+SOFT = 6.0  # by how much the own error softens weights
+FLAT = 0.05  # the part of that below which a residual counts as none
+EXACT = 0.12  # the same, as a part of the time measured
 CONFIDENT = 0.1  # claimed errors count as at least this
-AGEING = 5.0  # how fast what was heard ages while the own error is large
-SUSPECT = 3.0  # times the usual residual, of trusted references where there are: beyond it is doubt
+AGEING = 1.6  # how fast what was heard ages while the own error is large
+SUSPECT = 3.5  # times the usual residual, of trusted references where there are: beyond it is doubt
 TRUSTED = 3  # references of the own cluster that it takes to doubt others by them
 WORST = 1.0  # the relative error of a node that knows nothing
 SMOOTH = 0.3  # what one step's error counts in the node's own
 PACKED = struct.Struct(f"<{DIMS + 2}f")  # place, height, error: what a probe carries
+START = 5e-4  # seconds: how far from the origin the first place is
 TINY = 1e-5  # seconds: keeps directions finite between nodes at one place
 
 
@@ -143,7 +147,7 @@ class Position:
 
     def __init__(self, seed: int | str) -> None:
         dice = random.Random(f"coordinate {seed}")  # noqa: S311 - no secret
-        self._place = [dice.gauss(0, 0.002) for _ in range(DIMS)]
+        self._place = [dice.gauss(0, START) for _ in range(DIMS)]
         self._height = 0.001
         self._error = WORST
         self._turn = 0
@@ -213,19 +217,20 @@ class Position:
             residual = ref.rtt - length - height - ref.claim.height
             rows.append(([x / length for x in diff] + [1.0], residual, ref.rtt))
             off.append(abs(residual) / ref.rtt)
-        mean = sum(min(part, WORST) for part in off) / len(off)
         doubt = self._doubt([abs(residual) for _, residual, _ in rows], typical)
+        trust = [1 / (1 + (residual / doubt) ** 2) for _, residual, _ in rows]
+        mean = sum(t * min(part, WORST) for t, part in zip(trust, off, strict=True)) / sum(trust)
         soft = SOFT * mean * typical
-        ageing = AGEING * mean * mean
+        ageing = AGEING * mean
         weights = [
             math.exp(ageing * (ref.turn - self._turn + 1))
+            * (part * part)
             / (
                 (rtt + soft)
                 * max(abs(residual), EXACT * rtt + FLAT * soft)
                 * (max(ref.claim.error, mean) + CONFIDENT)
-                * (1 + (residual / doubt) ** 2)
             )
-            for ref, (_, residual, rtt) in zip(references, rows, strict=True)
+            for ref, part, (_, residual, rtt) in zip(references, trust, rows, strict=True)
         ]
         self._step(rows, weights, typical)
         self._error += (mean - self._error) * (SMOOTH if self._turn > 1 else 1)

@@ -8,10 +8,13 @@ Candidates come from three lists in turn, the best of each first:
 
 - `likeness`: nodes of one room see all others alike, hence have like coordinates *and* like
   heights.  The distance with the heights' difference in place of their sum ranks them far better
-  than the prediction does.
+  than the prediction does.  Added to it is what measured times say against a node: where c is 20
+  from the target and 90 from a node, that node is about 70 from the target or more (the triangle).
+  It only moves nodes down the list, since triangles are broken at times and witnesses lie;
 - the predicted time, which is right where heights really are access links;
 - hearsay: what a candidate that proved near says it measured itself to its own near ones, as in
-  Meridian's rings.  Counted only while it promises better than the best so far.
+  Meridian's rings.  Followed only from CLOSE by, and while it promises to be no farther than twice
+  the best so far.
 
 Whoever drives it has the target probe the candidate, or the other way round, and feeds back what
 was measured.  Nobody is chosen for what it claims: only for a time that was measured.
@@ -21,14 +24,17 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 
 from cloudfs.kernel.coordinate import LONGEST, Coordinate
 
 MOST = 10  # probes of one search
 LIKE, PREDICTED = 3, 1  # how many are taken from each list in turn
-HEARD = 16  # that one candidate may name
+HEARD = 48  # that one candidate may name
+DEEP = 60  # nodes that seem alike, of which the next one to probe is taken
+CLOSE = 0.005  # seconds: hearsay of candidates is followed when the best is nearer
 KNOWN = 2  # of the times known before that are tried first
 
 
@@ -65,14 +71,16 @@ class Search:
     probed: dict[str, float | None] = field(default_factory=dict)
     _lists: list[list[str]] = field(default_factory=list)
     _heard: dict[str, float] = field(default_factory=dict)
+    _apart: dict[str, float] = field(default_factory=dict)  # seconds, at least, by triangles
+    _alike: list[str] = field(default_factory=list)
     _asked: int = 0
 
     def __post_init__(self) -> None:
         many, target, all_ = self.most * 2, self.target, self.candidates
-        like = heapq.nsmallest(many, all_, key=lambda name: likeness(target, all_[name]))
+        self._alike = heapq.nsmallest(DEEP, all_, key=lambda name: likeness(target, all_[name]))
         near = heapq.nsmallest(many, all_, key=lambda name: target.distance(all_[name]))
         first = heapq.nsmallest(KNOWN, self.known, key=self.known.__getitem__)
-        self._lists = [list(reversed(part)) for part in (first, like, near)]
+        self._lists = [list(reversed(part)) for part in (first, near)]
 
     @property
     def best(self) -> float:
@@ -96,12 +104,17 @@ class Search:
         if name not in self.probed or not 0 < rtt <= LONGEST:
             return
         self.probed[name] = rtt
-        for index, (other, seconds) in enumerate(heard):
-            if index >= HEARD:
-                break
-            if other in self.candidates and 0 < seconds <= LONGEST:
-                bound = rtt + seconds
-                self._heard[other] = min(bound, self._heard.get(other, math.inf))
+        for other, seconds in self._sound(heard):
+            bound = rtt + seconds
+            self._heard[other] = min(bound, self._heard.get(other, math.inf))
+            self._apart[other] = max(abs(rtt - seconds), self._apart.get(other, 0.0))
+
+    def told(self, rtt: float, heard: Iterable[tuple[str, float]]) -> None:
+        """What a node says it measured that the target has measured before to be `rtt` seconds
+        away.  It costs no probe."""
+        if 0 < rtt <= LONGEST:
+            for other, seconds in self._sound(heard):
+                self._apart[other] = max(abs(rtt - seconds), self._apart.get(other, 0.0))
 
     def missed(self, name: str) -> None:
         """A probe came back from nowhere; the search goes on without that node."""
@@ -120,10 +133,16 @@ class Search:
         seconds = self.target.distance(self.candidates[node])
         return Nearest(node, seconds, "predicted", dict(self.probed))
 
+    def _sound(self, heard: Iterable[tuple[str, float]]) -> Iterator[tuple[str, float]]:
+        """Those of the first HEARD that are times to candidates."""
+        for other, seconds in islice(heard, HEARD):
+            if other in self.candidates and 0 < seconds <= LONGEST:
+                yield other, seconds
+
     def _pick(self) -> str | None:
-        known, like, near = self._lists
+        known, near = self._lists
         name = self._pop(known)
-        if name is None and self._heard:
+        if name is None and self._heard and self.best < CLOSE:
             name = min(self._heard, key=self._heard.__getitem__)
             bound = self._heard.pop(name)
             if name in self.probed or bound > 2 * self.best:
@@ -131,9 +150,17 @@ class Search:
         if name is None:
             self._asked += 1
             by_likeness = self._asked % (LIKE + PREDICTED) != 0
-            one, two = (like, near) if by_likeness else (near, like)
-            name = self._pop(one) or self._pop(two)
+            name = self._likest() if by_likeness else self._pop(near)
+            name = name or self._pop(near) or self._likest()
         return name
+
+    def _likest(self) -> str | None:
+        """The node most alike that was not probed, counting what triangles say against it."""
+        left = (name for name in self._alike if name not in self.probed)
+        return min(left, key=self._unlike, default=None)
+
+    def _unlike(self, name: str) -> float:
+        return likeness(self.target, self.candidates[name]) + self._apart.get(name, 0.0)
 
     def _pop(self, names: list[str]) -> str | None:
         """The next of a list that is a candidate and was not probed."""

@@ -10,9 +10,10 @@ by rendezvous hash (Thaler and Ravishankar 1998) some of the own cluster, which 
 some of all; and some of the nearest, since with near ones alone or far ones alone coordinates are
 worse than with both (Dabek et al., SIGCOMM 2004, 4.2).
 
-One background probe in EXPLORE goes to a stranger that seems near (nearest.likeness).  It is no
-reference; but so a node comes to know, measured, the few that really stand beside it, which
-coordinates cannot tell, and a search that asks it starts there.
+Once the first rounds have given the node a place, one background probe in EXPLORE, and at first
+one in two, goes to a stranger that seems near (nearest.likeness).  It is no reference; but so a
+node comes to know, measured, the few that really stand beside it, which coordinates cannot tell,
+and a search that asks it starts there.
 """
 
 from __future__ import annotations
@@ -37,7 +38,8 @@ AGAIN = 2  # probes that settle whether a peer's way has changed
 REST = 8  # rounds that a peer without answers is left out, at most
 HOME = 4  # references of the own cluster
 NEAR = 4  # references out of the nearest
-EXPLORE = 3  # one background probe in so many is spent on a stranger
+EXPLORE = 3  # one background probe in so many is spent on a stranger,
+NEW = 16, 120  # but none of the first so many, and one in two up to so many
 STRANGERS = 64  # that wait to be explored
 
 
@@ -164,10 +166,15 @@ class Schedule:
             # Late calls are not made up for: probes never come in bursts.
             self._background = now + self._period * self._dice.uniform(1 - JITTER, 1 + JITTER)
             self._turns += 1
-            if self._strangers and (self._turns % EXPLORE == 0 or not self._peers):
+            if self._strangers and (self._explores() or not self._peers):
                 return Probe(self._strangers.pop(), "explore")
             return self._turn()
         return None
+
+    def _explores(self) -> bool:
+        """Whether this turn is a stranger's."""
+        none, often = NEW
+        return self._turns > none and self._turns % (2 if self._turns <= often else EXPLORE) == 0
 
     def _turn(self) -> Probe | None:
         """The next reference of this round that does not rest."""

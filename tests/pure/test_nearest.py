@@ -65,6 +65,26 @@ def test_a_liars_hearsay_costs_a_bounded_number_of_probes():
     assert len(search.probed) == MOST
 
 
+def test_triangles_speak_against_nodes_that_look_alike():
+    alike = {f"n{i}": at(0.5) for i in range(40)}
+    search = Search(at(0.5), {**alike, "witness": at(0.9)})
+    # A witness 0.02 from the target measured all but one of them to be 0.3 away.
+    search.told(0.02, [(name, 0.3) for name in alike if name != "n37"])
+    order = drive(search, lambda name: 0.0002 if name == "n37" else 0.03)
+    assert order[0] == "n37"
+    # So a candidate that answers is a witness as well.
+    search = Search(at(0.5), {**alike, "n": at(0.5)}, {"n": 0.02})
+    lists = {"n": [(name, 0.3) for name in alike if name != "n37"]}
+    assert drive(search, lambda name: 0.02, lambda name: lists.get(name, []))[:2] == ["n", "n37"]
+
+
+def test_a_lying_witness_hides_nobody_for_good():
+    search = Search(at(0.5), {"n1": at(0.5), "n2": at(0.501)}, most=2)
+    search.told(0.02, [("n1", 5.0), ("nobody", 5.0), ("n2", math.nan)])
+    assert drive(search, lambda name: 0.001 if name == "n1" else 0.02) == ["n2", "n1"]
+    assert search.found().node == "n1"
+
+
 def test_no_answers_no_candidates():
     search = Search(at(0.5), LINE)
     drive(search, lambda name: None)

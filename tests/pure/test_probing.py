@@ -112,12 +112,28 @@ def test_a_peer_without_answers_is_asked_less_often():
     assert "dead" in [probe.peer for _, probe in run(schedule, 3, 1000)]
 
 
-def test_strangers_take_every_third_turn_once_each():
+def test_strangers_wait_for_a_place_then_take_every_second_turn_then_every_third():
+    schedule = Schedule("n0")
+    schedule.keep(["a", "b"])
+    none, often = probing.NEW
+    turns = []
+    for tick in range(200 * 20):
+        if not schedule.exploring:
+            schedule.explore(f"s{tick}.{i}" for i in range(8))
+        probe = schedule.next(tick * 0.05)
+        if probe is not None:
+            turns.append(probe.why)
+    assert "explore" not in turns[:none]
+    assert turns[none:often].count("explore") == (often - none) // 2
+    assert turns[often : often + 60].count("explore") == 20
+
+
+def test_strangers_are_asked_once_each():
     schedule = Schedule("n0")
     schedule.keep(["a", "b"])
     schedule.explore(["x", "y"])
     assert schedule.exploring == 2
-    sent = [probe for _, probe in run(schedule, 12)]
+    sent = [probe for _, probe in run(schedule, 25)]
     assert [probe.peer for probe in sent if probe.why == "explore"] == ["x", "y"]
     assert sent[0].why == "reference"
     assert schedule.exploring == 0

@@ -23,13 +23,14 @@ from pathlib import Path
 from statistics import median
 
 from cloudfs.kernel.coordinate import PACKED
-from cloudfs.kernel.probing import PERIOD
+from cloudfs.kernel.probing import NEW, PERIOD
 from tests.sim import curves, topologies
 from tests.sim.measuring import LIES, Cloud, Lie, quantile
 from tests.sim.topologies import Topology
 
 SEEDS = range(1, 6)
 ROUNDS = 150
+EXPLORED = (30, 40, 50, 60, 70, 80, 90)
 MARKS = (10, 20, 30, 60, 100, 150)
 SIZE = 300  # nodes of a synthetic cloud
 LIARS = 0.2
@@ -101,30 +102,31 @@ def error(files: list[Path], draw: bool) -> None:
 
 def near(files: list[Path], draw: bool) -> None:
     print("latency of the node found over that of the nearest, median/90th percentile")
+    print("explored: after rounds", *EXPLORED)
     for name, make in subjects(files):
         rows: dict[str, list[list[float]]] = {}
         for seed in SEEDS:
-            for explore in (None, 30):
-                cloud = Cloud(make(seed), seed, explore=explore)
-                curve(cloud, (ROUNDS,))
-                if explore is None:
-                    rows.setdefault("coordinates alone", []).append(cloud.searches(300, False, 0))
-                    rows.setdefault("10 probes, cold", []).append(cloud.searches(300, False))
-                else:
-                    rows.setdefault("10 probes, explored", []).append(cloud.searches(300, True))
+            cloud = Cloud(make(seed), seed)
+            curve(cloud, (ROUNDS,))
+            rows.setdefault("coordinates alone", []).append(cloud.searches(300, False, 0))
+            rows.setdefault("10 probes, cold", []).append(cloud.searches(300, False))
+            rows.setdefault("10 probes, references known", []).append(cloud.searches(300, True))
+            cloud = Cloud(make(seed), seed, explore=NEW[0])
+            for mark in EXPLORED:
+                curve(cloud, (mark,))
+                label = f"10 probes, explored, {mark} rounds"
+                rows.setdefault(label, []).append(cloud.searches(300, True))
         for label, runs in rows.items():
-            line(
-                f"{name}, {label}",
-                f"{median(median(run) for run in runs):.2f}",
-                f"{median(quantile(run, 0.9) for run in runs):.2f}",
-            )
+            middle_, tail = (median(quantile(run, q) for run in runs) for q in (0.5, 0.9))
+            line(f"{name}, {label}", f"{middle_:.2f}/{tail:.2f}")
 
 
 def liars(files: list[Path], draw: bool) -> None:
-    print(f"{LIARS:.0%} liars: honest nodes' error over that without, median/90th percentile")
-    drawn = {}
     marks = (*(mark for mark in MARKS if mark < ROUNDS), ROUNDS)
-    for name, make in list(subjects(files))[:1]:
+    print(f"{LIARS:.0%} liars: honest nodes' error after {ROUNDS} rounds, median/90th percentile,")
+    print("then both over those without liars, after rounds", *marks[2:])
+    drawn = {}
+    for name, make in subjects(files) if ONLY else list(subjects(files))[:1]:
         kinds: dict[str, Lie | None] = {"none": None, **LIES}
         base = None
         for kind, lie in kinds.items():
@@ -132,9 +134,12 @@ def liars(files: list[Path], draw: bool) -> None:
             runs = [curve(Cloud(make(s), s, liars=part, lie=lie), marks) for s in SEEDS]
             found = middle(runs)
             base = base or found
-            (m, t), (bm, bt) = found[-1], base[-1]
-            line(f"{name}, {kind}", f"{m:.3f}/{t:.3f}", f"{m / bm:.2f}/{t / bt:.2f}")
-            drawn[kind] = [(mark, m) for mark, (m, _) in zip(marks, found, strict=True)]
+            words = [f"{m:.3f}/{t:.3f}" for m, t in found[-1:]]
+            for (m, t), (bm, bt) in zip(found[2:], base[2:], strict=True):
+                words.append(f"{m / bm:.2f}/{t / bt:.2f}")
+            line(f"{name}, {kind}", *words)
+            label = kind if not drawn or kind not in drawn else f"{kind}, {name}"
+            drawn[label] = [(mark, m) for mark, (m, _) in zip(marks, found, strict=True)]
     if draw:
         picture = curves.draw(
             f"Honest nodes' median error, {LIARS:.0%} liars", "rounds", "", drawn, {"0.09": 0.09}

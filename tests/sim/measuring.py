@@ -8,9 +8,10 @@ exploring and searching it has besides a directory that is a few rounds old, as 
 
 from __future__ import annotations
 
+import math
 import random
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from heapq import nsmallest
 
@@ -25,8 +26,8 @@ NEAR = 16  # measured near nodes that a node keeps
 STALE = 10  # rounds after which the directory is made anew
 SAMPLE = 512  # nodes of the directory that a node looks at when it explores
 
-# A liar: (its node, the dice) → what it claims and by how many seconds it delays the answer.
-Lie = Callable[["Node", random.Random], tuple[Coordinate, float]]
+# A liar: (its node, whom it talks to, the dice) → what it claims, and by how many seconds it delays.
+Lie = Callable[["Node", "Node", random.Random], tuple[Coordinate, float]]
 
 
 @dataclass
@@ -38,6 +39,11 @@ class Node:
     near: dict[int, float] = field(default_factory=dict)  # seconds, measured
     met: set[int] = field(default_factory=set)  # explored or being so
     lie: Lie | None = None
+
+    def tells(self) -> Iterator[tuple[str, float]]:
+        """What it measured: those near it, then its references."""
+        yield from ((str(other), seconds) for other, seconds in self.near.items())
+        yield from ((name, ref.rtt) for name, ref in self.position.references.items())
 
     def know(self, other: int, rtt: float) -> None:
         self.near[other] = rtt
@@ -95,15 +101,19 @@ class Cloud:
         self.rounds += 1
 
     def probe(self, node: Node, other: Node, why: str) -> None:
-        mine, delay = node.lie(node, self.dice) if node.lie else (node.position.coordinate, 0.0)
-        theirs, late = (
-            other.lie(other, self.dice) if other.lie else (other.position.coordinate, 0.0)
-        )
+        mine, delay = self.says(node, other)
+        theirs, late = self.says(other, node)
         way = self.net.rtt(node.name, other.name)
         self.take(node, other.name, way + late, theirs, why)
         node.schedule.answered(str(other.name))
         if self.both:
             self.take(other, node.name, way + delay, mine, "" if why == "reference" else why)
+
+    def says(self, node: Node, other: Node) -> tuple[Coordinate, float]:
+        """What a node claims towards another, and how many seconds it delays."""
+        if node.lie is None:
+            return node.position.coordinate, 0.0
+        return node.lie(node, other, self.dice)
 
     def take(self, node: Node, other: int, rtt: float, claim: Coordinate, why: str) -> None:
         node.know(other, rtt)
@@ -150,8 +160,8 @@ class Cloud:
     def searches(self, queries: int, known: bool, most: int = nearest.MOST) -> list[float]:
         """How many times farther than the truly nearest node those were that were found.
 
-        known: with what nodes measured before; else by coordinates and probes alone.  most: 0
-        takes what coordinates predict, unprobed.
+        known: with what nodes measured before, and tell; else by coordinates and probes alone.
+        most: 0 takes what coordinates predict, unprobed.
         """
         ratios = []
         at = {str(node.name): node.position.coordinate for node in self.nodes}
@@ -159,10 +169,11 @@ class Cloud:
             others = {name: place for name, place in at.items() if name != str(target.name)}
             before = {str(name): time for name, time in target.near.items()} if known else {}
             search = nearest.Search(at[str(target.name)], others, before, most)
+            for name, ref in target.position.references.items() if known else ():
+                search.told(ref.rtt, self.nodes[int(name)].tells())
             while (name := search.next()) is not None:
-                heard = self.nodes[int(name)].near.items() if known else ()
                 rtt = self.net.rtt(target.name, int(name))
-                search.answered(name, rtt, ((str(other), time) for other, time in heard))
+                search.answered(name, rtt, self.nodes[int(name)].tells() if known else ())
             found = self.net.rtt(target.name, int(search.found().node))
             best = min(self.net.rtt(target.name, int(name)) for name in others)
             ratios.append(found / best)
@@ -173,26 +184,73 @@ def quantile(values: Sequence[float], part: float) -> float:
     return sorted(values)[min(len(values) - 1, int(part * len(values)))]
 
 
-def _range(x: float) -> float:
-    return min(coordinate.FARTHEST, max(-coordinate.FARTHEST, x))
+def _moved(spot: Coordinate, by: Sequence[float]) -> Coordinate:
+    """Another place, in range, and sure of it."""
+    place = (x + d for x, d in zip(spot.place, by, strict=True))
+    far = coordinate.FARTHEST
+    return Coordinate(tuple(min(far, max(-far, x)) for x in place), spot.height, 0.0)
 
 
-def scatter(node: Node, dice: random.Random) -> tuple[Coordinate, float]:
+def _way(node: Node, length: float) -> list[float]:
+    """A direction that is this node's own for good, so many seconds long."""
+    dice = random.Random(node.name)
+    by = [dice.gauss(0, 1) for _ in range(coordinate.DIMS)]
+    return [x * length / math.hypot(*by) for x in by]
+
+
+ALONG = (1.0,) + (0.0,) * (coordinate.DIMS - 1)
+
+
+def scatter(node: Node, other: Node, dice: random.Random) -> tuple[Coordinate, float]:
     """Anywhere, another place each time, sure of itself, and late."""
     place = tuple(dice.uniform(-0.5, 0.5) for _ in range(coordinate.DIMS))
     return Coordinate(place, dice.uniform(0, 0.1), 0.0), dice.uniform(0, 0.5)
 
 
-def collude(node: Node, dice: random.Random) -> tuple[Coordinate, float]:
+def collude(node: Node, other: Node, dice: random.Random) -> tuple[Coordinate, float]:
     """All liars claim one far spot, and delay as long as it takes to seem to be there."""
     return Coordinate((0.4,) + (0.0,) * (coordinate.DIMS - 1), 0.001, 0.0), 0.3
 
 
-def creep(node: Node, dice: random.Random) -> tuple[Coordinate, float]:
+def creep(node: Node, other: Node, dice: random.Random) -> tuple[Coordinate, float]:
     """A little farther each time: the frog in slowly heated water (Chan-Tin et al., 2011)."""
-    own = node.position.coordinate
     shift = 0.002 * node.position._turn
-    return Coordinate((_range(own.place[0] + shift), *own.place[1:]), own.height, 0.0), 0.0
+    return _moved(node.position.coordinate, [shift * x for x in ALONG]), 0.0
 
 
-LIES: dict[str, Lie] = {"scatter": scatter, "collude": collude, "creep": creep}
+def shift(node: Node, other: Node, dice: random.Random) -> tuple[Coordinate, float]:
+    """All of them 30 ms from where they are, to one side: too little to be seen."""
+    return _moved(node.position.coordinate, [0.03 * x for x in ALONG]), 0.0
+
+
+def drag(node: Node, other: Node, dice: random.Random) -> tuple[Coordinate, float]:
+    """The right place, and each answer 100 ms late."""
+    return _moved(node.position.coordinate, _way(node, 0.0)), 0.1
+
+
+def far(node: Node, other: Node, dice: random.Random) -> tuple[Coordinate, float]:
+    """Each at a spot of its own, three seconds out, without any error."""
+    return _moved(Coordinate((0.0,) * coordinate.DIMS, 0.001, 0.0), _way(node, 3.0)), 0.0
+
+
+def swing(node: Node, other: Node, dice: random.Random) -> tuple[Coordinate, float]:
+    """Now at the right place, now 100 ms beside it."""
+    return _moved(node.position.coordinate, _way(node, dice.choice((0.0, 0.1)))), 0.0
+
+
+def repulse(node: Node, other: Node, dice: random.Random) -> tuple[Coordinate, float]:
+    """Just beside whom it talks to, on the side of the origin, and late: pushes each one out."""
+    spot = other.position.coordinate
+    length = math.hypot(*spot.place) + coordinate.TINY
+    by = [-0.02 * x / length for x in spot.place]
+    return _moved(Coordinate(spot.place, coordinate.LOWEST, 0.0), by), 0.15
+
+
+def tower(node: Node, other: Node, dice: random.Random) -> tuple[Coordinate, float]:
+    """The right place under a height of 100 ms, and half of that late."""
+    return Coordinate(node.position.coordinate.place, 0.1, 0.0), 0.05
+
+
+LIES: dict[str, Lie] = {
+    lie.__name__: lie for lie in (scatter, collude, creep, shift, drag, far, swing, repulse, tower)
+}
