@@ -2,10 +2,11 @@
 
 Keys in a zone, each with its owner's newest value:
 
-    beat/NAME    that NAME lives: small, every BEAT seconds (`Beat`)
+    beat/NAME    that NAME lives: small, every few seconds (`Beat`)
     node/NAME    its whole record, on change and rarely again
     zone/CHILD   in an inner zone: the digest of a child, by either of its delegates
-    up/ZONE      the digest of a zone above, and whom to enter it by; delegates pass it down
+    zone-news/CHILD  what of it changed since that was told whole
+    up/ZONE      the size of a zone above, and whom to enter it by; delegates pass it down
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from functools import lru_cache
 from cloudfs import ndb
 from cloudfs.errors import CloudError
 
-BEAT = 1.5  # seconds between two beats
+BEAT = 1.5  # seconds between two beats in the zone where a node is at home,
+SLOW = 3.0  # and in the zones above, whose members their leaves watch as well
 TICK = 0.5  # seconds between two calls of `Member.tick`, at most
 LISTED = 12  # names in each list of a beat
 
@@ -31,7 +33,7 @@ class Beat:
     boot: int
     seq: int  # counts the beats of one start
     leaf: str  # the zone where it is at home
-    rev: int  # of its record
+    rev: int  # of its record as it is told in this zone
     sum: int = 0  # of the names of those it holds for living (`Roster.sum`)
     move: str = ""  # "split" or "merge" while the zone's nodes go to another
     bye: str = ""  # "left" the cloud, or "parted": only from this zone

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from cloudfs.kernel import bloom, reports, zones
+from cloudfs.kernel import reports, zones
 from cloudfs.kernel.beats import Publish, Withdraw
 
 if TYPE_CHECKING:
@@ -75,33 +75,35 @@ class Climbing:
         me = self.member
         leaf = zone == me.leaf and not me.reports.children(me.rosters[zone], now)
         first = me.delegates(zone)[0] == me.name
-        if me.reports.due_up(above, zone, me.size(zone, now), leaf, first, now):
-            value = reports.text(zone, me.sum(zone, now), by=me.name, address=me.address, leaf=leaf)
-            me.out.append(Publish(above, f"zone/{zone}", value))
+        size = me.size(zone, now)
+        due = me.reports.due_up(above, zone, size, lambda: me.sum(zone, now), leaf, first, now)
+        if due is not None:
+            kind, digest = due
+            value = reports.text(zone, digest, by=me.name, address=me.address, leaf=leaf)
+            me.out.append(Publish(above, f"zone{kind}/{zone}", value))
 
     def _pass_down(self, zone: str, above: str, now: float) -> None:
         me = self.member
-        first = me.delegates(zone)[0] == me.name
+        speaks = me.delegates(zone)[-1] == me.name
         for high in zones.path(above):
+            heard = me.reports.down.get(high)
             if high in me.rosters:
                 if now < me.rosters[high].settles:
                     break
-                nodes, digest, at = me.size(high, now)[0], None, now
-            elif high in me.reports.down:
-                heard = me.reports.down[high]
-                nodes, digest, at = heard.digest.nodes, heard.digest, heard.at
+                nodes, at = me.size(high, now)[0], now
+            elif heard is not None:
+                nodes, at = heard.digest.nodes, heard.at
             else:
                 break
-            if me.reports.due_down(zone, high, nodes, first, now):
-                # Who is not in a zone asks its delegates for a name anyway: no filter goes down.
-                known = replace(digest or me.sum(high, now), names=bloom.FULL)
+            doors = me.doors(high)
+            if me.reports.due_down(zone, high, nodes, doors, speaks, now):
                 value = reports.text(
                     high,
-                    known,
+                    replace(reports.UNKNOWN, nodes=nodes),
                     by=me.name,
                     address=me.address,
                     leaf=False,
-                    doors=me.doors(high),
+                    doors=doors,
                     age=now - at,
                 )
                 me.out.append(Publish(zone, f"up/{high}", value))
@@ -111,4 +113,6 @@ class Climbing:
         me, above = self.member, zones.parent(old)
         if above is not None and (above, old) in me.reports.told:
             del me.reports.told[above, old]
-            me.out.append(Withdraw(above, f"zone/{old}"))
+            me.out += [
+                Withdraw(above, f"zone{kind}/{old}") for kind in (reports.WHOLE, reports.NEWS)
+            ]

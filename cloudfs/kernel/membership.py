@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any
 
 from cloudfs import ndb
@@ -27,6 +28,7 @@ from cloudfs.kernel.introduce import Asking, Introduction
 from cloudfs.kernel.introduce import parse as parse_introduction
 from cloudfs.kernel.mending import Mending
 from cloudfs.kernel.moving import Moving
+from cloudfs.kernel.reports import NEWS, WHOLE
 from cloudfs.kernel.roster import GONE, Roster
 from cloudfs.kernel.telling import Telling
 
@@ -248,8 +250,16 @@ class Member(Atlas):
             if record.get("name") == name:
                 self.rosters[zone].record(name, record, now)
 
-    def _hear_up(self, zone: str, child: str, value: bytes | None, stamp: Any, now: float) -> None:
-        self.reports.take_up(zone, child, value, stamp, now)
+    def _hear_up(
+        self,
+        zone: str,
+        child: str,
+        value: bytes | None,
+        stamp: Any,
+        now: float,
+        kind: str = WHOLE,
+    ) -> None:
+        self.reports.take_up(zone, child, value, kind, stamp, now)
 
     def _hear_down(
         self, zone: str, above: str, value: bytes | None, stamp: Any, now: float
@@ -285,5 +295,6 @@ _HEARD: dict[str, Callable[[Member, str, str, bytes | None, Any, float], None]] 
     "beat": Member._hear_beat,
     "node": Member._hear_node,
     "zone": Member._hear_up,
+    "zone-news": partial(Member._hear_up, kind=NEWS),
     "up": Member._hear_down,
 }

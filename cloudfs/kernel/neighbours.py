@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 MEASURE = 2.0  # seconds between two looks at the own attributes
 PAUSE = 5.0  # seconds before an engine that cannot open is tried again
 HEARD = 4096  # events remembered, so that none is told twice
-CORE = frozenset({"beat", "node", "zone", "up"})  # first words of the core's keys
+CORE = frozenset({"beat", "node", "zone", "zone-news", "up"})  # first words of its keys
 ROOT = "-root-"  # the root zone's id, which is empty, as the last word of a key
 
 

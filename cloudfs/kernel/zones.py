@@ -2,14 +2,15 @@
 
 A zone's id is text: "" is the root, "CLUSTER" a cluster's zone, "CLUSTER.BITS" a part of
 it that holds the nodes whose names hash to those bits.  A node is at home in one *leaf*
-zone.  Leaves split one bit at a time; the zones above them stand only at every fourth bit,
-so that one of those has at most 16 children:
+zone.  Leaves split one bit at a time; the zones above them stand only at every third bit,
+so that one of those has at most 8 children:
 
     ""  ←  paris  ←  paris.011 (leaf)
-                  ←  paris.0100  ←  paris.01001 (leaf), paris.01000 (leaf)
+                  ←  paris.010  ←  paris.01001 (leaf), paris.01000 (leaf)
 
 Two members of every zone, the first by rendezvous hash (Thaler and Ravishankar 1998), are
-its *delegates* and members of the zone above: 32 at most, as in a leaf.
+its *delegates* and members of the zone above.  That has half the members of a full leaf: a
+node that is delegate at every level pays for all of them.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ MOST = 32  # nodes of a leaf; with one more it splits
 FEW = 16  # nodes of two sibling leaves together; they merge.  Far below MOST, so none flaps
 MEET = 24  # nodes of leaves that overlap after a partition; more go down, fewer come up
 DEEPEST = 16  # bits
-STEP = 4  # bits from one inner zone to the next: 16 children, 32 delegates
+STEP = 3  # bits from one inner zone to the next: 8 children, 16 delegates
 DELEGATES = 2
 LABEL = r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"  # a DNS label: names of nodes and clusters
 _ZONE = re.compile(rf"({LABEL}(\.[01]{{1,{DEEPEST}}})?)?")
