@@ -149,6 +149,7 @@ class Digest:
     numbers: dict[str, Number] = field(default_factory=dict)
     texts: dict[str, Text] = field(default_factory=dict)
     names: int = 0  # a filter of bloom.py
+    clusters: int = 0  # that are whole in it
 
     def merge(self, other: Digest) -> Digest:
         """Both together."""
@@ -168,6 +169,7 @@ class Digest:
             dict(_first(numbers, NUMBERS)),
             dict(_first(texts, NUMBERS)),
             bloom.join(self.names, other.names),
+            self.clusters + other.clusters,
         )
 
     def beyond(self, known: Digest, said: Digest) -> tuple[Digest, bool]:
@@ -194,7 +196,9 @@ class Digest:
             or bool(bloom.without(names, said.names))
             or self.cut > (known.cut or said.cut)
         )
-        return Digest(self.nodes, self.leaves, self.cut, self.states, numbers, texts, names), more
+        news = Digest(self.nodes, self.leaves, self.cut, self.states, numbers, texts, names)
+        news.clusters = self.clusters
+        return news, more
 
     def overlaid(self, news: Digest) -> Digest:
         """This digest with what `beyond` found since.  Names that went stay in it."""
@@ -207,6 +211,7 @@ class Digest:
             dict(_first(numbers, NUMBERS)),
             dict(_first(texts, NUMBERS)),
             bloom.join(self.names, news.names),
+            news.clusters,
         )
 
     def could_meet(self, expr: Expr) -> bool:
@@ -230,6 +235,7 @@ class Digest:
     def text(self) -> str:
         """The digest as ndb records, one a line."""
         lines = [f"nodes={self.nodes} leaves={self.leaves} cut={'yes' if self.cut else ''}"]
+        lines[0] += f" clusters={self.clusters}" if self.clusters else ""
         lines += [f"state={state} count={self.states[state]}" for state in sorted(self.states)]
         for name, stat in sorted(self.numbers.items()):
             hist = ",".join(f"{at}:{count}" for at, count in sorted(stat.histogram.items()))
@@ -321,7 +327,7 @@ def _millionths(word: str) -> int:
 
 def _read_head(found: Digest, pairs: dict[str, str]) -> None:
     found.nodes, found.leaves = int(pairs["nodes"]), int(pairs["leaves"])
-    found.cut = bool(pairs["cut"])
+    found.cut, found.clusters = bool(pairs["cut"]), int(pairs.get("clusters", 0))
 
 
 def _read_state(found: Digest, pairs: dict[str, str]) -> None:

@@ -16,6 +16,7 @@ from functools import lru_cache
 
 from cloudfs import ndb
 from cloudfs.errors import CloudError
+from cloudfs.kernel import zones
 
 BEAT = 1.5  # seconds between two beats in the zone where a node is at home,
 SLOW = 3.0  # and in the zones above, whose members their leaves watch as well
@@ -35,6 +36,7 @@ class Beat:
     leaf: str  # the zone where it is at home
     rev: int  # of its record as it is told in this zone
     sum: int = 0  # of the names of those it holds for living (`Roster.sum`)
+    stand: str = ""  # the root or group where its cluster stands
     move: str = ""  # "split" or "merge" while the zone's nodes go to another
     bye: str = ""  # "left" the cloud, or "parted": only from this zone
     miss: tuple[str, ...] = ()  # whom it does not hear directly
@@ -44,7 +46,7 @@ class Beat:
     def text(self) -> bytes:
         pairs: dict[str, object] = {"id": self.id, "boot": self.boot, "seq": self.seq}
         pairs |= {"leaf": self.leaf, "rev": self.rev, "sum": self.sum}
-        pairs |= {"move": self.move, "bye": self.bye}
+        pairs |= {"stand": self.stand, "move": self.move, "bye": self.bye}
         pairs["miss"] = ",".join(self.miss)
         pairs["seen"] = ",".join(f"{name}:{boot}:{seq}" for name, boot, seq in self.seen)
         pairs["want"] = ",".join(self.want)
@@ -68,6 +70,7 @@ def beat(value: bytes) -> Beat:
             pairs["leaf"],
             int(pairs["rev"]),
             int(pairs["sum"]),
+            zones.check(pairs.get("stand", "")),
             pairs.get("move", ""),
             pairs.get("bye", ""),
             lists["miss"],

@@ -6,8 +6,9 @@ The driver calls `tick` every TICK seconds, gives what the engines of its zones 
 1. asks one that it knows where it belongs, or founds its cluster (`_ask`, introduce.py);
 2. beats in its zones (telling.py) and judges the others there (roster.py);
 3. as a delegate of a zone enters the one above and passes digests on (climbing.py);
-4. goes to another leaf when its own splits or merges (moving.py).  It is a member of both
-   until it has met somebody in the new one, so it is never outside every zone;
+4. goes to another leaf when its own splits or merges (moving.py), and as a delegate of its
+   cluster to another group (standing.py).  It is a member of both until it has met somebody
+   in the new one, so it is never outside every zone;
 5. looks for those that it lost, in case both live on apart (mending.py).
 """
 
@@ -30,6 +31,7 @@ from cloudfs.kernel.mending import Mending
 from cloudfs.kernel.moving import Moving
 from cloudfs.kernel.reports import NEWS, WHOLE
 from cloudfs.kernel.roster import GONE, Roster
+from cloudfs.kernel.standing import Standing
 from cloudfs.kernel.telling import Telling
 
 STALL = 0.25  # seconds that a tick may be late before time is given back
@@ -60,6 +62,7 @@ class Member(Atlas):
         self.telling = Telling(self)
         self.climbing = Climbing(self)
         self.moving = Moving(self)
+        self.standing = Standing(self)
         self.mending = Mending(self)
         self.random = random.Random(f"{name} {boot}")  # noqa: S311, spreads work over time
         self.known_doors: dict[str, list[str]] = {}  # endpoints by zone, from introductions
@@ -81,6 +84,7 @@ class Member(Atlas):
             roster.judge(now)
         if self.leaf is not None and self.phase == "joined":
             self.moving.step(now)
+            self.standing.step(now)
             self.climbing.step(now)
             self.mending.step(now)
             self._ask_next(now)
@@ -187,6 +191,8 @@ class Member(Atlas):
             for zone, peers in found.peers.items():
                 self.known_doors[zone] = [zones.endpoint(at, zone) for _, at in peers[:SEEDS]]
             seeds = self.known_doors.get(found.enter, [])[:SEEDS]
+            if zones.fits(self.cluster, found.stand):
+                self.stand = found.stand
             self._settle_in(found.enter, seeds, f"{found.node} knew its place", now)
         else:
             self.asking.refer(at for at in found.ask if at != self.address)
@@ -204,7 +210,8 @@ class Member(Atlas):
             self._end("refused", why, now)
         self.phase, self.leaf, self.why = "asking", None, why
         self._rivals.clear()
-        self.climbing, self.moving = Climbing(self), Moving(self)
+        self.climbing, self.moving, self.standing = Climbing(self), Moving(self), Standing(self)
+        self.stand = zones.ROOT
         self.asking = Asking(again=now + GONE, heard=True)
 
     def _end(self, state: str, why: str, now: float) -> None:

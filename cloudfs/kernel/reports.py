@@ -175,7 +175,7 @@ class Reports:
             age = now - report.at
             if age > 4 * LIFE:
                 del table[child]
-            elif age <= ALONE or (age <= LIFE and _manned(child, roster)):
+            elif age <= ALONE or (age <= LIFE and roster.below(child)):
                 found[child] = report
         return found
 
@@ -185,7 +185,17 @@ class Reports:
             child: Size(report.digest.nodes, report.leaf)
             for roster in rosters
             for child, report in self.children(roster, now).items()
-            if report.digest.nodes and _manned(child, roster)
+            if report.digest.nodes and roster.below(child)
+        }
+
+    def groups(self, rosters: Iterable[Roster], now: float) -> dict[str, Size]:
+        """The size of each group of which these rosters hold a digest and a delegate, in
+        delegates of clusters."""
+        return {
+            child: Size(zones.DELEGATES * report.digest.clusters, report.leaf)
+            for roster in rosters
+            for child, report in self.children(roster, now).items()
+            if report.digest.clusters and not zones.parts(child)[0] and roster.below(child)
         }
 
     def due_up(
@@ -277,11 +287,6 @@ def _join(old: Report | None, new: Report, kind: str, newer: bool) -> Report:
         return replace(new, digest=old.digest.overlaid(new.digest))
     news = new.digest if old is None or old.news is None else old.news.overlaid(new.digest)
     return replace(new, digest=UNKNOWN.overlaid(news), news=news)
-
-
-def _manned(child: str, roster: Roster) -> bool:
-    """Whether somebody in an inner zone stands for a child of it, or a part of that."""
-    return any(zones.inside(peer.leaf, child) for peer in roster.live())
 
 
 def _newer(stamp: Any, old: Any) -> bool:

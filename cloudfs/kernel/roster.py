@@ -13,6 +13,7 @@ import zlib
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
+from cloudfs.kernel import zones
 from cloudfs.kernel.beats import LISTED, Beat, Sight
 
 
@@ -66,6 +67,7 @@ class Peer:
         "rev",
         "seq",
         "since",
+        "stand",
         "state",
     )  # fmt: skip
 
@@ -78,7 +80,7 @@ class Peer:
         self.lost: float | None = None  # when the engine lost it
         self.state = ""
         self.since = now  # in this state
-        self.leaf = ""
+        self.leaf = self.stand = ""
         self.move = ""
         self.apart: float | None = None  # since when it does not hold the same for living
         self.rev = self.record_rev = -1  # that it has; that we have
@@ -126,6 +128,14 @@ class Roster:
         """Those who live and are at home in a leaf."""
         return [peer for peer in self.live() if peer.leaf == leaf]
 
+    def below(self, child: str) -> list[Peer]:
+        """Those who live and stand in this zone for a child of it, or for a part of that."""
+        return [p for p in self.live() if zones.stands(p.leaf, p.stand, self.zone, child)]
+
+    def clusters(self) -> set[str]:
+        """The clusters that stand in this zone, of those who live."""
+        return {zones.parts(p.leaf)[0] for p in self.live() if p.stand == self.zone}
+
     def beat(self, name: str, beat: Beat, now: float) -> None:
         """Take a beat.  One that came late or twice has an old number and says nothing."""
         peer = self.peers.get(name)
@@ -145,8 +155,8 @@ class Roster:
             peer.apart = None
         elif peer.apart is None:
             peer.apart = now
-        if peer.leaf != beat.leaf:
-            peer.leaf = beat.leaf
+        if peer.leaf != beat.leaf or peer.stand != beat.stand:
+            peer.leaf, peer.stand = beat.leaf, beat.stand
             self.version += 1
         if beat.bye:
             self._go(peer, beat.bye, now, "it said so")

@@ -54,7 +54,7 @@ def test_ports_of_a_small_cloud_are_the_levels():
 
 
 @pytest.mark.parametrize(
-    "zone", ["Paris", "paris.", "paris.012", "a/b", "paris.0\n", "." + "0", "x" * 64]
+    "zone", ["Paris", "paris.", "paris.012", "a/b", "paris.0\n", ".", ".2", "x" * 64]
 )
 def test_what_is_no_zone_is_refused(zone):
     with pytest.raises(CloudError, match="is no zone"):

@@ -17,6 +17,7 @@ import statistics
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
 
 from cloudfs import ndb
 from cloudfs.kernel import zones
@@ -27,39 +28,64 @@ from tests.sim.table import Result, figures, show
 STAND = 30.0  # seconds over which bytes are counted
 
 
-def leaves_of(names: list[tuple[str, str]]) -> dict[str, list[tuple[str, str]]]:
-    """The leaves into which so many nodes (name, cluster) would have split."""
-    found: dict[str, list[tuple[str, str]]] = {}
-    todo: list[tuple[str, list[tuple[str, str]]]] = []
-    for cluster in sorted({cluster for _, cluster in names}):
-        todo.append((cluster, [pair for pair in names if pair[1] == cluster]))
+def halved(
+    all: list[str], zone: str, most: int, half: Callable[[str, str], str]
+) -> dict[str, list[str]]:
+    """The zones into which one with all of them would have split."""
+    found: dict[str, list[str]] = {}
+    todo = [(zone, all)]
     while todo:
-        leaf, pairs = todo.pop()
-        if len(pairs) <= zones.MOST:
-            found[leaf] = pairs
+        zone, some = todo.pop()
+        if len(some) <= most:
+            found[zone] = some
             continue
-        for half in {zones.narrower(leaf, name) for name, _ in pairs}:
-            todo.append((half, [pair for pair in pairs if zones.narrower(leaf, pair[0]) == half]))
+        for part in {half(zone, one) for one in some}:
+            todo.append((part, [one for one in some if half(zone, one) == part]))
     return found
 
 
-def form(net: Net, count: int) -> list[Node]:
+def leaves_of(names: list[tuple[str, str]]) -> dict[str, list[tuple[str, str]]]:
+    """The leaves into which so many nodes (name, cluster) would have split."""
+    found: dict[str, list[tuple[str, str]]] = {}
+    clusters: dict[str, list[str]] = {}
+    for name, cluster in names:
+        clusters.setdefault(cluster, []).append(name)
+    for cluster, some in clusters.items():
+        for leaf, mates in halved(some, cluster, zones.MOST, zones.narrower).items():
+            found[leaf] = [(name, cluster) for name in mates]
+    return found
+
+
+def stands_of(clusters: list[str]) -> dict[str, str]:
+    """Where so many clusters would stand."""
+
+    def half(group: str, cluster: str) -> str:
+        return zones.join("", zones.bits(cluster)[: len(zones.parts(group)[1]) + 1])
+
+    groups = halved(clusters, ROOT, zones.MOST // zones.DELEGATES, half)
+    return {cluster: group for group, some in groups.items() for cluster in some}
+
+
+def form(net: Net, count: int, clusters: int = 0) -> list[Node]:
     """A cloud whose nodes know their leaves already, as after a while of joining."""
-    clusters = max(2, min(16, count // 600))
+    clusters = clusters or max(2, min(16, count // 600))
     names = [(f"n{n}", f"c{n % clusters}") for n in range(count)]
     leaves = leaves_of(names)
+    stands = stands_of([f"c{n}" for n in range(clusters)])
     standing = {
         leaf: zones.delegates(leaf, [name for name, _ in pairs]) for leaf, pairs in leaves.items()
     }
     doors: dict[str, list[str]] = {}  # members of each zone above the leaves
-    below = list(leaves)
-    while below := [zone for zone in below if zone != ROOT]:
-        deepest = max(below, key=lambda zone: len(zones.path(zone)))
-        above = zones.parent(deepest) or ROOT
-        children = [zone for zone in below if zones.parent(zone) == above]
+    below = set(leaves)
+    while below - {ROOT}:
+        deepest = max(below, key=zones.depth)
+        above = zones.parent(deepest, stands.get(deepest, ROOT)) or ROOT
+        children = [
+            zone for zone in below if zone and zones.parent(zone, stands.get(zone, ROOT)) == above
+        ]
         doors[above] = [name for zone in children for name in standing[zone]]
         standing[above] = zones.delegates(above, doors[above])
-        below = [zone for zone in below if zone not in children] + [above]
+        below = below - set(children) | {above}
     nodes = []
     for leaf, pairs in leaves.items():
         mates = [name for name, _ in pairs]
@@ -67,9 +93,12 @@ def form(net: Net, count: int) -> list[Node]:
             node = net.start(
                 name, cluster, [f"{net.random.choice(names)[0]}:5640"], **attributes(net.random)
             )
-            lines = [f"node=x leaf={leaf} nodes={len(pairs)}", ndb.record({"enter": leaf})]
+            stand = stands[cluster]
+            lines = [f"node=x leaf={leaf} nodes={len(pairs)}"]
+            lines.append(ndb.record({"enter": leaf, "stand": stand}))
             near = [(leaf, mate) for mate in zones.rank(leaf, mates)[:3]]
-            near += [(above, door) for above in zones.path(leaf)[1:] for door in doors[above][:4]]
+            path = zones.path(leaf, stand)[1:]
+            near += [(above, door) for above in path for door in doors[above][:4]]
             lines += [f"peer={peer} zone={zone} addr={peer}:5640" for zone, peer in near]
             text = "\n".join(lines)
             net.later(
