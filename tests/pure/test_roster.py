@@ -150,6 +150,7 @@ def test_a_record_in_rags_is_passed_over():
         st.sampled_from(["c", "c.01"]),
         st.integers(0, 10**6),
         st.integers(0, 0xFFFF),
+        st.sampled_from(["", ".01"]),
         st.sampled_from(["", "split", "merge"]),
         st.sampled_from(["", "left", "parted"]),
         st.lists(st.sampled_from(["n1", "n2"]), max_size=5).map(tuple),
