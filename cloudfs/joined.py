@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 
 JOIN = 15.0  # seconds to find one's place
 LEAVE = 5.0  # seconds to say goodbye
-LAST_PORT = 65535 - 32  # zones listen above the node's own port
+LAST_PORT = 65535 - zones.PORTS  # zones listen above the node's own port
 
 
 class Joined:

@@ -6,11 +6,14 @@ a quote is doubled: `why='it''s late'` (rc(1), ndb(6)).
 
 from __future__ import annotations
 
+import re
+import sys
 from collections.abc import Iterable, Mapping
 
 from cloudfs.errors import CloudError
 
 MAX_LINE = 64 << 10  # bytes of one line written to a ctl file
+_BARE = re.compile(r"[^ \t\r\n]+")
 _PLAIN = frozenset(
     'abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-+./:,@%^<>!?*()[]{}|&;~$=\\#"'
 )
@@ -27,6 +30,8 @@ def quote(word: str) -> str:
 
 def words(line: str) -> list[str]:
     """The words of one line; raises CloudError("bad") where a quote is not closed."""
+    if "'" not in line:
+        return _BARE.findall(line)
     found: list[str] = []
     word: list[str] | None = None  # the word begun, as pieces
     index, end = 0, len(line)
@@ -88,11 +93,12 @@ def record(pairs: Mapping[str, object] | Iterable[tuple[str, object]]) -> str:
 
 
 def parse(line: str) -> dict[str, str]:
-    """The pairs of one record; a word without "=" is an attribute with no value."""
+    """The pairs of one record; a word without "=" is an attribute with no value.
+    Names of attributes are few and kept in thousands of records: each is stored once."""
     pairs = {}
     for word in words(line):
         name, _, value = word.partition("=")
-        pairs[name] = value
+        pairs[sys.intern(name)] = value
     return pairs
 
 

@@ -36,6 +36,8 @@ LARGEST = 1e18  # a number beyond is none to us
 NUMBERS = 32  # numbers, and texts, of one digest: the first by the alphabet
 VALUES = 16  # values of one text, likewise
 LONGEST = 64  # characters of a value that is kept
+ROOM = 0.05  # of its size that a number which moves gets in news on both sides of its range,
+DRIFT = 0.2  # and by which its mean may move before there are news
 LOWEST, HIGHEST = -20, 60  # exponents of 2 of the histogram's outermost buckets
 ZERO = LOWEST - 1  # the bucket of 0; a negative number is in bucket 2 * ZERO - that of its size
 # What names one node says nothing about many.
@@ -100,6 +102,18 @@ class Number:
             histogram,
         )
 
+    def spans(self, other: Number) -> bool:
+        """Whether who knows this expects nothing wrong of the other."""
+        size = max(abs(self.least), abs(self.most))
+        inside = self.least <= other.least and other.most <= self.most
+        return inside and abs(self.mean - other.mean) * MILLION <= DRIFT * size
+
+    def roomy(self) -> Number:
+        """The same with a wider range, in which it may go on moving."""
+        room = int(ROOM * max(abs(self.least), abs(self.most)))
+        least = max(0, self.least - room) if self.least >= 0 else self.least - room
+        return Number(self.count, least, self.most + room, self.total, self.histogram)
+
 
 @dataclass(slots=True)
 class Text:
@@ -112,6 +126,10 @@ class Text:
     def others(self) -> int:
         """Nodes whose value is not among those kept."""
         return self.count - sum(self.values.values())
+
+    def fresh(self, known: Text) -> bool:
+        """Whether it has values that are not in the other."""
+        return bool(self.values.keys() - known.values.keys() or (self.others and not known.others))
 
     def merge(self, other: Text) -> Text:
         values = dict(self.values)
@@ -131,6 +149,7 @@ class Digest:
     numbers: dict[str, Number] = field(default_factory=dict)
     texts: dict[str, Text] = field(default_factory=dict)
     names: int = 0  # a filter of bloom.py
+    clusters: int = 0  # that are whole in it
 
     def merge(self, other: Digest) -> Digest:
         """Both together."""
@@ -150,6 +169,49 @@ class Digest:
             dict(_first(numbers, NUMBERS)),
             dict(_first(texts, NUMBERS)),
             bloom.join(self.names, other.names),
+            self.clusters + other.clusters,
+        )
+
+    def beyond(self, known: Digest, said: Digest) -> tuple[Digest, bool]:
+        """News, and whether they say more than those before (`said`): what one must hear who
+        knows another digest of the zone, to expect nothing wrong of this one.  All counts of
+        nodes, the numbers that left the known range or drifted, the texts with new values, the
+        names that came."""
+        numbers: dict[str, Number] = {}
+        for name, stat in self.numbers.items():
+            last, whole = said.numbers.get(name), known.numbers.get(name)
+            if last is not None and last.spans(stat):
+                numbers[name] = last
+            elif last is not None or whole is None or not whole.spans(stat):
+                numbers[name] = stat.roomy() if whole is not None else stat
+        texts = {
+            name: text
+            for name, text in self.texts.items()
+            if name in said.texts or name not in known.texts or text.fresh(known.texts[name])
+        }
+        names = bloom.without(self.names, known.names)
+        more = (
+            any(said.numbers.get(name) is not stat for name, stat in numbers.items())
+            or any(n not in said.texts or t.fresh(said.texts[n]) for n, t in texts.items())
+            or bool(bloom.without(names, said.names))
+            or self.cut > (known.cut or said.cut)
+        )
+        news = Digest(self.nodes, self.leaves, self.cut, self.states, numbers, texts, names)
+        news.clusters = self.clusters
+        return news, more
+
+    def overlaid(self, news: Digest) -> Digest:
+        """This digest with what `beyond` found since.  Names that went stay in it."""
+        numbers, texts = self.numbers | news.numbers, self.texts | news.texts
+        return Digest(
+            news.nodes,
+            news.leaves,
+            self.cut or news.cut or max(len(numbers), len(texts)) > NUMBERS,
+            news.states,
+            dict(_first(numbers, NUMBERS)),
+            dict(_first(texts, NUMBERS)),
+            bloom.join(self.names, news.names),
+            news.clusters,
         )
 
     def could_meet(self, expr: Expr) -> bool:
@@ -173,6 +235,7 @@ class Digest:
     def text(self) -> str:
         """The digest as ndb records, one a line."""
         lines = [f"nodes={self.nodes} leaves={self.leaves} cut={'yes' if self.cut else ''}"]
+        lines[0] += f" clusters={self.clusters}" if self.clusters else ""
         lines += [f"state={state} count={self.states[state]}" for state in sorted(self.states)]
         for name, stat in sorted(self.numbers.items()):
             hist = ",".join(f"{at}:{count}" for at, count in sorted(stat.histogram.items()))
@@ -264,7 +327,7 @@ def _millionths(word: str) -> int:
 
 def _read_head(found: Digest, pairs: dict[str, str]) -> None:
     found.nodes, found.leaves = int(pairs["nodes"]), int(pairs["leaves"])
-    found.cut = bool(pairs["cut"])
+    found.cut, found.clusters = bool(pairs["cut"]), int(pairs.get("clusters", 0))
 
 
 def _read_state(found: Digest, pairs: dict[str, str]) -> None:

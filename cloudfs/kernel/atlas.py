@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from cloudfs import ndb
 from cloudfs.kernel import aggregate, bloom, claims, introduce, reports, zones
@@ -35,10 +35,19 @@ class Atlas:
         self.address = address
         self.phase = "asking"  # then joined; refused or left
         self.leaf: str | None = None  # where it is at home
+        self.stand = zones.ROOT  # where its cluster is
         self.own: dict[str, str] = {}  # its record as it was last told
         self.rosters: dict[str, Roster] = {}  # of the zones that it is in
         self.reports = Reports()
-        self._delegates: dict[str, tuple[tuple[Roster, int, str | None] | None, list[str]]] = {}
+        self._delegates: dict[str, tuple[object, list[str]]] = {}
+
+    def above(self, zone: str) -> str | None:
+        """The zone above one of the own; None of the root."""
+        return zones.parent(zone, self.stand)
+
+    def path(self) -> tuple[str, ...]:
+        """The own leaf and all zones above it, the root last."""
+        return zones.path(self.leaf or "", self.stand)
 
     # --- who is there --------------------------------------------------------------------
 
@@ -67,17 +76,20 @@ class Atlas:
 
     def delegates(self, zone: str) -> list[str]:
         """The delegates of a zone that this node is in, the first one first: of a leaf chosen
-        from those at home there, of an inner zone from the delegates of its children."""
+        from those at home there, of an inner zone from the delegates of its children, of a
+        group from those whose clusters stand in it or in those below, as its own does."""
         roster = self.rosters.get(zone)
         if roster is None:
             return []
-        state = (roster, roster.version, self.leaf)
+        state = (roster, roster.version, self.leaf, self.stand)
         kept, found = self._delegates.get(zone, (None, []))
         if kept != state:
             if zone == self.leaf:
                 names = self.homes(zone)
             else:
-                names = [*(p.name for p in roster.live() if p.leaf != zone), self.name]
+                here = self.stand == zone
+                mates = (p for p in roster.live() if p.leaf != zone)
+                names = [*(p.name for p in mates if (p.stand == zone) is here), self.name]
             found = zones.delegates(zone, names)
             self._delegates[zone] = (state, found)
         return found
@@ -85,7 +97,13 @@ class Atlas:
     def below(self, zone: str, child: str) -> list[Peer]:
         """The members of an inner zone who stand for a child of it, or a zone in that."""
         roster = self.rosters.get(zone)
-        return [p for p in roster.live() if zones.inside(p.leaf, child)] if roster else []
+        return roster.below(child) if roster else []
+
+    def clusters(self, zone: str) -> int:
+        """How many clusters stand in the root or a group."""
+        roster = self.rosters.get(zone)
+        found = roster.clusters() if roster else set()
+        return len(found | {self.cluster} if zone == self.stand else found)
 
     # --- what is known of zones ----------------------------------------------------------
 
@@ -112,7 +130,8 @@ class Atlas:
         own = (self.own.get("state", "alive"), self.own) if zone == self.leaf else None
         if own or roster.home(zone):
             found.append(reports.summary(roster, zone, own))
-        return aggregate.merge(found)
+        digest = aggregate.merge(found)
+        return replace(digest, clusters=1) if zone == self.cluster else digest
 
     def size(self, zone: str, now: float) -> tuple[int, int]:
         """Nodes of a zone that this node is in, and how many of them are drained."""
@@ -133,9 +152,9 @@ class Atlas:
 
     def _mine(self, zone: str, now: float) -> str | None:
         """The child of an inner zone that this node knows better than any report tells."""
-        if self.leaf is None or zone == self.leaf or not zones.inside(self.leaf, zone):
+        if self.leaf is None or zone == self.leaf or zone not in self.path():
             return None
-        child = zones.child(zone, self.leaf)
+        child = zones.child(zone, self.leaf, self.stand)
         return child if child in self.rosters and now >= self.rosters[child].settles else None
 
     # --- the way to others ---------------------------------------------------------------
@@ -150,13 +169,13 @@ class Atlas:
             return [self.leaf]
         found = []
         mine = self.leaf
-        for zone in zones.path(self.leaf)[1:]:
+        for zone in self.path()[1:]:
             if zone not in self.rosters:
                 found.append(zone)
                 break
             for child, report in self.reports.children(self.rosters[zone], now).items():
                 cluster = zones.parts(child)[0]
-                fits = zone == zones.ROOT or zones.covers(child, cluster, name)
+                fits = not zones.parts(zone)[0] or zones.covers(child, cluster, name)
                 if fits and child != mine and bloom.holds(report.digest.names, name):
                     found.append(child)
             mine = zone
@@ -170,15 +189,27 @@ class Atlas:
         if self.leaf is None:
             return []
         inner = [place for place in self.rosters if zones.inside(zone, place)]
-        for place in sorted(inner, key=lambda z: len(zones.path(z)), reverse=True):
-            peers = self.below(place, zones.child(place, zone)) if place != zone else []
+        for place in sorted(inner, key=zones.depth, reverse=True):
+            peers = self._towards(place, zone)
             if peers:
                 return zones.rank(zone, [peer.name for peer in peers])
         return [name for name in self.delegates(self._highest()) if name != self.name]
 
+    def _towards(self, place: str, zone: str) -> list[Peer]:
+        """The members of an inner zone who stand there for the child that holds another zone,
+        as far as that is known: of a cluster, in the group that its name belongs into."""
+        cluster = zones.parts(zone)[0]
+        if zones.parts(place)[0] or not cluster:
+            return self.below(place, zones.child(place, zone))
+        live = self.below(place, cluster)
+        deeper = (p for p in self.rosters[place].live() if p.stand != place)
+        return live or [
+            p for p in deeper if zones.inside(cluster, zones.child(place, p.leaf, p.stand))
+        ]
+
     def _highest(self) -> str:
         """The zone nearest to the root that this node is in; its delegates are in the next."""
-        return [zone for zone in zones.path(self.leaf or "") if zone in self.rosters][-1]
+        return [zone for zone in self.path() if zone in self.rosters][-1]
 
     def doors(self, zone: str, most: int = reports.DOORS) -> list[tuple[str, str]]:
         """Members of a zone with their addresses, this node among them if it is one."""
@@ -212,21 +243,23 @@ class Atlas:
         """The line that says where a node belongs, or lines that say who knows better."""
         assert self.leaf is not None
         if zones.covers(self.leaf, cluster, name):
-            yield ndb.record({"enter": self.leaf})
+            yield _enter(self.leaf, self.stand)
             return
         inner = [z for z in self.rosters if z != self.leaf and zones.covers(z, cluster, name)]
         if inner:
-            zone = max(inner, key=lambda z: len(zones.path(z)))
+            zone = max(inner, key=zones.depth)
             roster = self.rosters[zone]
-            taken = {zones.child(zone, p.leaf) for p in roster.live() if p.leaf != zone}
+            mates = (p for p in roster.live() if p.leaf != zone)
+            taken = {zones.child(zone, p.leaf, p.stand) for p in mates}
             taken |= set(self.reports.children(roster, now))
             ways = [child for child in taken if zones.covers(child, cluster, name)]
             if ways:
                 yield from self._refer(p for way in ways for p in self.below(zone, way))
             elif now >= roster.settles:
-                yield ndb.record({"enter": zones.found(zone, taken, cluster, name)})
+                stand = self.stand if zones.parts(zone)[0] else zone
+                yield _enter(zones.found(zone, taken, cluster, name), stand)
             return
-        for zone in zones.path(self.leaf)[1:]:
+        for zone in self.path()[1:]:
             if zone in self.reports.down and zones.covers(zone, cluster, name):
                 for door, address in self.reports.down[zone].doors:
                     yield ndb.record({"ask": door, "addr": address})
@@ -240,3 +273,7 @@ class Atlas:
         for peer in peers:
             if peer.address:
                 yield ndb.record({"ask": peer.name, "addr": peer.address})
+
+
+def _enter(leaf: str, stand: str) -> str:
+    return ndb.record({"enter": leaf} | ({"stand": stand} if stand else {}))

@@ -2,11 +2,12 @@
 
 Keys in a zone, each with its owner's newest value:
 
-    beat/NAME    that NAME lives: small, every BEAT seconds (`Beat`)
+    beat/NAME    that NAME lives: small, every few seconds (`Beat`)
     node/NAME    its whole record, on change and rarely again
     zone/CHILD   in an inner zone: the digest of a child, by either of its delegates
+    zone-news/CHILD  what of it changed since that was told whole
     rival/NAME   that another bears that name in another zone; told once (`claims`)
-    up/ZONE      the digest of a zone above, and whom to enter it by; delegates pass it down
+    up/ZONE      the size of a zone above, and whom to enter it by; delegates pass it down
 """
 
 from __future__ import annotations
@@ -16,8 +17,10 @@ from functools import lru_cache
 
 from cloudfs import ndb
 from cloudfs.errors import CloudError
+from cloudfs.kernel import zones
 
-BEAT = 1.5  # seconds between two beats
+BEAT = 1.5  # seconds between two beats in the zone where a node is at home,
+SLOW = 3.0  # and in the zones above, whose members their leaves watch as well
 TICK = 0.5  # seconds between two calls of `Member.tick`, at most
 LISTED = 12  # names in each list of a beat
 
@@ -32,8 +35,9 @@ class Beat:
     boot: int
     seq: int  # counts the beats of one start
     leaf: str  # the zone where it is at home
-    rev: int  # of its record
+    rev: int  # of its record as it is told in this zone
     sum: int = 0  # of the names of those it holds for living (`Roster.sum`)
+    stand: str = ""  # the root or group where its cluster stands
     move: str = ""  # "split" or "merge" while the zone's nodes go to another
     bye: str = ""  # "left" the cloud, or "parted": only from this zone
     miss: tuple[str, ...] = ()  # whom it does not hear directly
@@ -43,7 +47,7 @@ class Beat:
     def text(self) -> bytes:
         pairs: dict[str, object] = {"id": self.id, "boot": self.boot, "seq": self.seq}
         pairs |= {"leaf": self.leaf, "rev": self.rev, "sum": self.sum}
-        pairs |= {"move": self.move, "bye": self.bye}
+        pairs |= {"stand": self.stand, "move": self.move, "bye": self.bye}
         pairs["miss"] = ",".join(self.miss)
         pairs["seen"] = ",".join(f"{name}:{boot}:{seq}" for name, boot, seq in self.seen)
         pairs["want"] = ",".join(self.want)
@@ -67,6 +71,7 @@ def beat(value: bytes) -> Beat:
             pairs["leaf"],
             int(pairs["rev"]),
             int(pairs["sum"]),
+            zones.check(pairs.get("stand", "")),
             pairs.get("move", ""),
             pairs.get("bye", ""),
             lists["miss"],

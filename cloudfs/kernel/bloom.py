@@ -49,6 +49,13 @@ def join(one: int, other: int) -> int:
     return FULL if FULL in (one, other) else _whole(one | other)
 
 
+def without(found: int, known: int) -> int:
+    """What must be joined to the known filter to make one that has all of the found."""
+    if FULL in (found, known):
+        return FULL if found != known and found == FULL else 0
+    return found & ~known
+
+
 def holds(found: int, name: str) -> bool:
     """Whether the name may be in the set; False is sure."""
     mask = _mask(name)

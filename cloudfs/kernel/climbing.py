@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from cloudfs.kernel import bloom, reports, zones
+from cloudfs.kernel import reports, zones
 from cloudfs.kernel.beats import Publish, Withdraw
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ class Climbing:
         me = self.member
         assert me.leaf is not None
         found = [me.leaf]
-        while (above := zones.parent(found[-1])) is not None:
+        while (above := me.above(found[-1])) is not None:
             roster = me.rosters.get(found[-1])
             # One who has just come does not know yet who else is there.
             if roster is None or now < roster.settles or me.name not in me.delegates(found[-1]):
@@ -58,14 +58,14 @@ class Climbing:
     def _retire(self, now: float) -> None:
         """Leave the zones where there is nothing to do, once another does it."""
         me = self.member
-        keep = {*self.wanted, me.moving.target}
+        keep = {*self.wanted, me.moving.target, me.standing.target}
         for zone in list(me.rosters):
             if zone in keep or me.telling.seats[zone].closing is not None:
                 self._idle.pop(zone, None)
                 continue
             idle = now - self._idle.setdefault(zone, now)
-            relieved = zone not in zones.path(self.wanted[0]) or me.below(
-                zone, zones.child(zone, self.wanted[0])
+            relieved = zone not in me.path() or me.below(
+                zone, zones.child(zone, self.wanted[0], me.stand)
             )
             if idle >= RELIEF or (idle >= LINGER and relieved):
                 del self._idle[zone]
@@ -73,42 +73,56 @@ class Climbing:
 
     def _pass_up(self, zone: str, above: str, now: float) -> None:
         me = self.member
-        leaf = zone == me.leaf and not me.reports.children(me.rosters[zone], now)
+        below = me.reports.children(me.rosters[zone], now)
+        if zones.parts(zone)[0]:
+            leaf = zone == me.leaf and not below
+        else:
+            leaf = all(zones.parts(child)[0] for child in below)
         first = me.delegates(zone)[0] == me.name
-        if me.reports.due_up(above, zone, me.size(zone, now), leaf, first, now):
-            value = reports.text(zone, me.sum(zone, now), by=me.name, address=me.address, leaf=leaf)
-            me.out.append(Publish(above, f"zone/{zone}", value))
+        size = me.size(zone, now)
+        due = me.reports.due_up(above, zone, size, lambda: me.sum(zone, now), leaf, first, now)
+        if due is not None:
+            kind, digest = due
+            value = reports.text(zone, digest, by=me.name, address=me.address, leaf=leaf)
+            me.out.append(Publish(above, f"zone{kind}/{zone}", value))
 
     def _pass_down(self, zone: str, above: str, now: float) -> None:
         me = self.member
-        first = me.delegates(zone)[0] == me.name
-        for high in zones.path(above):
+        speaks = me.delegates(zone)[-1] == me.name
+        for high in zones.path(above, me.stand):
+            heard = me.reports.down.get(high)
             if high in me.rosters:
                 if now < me.rosters[high].settles:
                     break
-                nodes, digest, at = me.size(high, now)[0], None, now
-            elif high in me.reports.down:
-                heard = me.reports.down[high]
-                nodes, digest, at = heard.digest.nodes, heard.digest, heard.at
+                nodes, at = me.size(high, now)[0], now
+            elif heard is not None:
+                nodes, at = heard.digest.nodes, heard.at
             else:
                 break
-            if me.reports.due_down(zone, high, nodes, first, now):
-                # Who is not in a zone asks its delegates for a name anyway: no filter goes down.
-                known = replace(digest or me.sum(high, now), names=bloom.FULL)
+            doors = me.doors(high)
+            if me.reports.due_down(zone, high, nodes, doors, speaks, now):
                 value = reports.text(
                     high,
-                    known,
+                    replace(reports.UNKNOWN, nodes=nodes),
                     by=me.name,
                     address=me.address,
                     leaf=False,
-                    doors=me.doors(high),
+                    doors=doors,
                     age=now - at,
                 )
                 me.out.append(Publish(zone, f"up/{high}", value))
 
     def dissolve(self, old: str) -> None:
         """The leaf that this node was at home in is none any more, as far as it is concerned."""
-        me, above = self.member, zones.parent(old)
-        if above is not None and (above, old) in me.reports.told:
+        above = zones.parent(old, self.member.stand)
+        if above is not None:
+            self.withdraw(above, old)
+
+    def withdraw(self, above: str, old: str) -> None:
+        """A zone is not below another any more, as far as this node is concerned."""
+        me = self.member
+        if (above, old) in me.reports.told:
             del me.reports.told[above, old]
-            me.out.append(Withdraw(above, f"zone/{old}"))
+            me.out += [
+                Withdraw(above, f"zone{kind}/{old}") for kind in (reports.WHOLE, reports.NEWS)
+            ]

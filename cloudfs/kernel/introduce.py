@@ -3,7 +3,8 @@
 Any member answers the question "where does NAME of CLUSTER belong" with ndb lines:
 
     node=NAME leaf=paris.01 nodes=20      who answers, its leaf and how many are at home there
-    enter=paris.0110                      the leaf to enter, where the answerer knows it
+    enter=paris.0110 stand=.01            the leaf to enter, where the answerer knows it, and
+                                          the group in which its cluster stands, if any
     peer=NAME zone=paris.01 addr=H:P      members of the zones that the answerer is in
     taken=NAME id=… boot=N cluster=paris  who lives under the asker's name (claims.py)
     ask=NAME addr=H:P                     where it does not know: who is nearer to knowing
@@ -37,6 +38,7 @@ class Introduction:
     leaf: str
     nodes: int
     enter: str | None = None
+    stand: str = zones.ROOT
     peers: dict[str, list[tuple[str, str]]] = field(default_factory=dict)  # zone: name, addr
     taken: Claim | None = None  # of who lives under the asker's name
     ask: list[str] = field(default_factory=list)  # addresses
@@ -54,6 +56,7 @@ def parse(text: str) -> Introduction | None:
                 raise CloudError("bad", "it does not say whose it is")
             elif "enter" in pairs:
                 found.enter = zones.check(pairs["enter"])
+                found.stand = zones.check(pairs.get("stand", zones.ROOT))
             elif "peer" in pairs:
                 _port(pairs["addr"])
                 zone = found.peers.setdefault(zones.check(pairs["zone"]), [])

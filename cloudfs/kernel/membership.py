@@ -6,8 +6,9 @@ The driver calls `tick` every TICK seconds, gives what the engines of its zones 
 1. asks one that it knows where it belongs, or founds its cluster (`_ask`, introduce.py);
 2. beats in its zones (telling.py) and judges the others there (roster.py);
 3. as a delegate of a zone enters the one above and passes digests on (climbing.py);
-4. goes to another leaf when its own splits or merges (moving.py).  It is a member of both
-   until it has met somebody in the new one, so it is never outside every zone;
+4. goes to another leaf when its own splits or merges (moving.py), and as a delegate of its
+   cluster to another group (standing.py).  It is a member of both until it has met somebody
+   in the new one, so it is never outside every zone;
 5. looks for those that it lost, in case both live on apart (mending.py).
 """
 
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any
 
 from cloudfs import ndb
@@ -28,7 +30,9 @@ from cloudfs.kernel.introduce import Asking, Introduction
 from cloudfs.kernel.introduce import parse as parse_introduction
 from cloudfs.kernel.mending import Mending
 from cloudfs.kernel.moving import Moving
+from cloudfs.kernel.reports import NEWS, WHOLE
 from cloudfs.kernel.roster import GONE, Roster
+from cloudfs.kernel.standing import Standing
 from cloudfs.kernel.telling import Telling
 
 STALL = 0.25  # seconds that a tick may be late before time is given back
@@ -59,6 +63,7 @@ class Member(Atlas):
         self.telling = Telling(self)
         self.climbing = Climbing(self)
         self.moving = Moving(self)
+        self.standing = Standing(self)
         self.mending = Mending(self)
         self.random = random.Random(f"{name} {boot}")  # noqa: S311, spreads work over time
         self.known_doors: dict[str, list[str]] = {}  # endpoints by zone, from introductions
@@ -80,6 +85,7 @@ class Member(Atlas):
             roster.judge(now)
         if self.leaf is not None and self.phase == "joined":
             self.moving.step(now)
+            self.standing.step(now)
             self.climbing.step(now)
             self.mending.step(now)
             self._ask_next(now)
@@ -192,6 +198,8 @@ class Member(Atlas):
             for zone, peers in found.peers.items():
                 self.known_doors[zone] = [zones.endpoint(at, zone) for _, at in peers[:SEEDS]]
             seeds = self.known_doors.get(found.enter, [])[:SEEDS]
+            if zones.fits(self.cluster, found.stand):
+                self.stand = found.stand
             self._settle_in(found.enter, seeds, f"{found.node} knew its place", now)
         else:
             self.asking.refer(at for at in found.ask if at != self.address)
@@ -212,7 +220,8 @@ class Member(Atlas):
             self.seeds = [peer.address for peer in peers if peer.address][:SEEDS]
         self.phase, self.leaf, self.why = "asking", None, why
         self._rivals.clear()
-        self.climbing, self.moving = Climbing(self), Moving(self)
+        self.climbing, self.moving, self.standing = Climbing(self), Moving(self), Standing(self)
+        self.stand = zones.ROOT
         self.asking = Asking(again=now + GONE, heard=True)
 
     def _end(self, state: str, why: str, now: float) -> None:
@@ -262,8 +271,16 @@ class Member(Atlas):
             if record.get("name") == name:
                 self.rosters[zone].record(name, record, now)
 
-    def _hear_up(self, zone: str, child: str, value: bytes | None, stamp: Any, now: float) -> None:
-        self.reports.take_up(zone, child, value, stamp, now)
+    def _hear_up(
+        self,
+        zone: str,
+        child: str,
+        value: bytes | None,
+        stamp: Any,
+        now: float,
+        kind: str = WHOLE,
+    ) -> None:
+        self.reports.take_up(zone, child, value, kind, stamp, now)
 
     def _hear_down(
         self, zone: str, above: str, value: bytes | None, stamp: Any, now: float
@@ -300,5 +317,6 @@ _HEARD: dict[str, Callable[[Member, str, str, bytes | None, Any, float], None]] 
     "node": Member._hear_node,
     "rival": Member._hear_rival,
     "zone": Member._hear_up,
+    "zone-news": partial(Member._hear_up, kind=NEWS),
     "up": Member._hear_down,
 }

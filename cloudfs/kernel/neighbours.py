@@ -38,7 +38,8 @@ log = logging.getLogger(__name__)
 MEASURE = 2.0  # seconds between two looks at the own attributes
 PAUSE = 5.0  # seconds before an engine that cannot open is tried again
 HEARD = 4096  # events remembered, so that none is told twice
-CORE = frozenset({"beat", "node", "zone", "up", "rival"})  # first words of the core's keys
+# First words of the core's keys.
+CORE = frozenset({"beat", "node", "zone", "zone-news", "up", "rival"})
 RIVALS, ANSWER = 20.0, 1.0  # seconds between two looks for rivals; for other zones to answer
 ROOT = "-root-"  # the root zone's id, which is empty, as the last word of a key
 
@@ -87,7 +88,7 @@ class Neighbours:
         return self.core.leaf or ""
 
     def parent(self, zone: str) -> str | None:
-        return zones.parent(zone)
+        return self.core.above(zone)
 
     def children(self, zone: str) -> Mapping[str, Sequence[str]]:
         roster = self.core.rosters.get(zone)
@@ -96,9 +97,11 @@ class Neighbours:
             return found
         for peer in roster.live():
             if peer.leaf != zone:
-                found.setdefault(zones.child(zone, peer.leaf), []).append(peer.name)
+                child = zones.child(zone, peer.leaf, peer.stand)
+                found.setdefault(child, []).append(peer.name)
         if self.leaf != zone:
-            found.setdefault(zones.child(zone, self.leaf), []).append(self.core.name)
+            child = zones.child(zone, self.leaf, self.core.stand)
+            found.setdefault(child, []).append(self.core.name)
         return {child: zones.rank(child, names) for child, names in found.items()}
 
     def delegates(self, zone: str) -> Sequence[str]:
@@ -388,8 +391,8 @@ class Neighbours:
         """Tell an event that is known in a zone in the zones above and below it, where this
         node is the first delegate of the lower of the two."""
         for other, engine in self.sessions.items():
-            lower = other if zones.parent(other) == zone else zone
-            joined = zones.parent(lower) == (zone if lower == other else other)
+            lower = other if self.core.above(other) == zone else zone
+            joined = self.core.above(lower) == (zone if lower == other else other)
             if other != came and joined and self._first(lower):
                 engine.tell(f"event/{name}", value)
                 self._pass_on(other, zone, name, value)

@@ -1,27 +1,30 @@
 """Digests on their way: up from child zones, and down from the zones above.  Pure.
 
 In an inner zone the delegates of each child publish its digest; the first of them does so
-on change and now and then, the second only where the first is silent or wrong.  Down go
-the digest of each zone above, merged, and whom to enter that zone by, so that a delegate
-that takes over knows the way when both before it are dead.
+on change and now and then, the second only where the first is silent or wrong.  The whole
+goes rarely; *news* between say how many nodes there are and what went beyond the whole
+(`Digest.beyond`), so that a change at the far end of a large cloud costs a line.  Down, by
+the last delegate, goes of each zone above how many nodes it has and whom to enter it by, so
+that a delegate that takes over knows the way when both before it are dead.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 
 from cloudfs import ndb
 from cloudfs.errors import CloudError
-from cloudfs.kernel import aggregate, zones
+from cloudfs.kernel import aggregate, bloom, zones
 from cloudfs.kernel.aggregate import Digest
 from cloudfs.kernel.roster import GONE, Peer, Roster
 from cloudfs.kernel.zones import Size
 
-REPEAT = 20.0  # seconds after which an unchanged digest is told again
+REPEAT = 60.0  # seconds after which the whole of a digest is told again,
+LOOK = 20.0  # and what went beyond that meanwhile; counts of nodes are told when they change
 LIFE = 3 * REPEAT  # seconds after which one that is not told again counts no more
 ALONE = GONE + 6.0  # the same where none of the child's delegates is left
 STANDBY = 3.0  # seconds that the second delegate gives the first
@@ -29,8 +32,12 @@ STANDBY = 3.0  # seconds that the second delegate gives the first
 # were only about to become delegates have stopped telling what little they knew.
 ECHOES = (4.0, 20.0)
 LEAF_PAUSE, INNER_PAUSE = 1.0, 3.0  # seconds between two of one zone at least
-DOWN_PAUSE, DOWN_REPEAT = 5.0, 60.0  # the same on the way down
+DOWN_PAUSE, DOWN_REPEAT = 5.0, 90.0  # the same on the way down
 DOORS = 6  # members of a zone above that are passed down
+
+WHOLE, NEWS = "", "-news"  # what is told, as a key's first word says it
+
+UNKNOWN = Digest(cut=True, names=bloom.FULL)  # of a zone in which anything may be
 
 Door = tuple[str, str]  # a node's name and 9P address
 
@@ -47,6 +54,7 @@ class Report:
     digest: Digest
     at: float
     stamp: Any = None  # ordered; of the publication
+    news: Digest | None = None  # all that was heard, where the whole has not come yet
 
 
 @lru_cache(1 << 9)
@@ -89,6 +97,10 @@ class Told:
 
     at: float = -math.inf
     size: tuple[int, int] = (-1, -1)
+    doors: tuple[Door, ...] = ()
+    whole: Digest | None = None  # the last that was told whole,
+    whole_at: float = -math.inf  # when,
+    news: Digest = field(default_factory=Digest)  # and the news since
     differs: float | None = None  # since when what others told is not what we see
     echoes: tuple[float, ...] = ()  # when a change is told once more
 
@@ -106,10 +118,9 @@ class Told:
         """Whether another, who knows less, has told otherwise since."""
         return heard is not None and differs and heard.at > self.at and now - self.at >= STANDBY
 
-    def now(self, size: tuple[int, int], now: float) -> bool:
-        """It is told now."""
+    def told(self, size: tuple[int, int], now: float) -> None:
+        """It is told now, or there is nothing to tell."""
         self.at, self.size, self.differs = now, size, None
-        return True
 
 
 @dataclass(slots=True)
@@ -120,21 +131,23 @@ class Reports:
     down: dict[str, Report] = field(default_factory=dict)  # of each zone above
     told: dict[tuple[str, str], Told] = field(default_factory=dict)  # by (zone in, key)
 
-    def take_up(self, zone: str, child: str, value: bytes | None, stamp: Any, now: float) -> None:
-        """A child's digest was published in a zone, or withdrawn (None)."""
+    def take_up(
+        self, zone: str, child: str, value: bytes | None, kind: str, stamp: Any, now: float
+    ) -> None:
+        """A child's digest, whole or news, was published in a zone, or withdrawn (None)."""
         table = self.up.setdefault(zone, {})
         old = table.get(child)
-        if old is not None and not _newer(stamp, old.stamp):
-            return
+        newer = old is None or _newer(stamp, old.stamp)
         if value is None:
-            table.pop(child, None)
+            if newer and kind == WHOLE:
+                table.pop(child, None)
             return
         report = parse(value, now, stamp)
         if report.zone == child != zone and zones.inside(child, zone):
-            table[child] = report
+            table[child] = _join(old, report, kind, newer)
 
     def take_down(self, zone: str, value: bytes | None, stamp: Any, now: float) -> None:
-        """The digest of a zone above was passed down."""
+        """The size of a zone above was passed down."""
         if value is None:
             return
         report = parse(value, now, stamp)
@@ -162,7 +175,7 @@ class Reports:
             age = now - report.at
             if age > 4 * LIFE:
                 del table[child]
-            elif age <= ALONE or (age <= LIFE and _manned(child, roster)):
+            elif age <= ALONE or (age <= LIFE and roster.below(child)):
                 found[child] = report
         return found
 
@@ -172,45 +185,108 @@ class Reports:
             child: Size(report.digest.nodes, report.leaf)
             for roster in rosters
             for child, report in self.children(roster, now).items()
-            if report.digest.nodes and _manned(child, roster)
+            if report.digest.nodes and roster.below(child)
+        }
+
+    def groups(self, rosters: Iterable[Roster], now: float) -> dict[str, Size]:
+        """The size of each group of which these rosters hold a digest and a delegate, in
+        delegates of clusters."""
+        return {
+            child: Size(zones.DELEGATES * report.digest.clusters, report.leaf)
+            for roster in rosters
+            for child, report in self.children(roster, now).items()
+            if report.digest.clusters and not zones.parts(child)[0] and roster.below(child)
         }
 
     def due_up(
-        self, place: str, zone: str, size: tuple[int, int], leaf: bool, first: bool, now: float
-    ) -> bool:
-        """Whether this delegate is to publish a child's digest in the zone above now.
+        self,
+        place: str,
+        zone: str,
+        size: tuple[int, int],
+        digest: Callable[[], Digest],
+        leaf: bool,
+        first: bool,
+        now: float,
+    ) -> tuple[str, Digest] | None:
+        """What this delegate is to publish of a child in the zone above now, if anything.
         size: of its nodes how many there are, and how many are drained."""
         told = self.told.setdefault((place, zone), Told())
         heard = self.up.get(place, {}).get(zone)
         pause = LEAF_PAUSE if leaf else INNER_PAUSE
         said = (heard.digest.nodes, heard.digest.states.get("drained", 0)) if heard else None
         if first or heard is None:
-            due = told.changed(size, pause, now) or now - told.at >= REPEAT
-            due = due or told.denied(heard, said != size, now)
-        else:
-            told.echoes = ()
-            told.differs = None if said == size else (told.differs or now)
-            wrong = told.differs is not None and now - told.differs >= STANDBY
-            late = now - heard.at >= REPEAT + STANDBY
-            due = (wrong or late) and now - told.at >= max(pause, STANDBY)
-        return due and told.now(size, now)
+            changed = told.changed(size, pause, now)
+            changed = changed or told.denied(heard, said != size, now)
+            if changed or now - told.at >= LOOK:
+                return self._tell(told, heard, size, digest(), changed, now)
+            return None
+        told.echoes = ()
+        told.differs = None if said == size else (told.differs or now)
+        wrong = told.differs is not None and now - told.differs >= STANDBY
+        late = now - heard.at >= REPEAT + STANDBY
+        if not (wrong or late) or now - told.at < max(pause, STANDBY):
+            return None
+        told.whole = None
+        return self._tell(told, heard, size, digest(), True, now)
 
-    def due_down(self, place: str, zone: str, nodes: int, first: bool, now: float) -> bool:
-        """Whether this delegate is to pass the digest of a zone above down now."""
+    def due_down(
+        self, place: str, zone: str, nodes: int, doors: Sequence[Door], speaks: bool, now: float
+    ) -> bool:
+        """Whether this delegate is to pass the size of a zone above down now."""
         told = self.told.setdefault((place, zone), Told())
         heard = self.down.get(zone)
-        if first:
+        if speaks:
             due = told.changed((nodes, 0), DOWN_PAUSE, now) or now - told.at >= DOWN_REPEAT
+            due = due or (told.doors != tuple(doors) and now - told.at >= LOOK)
             due = due or told.denied(heard, heard is not None and heard.digest.nodes != nodes, now)
         else:
             late = heard is None or now - heard.at >= DOWN_REPEAT + STANDBY
             due = late and now - told.at >= DOWN_PAUSE
-        return due and told.now((nodes, 0), now)
+        if due:
+            told.doors = tuple(doors)
+            told.told((nodes, 0), now)
+        return due
+
+    def _tell(
+        self,
+        told: Told,
+        heard: Report | None,
+        size: tuple[int, int],
+        digest: Digest,
+        changed: bool,
+        now: float,
+    ) -> tuple[str, Digest] | None:
+        """The whole digest where that is due or news would be as long, else the news."""
+        told.told(size, now)
+        # News of ours, beyond our own whole, do not mend what another told since.
+        other = heard is not None and heard.at > told.whole_at
+        if told.whole is not None and not other and now - told.whole_at < REPEAT:
+            news, more = digest.beyond(told.whole, told.news)
+            parts = len(news.numbers) + len(news.texts)
+            if 2 * parts <= len(digest.numbers) + len(digest.texts):
+                if not (changed or more):
+                    return None
+                told.news = news
+                return NEWS, news
+        told.whole, told.whole_at, told.news = digest, now, Digest()
+        return WHOLE, digest
 
 
-def _manned(child: str, roster: Roster) -> bool:
-    """Whether somebody in an inner zone stands for a child of it, or a part of that."""
-    return any(zones.inside(peer.leaf, child) for peer in roster.live())
+def _join(old: Report | None, new: Report, kind: str, newer: bool) -> Report:
+    """What is known of a zone when a report of it came, maybe late: of the whole and the news
+    a newcomer gets the newest of each in any order."""
+    if kind == WHOLE:
+        if old is None or newer:
+            return new
+        if old.news is None:
+            return old
+        return replace(old, digest=new.digest.overlaid(old.news), news=None)
+    if old is not None and not newer:
+        return old
+    if old is not None and old.news is None:
+        return replace(new, digest=old.digest.overlaid(new.digest))
+    news = new.digest if old is None or old.news is None else old.news.overlaid(new.digest)
+    return replace(new, digest=UNKNOWN.overlaid(news), news=news)
 
 
 def _newer(stamp: Any, old: Any) -> bool:

@@ -11,14 +11,25 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterator, Mapping
+from typing import NamedTuple
 
+from cloudfs.kernel import zones
 from cloudfs.kernel.beats import LISTED, Beat, Sight
 
-SUSPECT = 4.5  # seconds of silence: three beats
-GONE = 9.0
-LOST = 6.5  # seconds of silence that are enough where the connection is lost as well,
-GRACE = 3.0  # and that long ago: time for the engine to make it anew
-MISSED = 3.2  # seconds without a beat of its own after which others are asked
+
+class Patience(NamedTuple):
+    """Seconds of silence and what follows from them."""
+
+    missed: float  # without a beat of its own: others are asked
+    suspect: float
+    gone: float
+    lost: float  # gone as well, where the connection is lost and was not made anew
+
+
+HOME = Patience(3.2, 4.5, 9.0, 6.5)  # for those at home in the zone, who beat every BEAT,
+ABOVE = Patience(4.6, 7.5, 12.0, 7.5)  # and for delegates from below, every SLOW
+GONE = HOME.gone
+GRACE = 3.0  # seconds that the engine has to make a connection anew
 KEEP = 3600.0  # seconds for which those that are gone or left are remembered,
 KEEP_MOST = 64  # and how many
 
@@ -56,6 +67,7 @@ class Peer:
         "rev",
         "seq",
         "since",
+        "stand",
         "state",
     )  # fmt: skip
 
@@ -68,7 +80,7 @@ class Peer:
         self.lost: float | None = None  # when the engine lost it
         self.state = ""
         self.since = now  # in this state
-        self.leaf = ""
+        self.leaf = self.stand = ""
         self.move = ""
         self.apart: float | None = None  # since when it does not hold the same for living
         self.rev = self.record_rev = -1  # that it has; that we have
@@ -116,6 +128,14 @@ class Roster:
         """Those who live and are at home in a leaf."""
         return [peer for peer in self.live() if peer.leaf == leaf]
 
+    def below(self, child: str) -> list[Peer]:
+        """Those who live and stand in this zone for a child of it, or for a part of that."""
+        return [p for p in self.live() if zones.stands(p.leaf, p.stand, self.zone, child)]
+
+    def clusters(self) -> set[str]:
+        """The clusters that stand in this zone, of those who live."""
+        return {zones.parts(p.leaf)[0] for p in self.live() if p.stand == self.zone}
+
     def beat(self, name: str, beat: Beat, now: float) -> None:
         """Take a beat.  One that came late or twice has an old number and says nothing."""
         peer = self.peers.get(name)
@@ -135,8 +155,8 @@ class Roster:
             peer.apart = None
         elif peer.apart is None:
             peer.apart = now
-        if peer.leaf != beat.leaf:
-            peer.leaf = beat.leaf
+        if peer.leaf != beat.leaf or peer.stand != beat.stand:
+            peer.leaf, peer.stand = beat.leaf, beat.stand
             self.version += 1
         if beat.bye:
             self._go(peer, beat.bye, now, "it said so")
@@ -210,17 +230,18 @@ class Roster:
         forget = []
         for peer in self.peers.values():
             silence, state = now - peer.heard, peer.state
-            if state == "alive" and silence < SUSPECT and peer.lost is None:
+            if state == "alive" and silence < HOME.suspect and peer.lost is None:
                 continue
             if state not in LIVE:
                 if now - peer.since > (KEEP if state else GONE):
                     forget.append(peer.name)
                 continue
             cut = peer.lost is not None and now - peer.lost >= GRACE
-            if silence >= GONE or (cut and silence >= LOST):
+            most = self._patience(peer)
+            if silence >= most.gone or (cut and silence >= most.lost):
                 why = "the connection is lost" if cut else "nobody hears it"
                 self._go(peer, "overdue", now, f"silent for {silence:.1f} s, {why}")
-            elif silence >= SUSPECT and state == "alive":
+            elif silence >= most.suspect and state == "alive":
                 self._go(peer, "silence", now, f"silent for {silence:.1f} s")
         over = [peer for peer in self.peers.values() if peer.state not in LIVE]
         if len(over) > KEEP_MOST:
@@ -234,7 +255,9 @@ class Roster:
         self._turn += 1
         states = LIVE | {"gone"} if self._turn % 8 == 0 else LIVE
         names = [
-            p.name for p in self.peers.values() if now - p.direct >= MISSED and p.state in states
+            p.name
+            for p in self.peers.values()
+            if p.state in states and now - p.direct >= self._patience(p).missed
         ]
         at = self._turn * LISTED % len(names) if len(names) > LISTED else 0
         return tuple((names[at:] + names[:at])[:LISTED])
@@ -243,9 +266,14 @@ class Roster:
         """Of those that others miss, whom this node hears."""
         found = (self.peers.get(name) for name in sorted(names))
         heard = (
-            p for p in found if p is not None and p.state == "alive" and now - p.direct < MISSED
+            p
+            for p in found
+            if p and p.state == "alive" and now - p.direct < self._patience(p).missed
         )
         return tuple((peer.name, peer.boot, peer.seq) for peer in heard)[:LISTED]
+
+    def _patience(self, peer: Peer) -> Patience:
+        return HOME if peer.leaf == self.zone else ABOVE
 
     def wanted(self) -> tuple[str, ...]:
         """Whose newest record has not come."""

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from cloudfs import ndb
-from cloudfs.kernel.beats import BEAT, Beat, Publish
+from cloudfs.kernel.beats import BEAT, SLOW, Beat, Publish
 from cloudfs.kernel.query import number
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ class Telling:
         self.member = member
         self.seats: dict[str, Seat] = {}
         self._latest: dict[str, str] = {}  # the attributes last set
+        self._brief: dict[str, str] = {}  # the record as it is told in zones above the leaf
         self._seq = self._rev = 0
         self._drift_at = -math.inf
 
@@ -86,6 +87,12 @@ class Telling:
         me.own = {"state": "alive", **self._latest, "name": me.name, "id": me.id}
         me.own |= {"cluster": me.cluster, "addr": me.address, "boot": str(me.boot)}
         me.own |= {"zone": me.leaf or "", "rev": str(self._rev)}
+        if any(self._brief.get(name) != me.own.get(name) for name in BRIEF if name != "rev"):
+            self._brief = {name: me.own[name] for name in BRIEF if name in me.own}
+
+    def _record(self, zone: str) -> dict[str, str]:
+        """The record for a zone.  Above the leaf it has a new revision only where it changed."""
+        return self.member.own if zone == self.member.leaf else self._brief
 
     def part(self, zone: str, bye: str, now: float) -> None:
         """Say goodbye in a zone: "left" the cloud, or "parted" from the zone only."""
@@ -110,19 +117,18 @@ class Telling:
                     self.member.exit(zone)
                 continue
             since = now - seat.rev_at
-            if since >= REPEAT and seat.rev >= 0:
+            if since >= REPEAT and seat.rev >= 0 and zone == self.member.leaf:
                 self.renew(now)
-            if seat.rev != int(self.member.own["rev"]) or (seat.want and since >= WANTED):
+            wanted = since >= (WANTED if seat.want else REPEAT)
+            if wanted or seat.rev != int(self._record(zone)["rev"]):
                 self._tell_record(zone, seat, now)
             # Ticks come a little early or late; a beat does not wait for the next one.
             if now + 0.05 >= seat.beat_at:
                 self._tell_beat(zone, seat, now)
 
     def _tell_record(self, zone: str, seat: Seat, now: float) -> None:
-        own = self.member.own
-        brief = zone != self.member.leaf
-        record = {name: own[name] for name in BRIEF if name in own} if brief else own
-        seat.rev, seat.rev_at, seat.want = int(own["rev"]), now, False
+        record = self._record(zone)
+        seat.rev, seat.rev_at, seat.want = int(record["rev"]), now, False
         text = ndb.record(record).encode()
         self.member.out.append(Publish(zone, f"node/{self.member.name}", text))
 
@@ -130,16 +136,18 @@ class Telling:
         me, roster = self.member, self.member.rosters[zone]
         # The first interval is a random part of one, so that not all beat at once.
         first = seat.beat_at == -math.inf
-        seat.beat_at = now + BEAT * (me.random.random() if first else 1.0)
+        pause = BEAT if zone in (me.leaf, me.moving.target) else SLOW
+        seat.beat_at = now + (BEAT * me.random.random() if first else pause)
         self._seq += 1
         beat = Beat(
             me.id[:8],
             me.boot,
             self._seq,
             me.leaf if me.leaf is not None else zone,
-            int(me.own["rev"]),
+            int(self._record(zone)["rev"]),
             roster.sum,
-            me.moving.sign(zone, now),
+            me.stand,
+            me.moving.sign(zone, now) or me.standing.sign(zone, now),
             bye,
             roster.missed(now),
             roster.vouch(seat.asked, now) if seat.asked else (),

@@ -175,3 +175,45 @@ def test_a_digest_of_many_nodes_is_not_larger_than_one_of_few():
     assert many.nodes == 10000
     assert many.leaves == 400
     assert len(many.text()) < 1.5 * len(few.text()) + 500
+
+
+@given(NODES, NODES, NODES)
+def test_a_whole_with_the_news_beyond_it_is_as_good_as_new(before, between, now):
+    """Nothing that a node is now is denied by what was told before and since."""
+    known, digest = aggregate.of(before), aggregate.of(now)
+    said = Digest()
+    for later in (aggregate.of(between), digest):
+        said, _ = later.beyond(known, said)
+    told = known.overlaid(aggregate.parse(said.text()))
+    assert (told.nodes, told.states) == (digest.nodes, digest.states)
+    for _, attrs in now:
+        for name, value in attrs.items():
+            if name != "name" and value and len(value) <= aggregate.LONGEST:
+                assert told.could_meet(query.Expr(name, "=", value)) or not digest.could_meet(
+                    query.Expr(name, "=", value)
+                )
+        assert told.could_meet(query.Expr("name", "=", attrs["name"]))
+
+
+def test_news_of_what_is_the_same_are_a_few_bytes():
+    nodes = [
+        ("alive", {"name": f"n{n}", "load": str(n / 10), "rack": f"r{n}", "arch": "x86_64"})
+        for n in range(25)
+    ]
+    digest = aggregate.of(nodes)
+    news, more = digest.beyond(digest, Digest())
+    assert not more
+    assert not news.numbers
+    assert not news.texts
+    assert not news.names
+    assert len(news.text()) < 100 < len(digest.text()) / 4
+    one = aggregate.of([*nodes, ("alive", {"name": "new", "load": "7.5", "arch": "x86_64"})])
+    news, more = one.beyond(digest, Digest())
+    assert more
+    assert set(news.numbers) == {"load"}
+    assert not news.texts
+    assert len(news.text()) < 300
+    assert digest.overlaid(news).numbers["load"].max >= 7.5
+    again, more = one.beyond(digest, news)
+    assert not more
+    assert again == news

@@ -46,7 +46,7 @@ def test_the_first_node_founds_its_cluster_and_stands_in_the_root():
     assert [known.name for known in found.members(20.0)] == ["n1"]
     told = {(p.zone, p.key) for p in kind(actions, Publish)}
     assert told == {
-        ("paris", "beat/n1"), ("paris", "node/n1"), ("", "beat/n1"), ("", "node/n1"), ("", "zone/paris"), ("paris", "up/"),
+        ("paris", "beat/n1"), ("paris", "node/n1"), ("", "beat/n1"), ("", "node/n1"), ("", "zone/paris"), ("", "zone-news/paris"), ("paris", "up/"),
     }  # fmt: skip
 
 

@@ -150,6 +150,7 @@ def test_a_record_in_rags_is_passed_over():
         st.sampled_from(["c", "c.01"]),
         st.integers(0, 10**6),
         st.integers(0, 0xFFFF),
+        st.sampled_from(["", ".01"]),
         st.sampled_from(["", "split", "merge"]),
         st.sampled_from(["", "left", "parted"]),
         st.lists(st.sampled_from(["n1", "n2"]), max_size=5).map(tuple),
@@ -215,7 +216,7 @@ class Life(RuleBasedStateMachine):
         assert peer.id == "aa"
         if self.bye:
             assert peer.state == "left"
-        elif silence < roster.LOST:
+        elif silence < roster.HOME.lost:
             assert peer.state in roster.LIVE
         elif silence >= roster.GONE:
             self.found.judge(self.now)
@@ -224,3 +225,17 @@ class Life(RuleBasedStateMachine):
 
 Life.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
 TestLife = Life.TestCase
+
+
+def test_delegates_from_below_beat_slower_and_are_waited_for_longer():
+    found = one()
+    found.beat("n1", beat(2, leaf="c.01"), 0.0)
+    for now, wanted in ((7.4, "alive"), (7.6, "suspect"), (11.9, "suspect"), (12.0, "gone")):
+        found.judge(now)
+        assert state(found) == wanted
+    found.beat("n1", beat(3, leaf="c.01"), 20.0)
+    assert found.missed(24.0) == ()
+    assert found.missed(25.0) == ("n1",)
+    found.hint("n1", False, 22.0)
+    found.judge(27.6)
+    assert state(found) == "gone"

@@ -1,6 +1,7 @@
 """Zone ids, delegates, and when leaves split and merge."""
 
 import itertools
+import math
 
 import pytest
 from hypothesis import given
@@ -25,7 +26,7 @@ def test_the_path_of_a_leaf_goes_up_in_steps_to_the_root(leaf):
         assert not zones.inside(upper, lower)
         assert zones.child(upper, leaf) == lower or lower == leaf
         assert len(zones.parts(upper)[1]) % zones.STEP == 0
-    assert len(path) <= 2 + zones.DEEPEST // zones.STEP
+    assert len(path) <= 2 + math.ceil(zones.DEEPEST / zones.STEP)
 
 
 @given(LEAVES, NAMES)
@@ -53,7 +54,7 @@ def test_ports_of_a_small_cloud_are_the_levels():
 
 
 @pytest.mark.parametrize(
-    "zone", ["Paris", "paris.", "paris.012", "a/b", "paris.0\n", "." + "0", "x" * 64]
+    "zone", ["Paris", "paris.", "paris.012", "a/b", "paris.0\n", ".", ".2", "x" * 64]
 )
 def test_what_is_no_zone_is_refused(zone):
     with pytest.raises(CloudError, match="is no zone"):

@@ -24,6 +24,12 @@ def wrong(net: Net, among: Iterable[Node] | None = None, *, digests: bool = True
         homes[member.leaf or ""].add(member.name)
         if not zones.covers(member.leaf or "", member.cluster, member.name):
             found.append(f"{member.name} is in {member.leaf}, which does not cover it")
+    stands = {(member.cluster, member.stand) for member in members}
+    clusters = [cluster for cluster, _ in stands]
+    found += [f"{c} stands in more than one" for c in clusters if clusters.count(c) > 1]
+    found += [f"{c} does not fit into {at}" for c, at in stands if not zones.fits(c, at)]
+    groups = {stand for _, stand in stands}
+    found += [f"{a} and {b} overlap" for a in groups for b in groups - {a} if zones.inside(a, b)]
     leaves = sorted(homes)
     found += [
         f"{a} and {b} overlap" for a in leaves for b in leaves if a != b and zones.inside(a, b)

@@ -45,7 +45,7 @@ class Node:
         self.up = True
         self.stopped = False
         self.inbox: dict[tuple[str, str], tuple[bytes | None, object]] = {}
-        self.sent = self.received = self.messages = 0
+        self.sent = self.received = self.messages = self.heard = 0
         self.events: list[tuple[float, Changed]] = []
 
     @property

@@ -271,6 +271,7 @@ class Net(Clock):
             if not node.up or not session.open or (cuts and (place, node.place) in cuts):
                 continue
             node.received += size
+            node.heard += 1
             if node.stopped or node.inbox:
                 node.inbox[zone, key] = (value, stamp)
                 continue

@@ -10,17 +10,28 @@ FIGURES = ("mean", "99 %", "most")
 
 
 @dataclass
-class Result:
-    """What one size came to.  Lists are (mean, 99th percentile, most) over the nodes."""
+class Load:
+    """What a node pays while nothing happens.  Lists are (mean, 99th percentile, most) over
+    the nodes, a second."""
 
     nodes: int
+    sent: list[float]  # bytes
+    received: list[float]
+    messages: list[float]  # sent, once for each receiver
+    heard: list[float]  # messages received
+    memory: list[float]  # bytes of its core
+    members: int  # of the fullest zone
+
+
+@dataclass
+class Result:
+    """What one size came to."""
+
+    load: Load
+    clusters: int
     leaves: int
     levels: int
     formed: float  # seconds until the root's digest counted all
-    sent: list[float]  # bytes/s of a node
-    received: list[float]
-    messages: float  # received by a node, a second
-    memory: list[float]  # bytes of a node's core; the most is sought in the root as well
     gone: list[float]  # seconds from a death until the last of the leaf knows: median and most
     gone_root: float  # seconds until the root's digest is right after the deaths
     joined_root: float  # seconds until it is after the joins
@@ -34,31 +45,32 @@ def figures(values: list[float]) -> list[float]:
     return [statistics.fmean(ordered), ordered[int(0.99 * (len(ordered) - 1))], ordered[-1]]
 
 
+COSTS = {
+    "bytes/s sent by a node": ("sent", 1),
+    "bytes/s received by a node": ("received", 1),
+    "messages/s sent by a node": ("messages", 1),
+    "messages/s received by a node": ("heard", 1),
+    "memory of a node's core, kB": ("memory", 1000),
+}
+
+
 def show(results: list[Result]) -> str:
     """The results as a table in Markdown, and whether anything grew too fast."""
     rows: list[tuple[str, list[str]]] = [
-        ("nodes", [f"{r.nodes:,}" for r in results]),
+        ("nodes", [f"{r.load.nodes:,}" for r in results]),
+        ("clusters", [str(r.clusters) for r in results]),
         ("leaf zones", [str(r.leaves) for r in results]),
         ("levels", [str(r.levels) for r in results]),
+        ("members of the fullest zone", [str(r.load.members) for r in results]),
         (
             "s until the root's digest counts all, all started at once",
             [f"{r.formed:.0f}" for r in results],
         ),
     ]
-    for at, what in enumerate(FIGURES):
-        rows.append((f"bytes/s sent by a node, {what}", [f"{r.sent[at]:,.0f}" for r in results]))
-    for at, what in enumerate(FIGURES):
-        rows.append(
-            (f"bytes/s received by a node, {what}", [f"{r.received[at]:,.0f}" for r in results])
-        )
-    rows.append(("messages/s received by a node, mean", [f"{r.messages:.1f}" for r in results]))
-    for at, what in ((0, "mean"), (2, "most")):
-        rows.append(
-            (
-                f"memory of a node's core, kB, {what}",
-                [f"{r.memory[at] / 1e3:,.0f}" for r in results],
-            )
-        )
+    for what, (name, unit) in COSTS.items():
+        for at, which in enumerate(FIGURES):
+            found = [getattr(r.load, name)[at] / unit for r in results]
+            rows.append((f"{what}, {which}", [f"{value:,.0f}" for value in found]))
     rows += [
         ("s from a kill until all of its leaf know, median", [f"{r.gone[0]:.1f}" for r in results]),
         ("s from a kill until all of its leaf know, most", [f"{r.gone[1]:.1f}" for r in results]),
@@ -78,23 +90,29 @@ def show(results: list[Result]) -> str:
     ]
     lines = ["| " + " | ".join([name, *cells]) + " |" for name, cells in rows]
     lines.insert(1, "|---" * (len(results) + 1) + "|")
-    return "\n".join([*lines, "", growth(results)])
+    return "\n".join([*lines, "", told([r.load for r in results])])
 
 
-def growth(results: list[Result]) -> str:
+def growth(first: Load, last: Load) -> tuple[float, dict[str, float]]:
+    """By what a node's figures may grow from one size to the other, as the logarithm of the
+    number of nodes does, and by what they grew."""
+    found = {}
+    for name, _ in COSTS.values():
+        for at in (0, 2):
+            ratio = getattr(last, name)[at] / getattr(first, name)[at]
+            found[f"{name}, {FIGURES[at]}"] = ratio
+    return math.log(last.nodes) / math.log(first.nodes), found
+
+
+def told(loads: list[Load]) -> str:
     """Whether a node's figures grew no faster than the logarithm of the number of nodes."""
-    if len(results) < 2:
+    if len(loads) < 2:
         return "one size alone shows no growth"
-    first, last = results[0], results[-1]
-    allowed = math.log(last.nodes) / math.log(first.nodes)
-    found = {
-        "sent": last.sent[0] / first.sent[0],
-        "received": last.received[0] / first.received[0],
-        "sent, most": last.sent[2] / first.sent[2],
-        "received, most": last.received[2] / first.received[2],
-        "memory": last.memory[0] / first.memory[0],
-        "memory, most": last.memory[2] / first.memory[2],
-    }
-    told = ", ".join(f"{name} {ratio:.2f}" for name, ratio in found.items())
-    good = all(ratio <= allowed for ratio in found.values())
-    return f"growth from {first.nodes:,} to {last.nodes:,} nodes ({'ok' if good else 'too fast'}; log n: {allowed:.2f}): {told}"
+    first, last = loads[0], loads[-1]
+    allowed, found = growth(first, last)
+    verdict = "ok" if max(found.values()) <= allowed else "too fast"
+    ratios = ", ".join(f"{name} {ratio:.2f}" for name, ratio in found.items())
+    return (
+        f"growth from {first.nodes:,} to {last.nodes:,} nodes "
+        f"({verdict}; log n: {allowed:.2f}): {ratios}"
+    )

@@ -16,7 +16,7 @@ class Faults(RuleBasedStateMachine):
     """Faults come as hypothesis likes; nodes are never outside every zone meanwhile."""
 
     @initialize(
-        seed=st.integers(0, 1000), count=st.sampled_from([3, 8, 34]), clusters=st.sampled_from(["a", "ab"]),
+        seed=st.integers(0, 1000), count=st.sampled_from([3, 8, 34]), clusters=st.sampled_from(["a", "ab", "abcdefghijklmnopqrstu"]),
         loss=st.sampled_from([0.0, 0.05]),
     )  # fmt: skip
     def begin(self, seed: int, count: int, clusters: str, loss: float) -> None:

@@ -2,6 +2,7 @@
 
     python -m tests.sim.zones                  # 100, 1,000 and 10,000 nodes
     python -m tests.sim.zones 100 500          # these sizes
+    python -m tests.sim.zones 10000 --clusters 400    # or 1
 
 For each size: a cloud that has formed stands for half a minute, then 20 nodes (or a tenth) are
 killed at once, among them delegates, and 20 come.  What is printed for a node must not grow
@@ -10,6 +11,7 @@ faster than the logarithm of the number of nodes; the last line says whether it 
 
 from __future__ import annotations
 
+import argparse
 import gc
 import math
 import random
@@ -17,49 +19,75 @@ import statistics
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
 
 from cloudfs import ndb
 from cloudfs.kernel import zones
 from cloudfs.kernel.zones import ROOT
 from tests.sim.net import Net, Node
-from tests.sim.table import Result, figures, show
+from tests.sim.table import Load, Result, figures, show
 
 STAND = 30.0  # seconds over which bytes are counted
+
+
+def halved(
+    all: list[str], zone: str, most: int, half: Callable[[str, str], str]
+) -> dict[str, list[str]]:
+    """The zones into which one with all of them would have split."""
+    found: dict[str, list[str]] = {}
+    todo = [(zone, all)]
+    while todo:
+        zone, some = todo.pop()
+        if len(some) <= most:
+            found[zone] = some
+            continue
+        for part in {half(zone, one) for one in some}:
+            todo.append((part, [one for one in some if half(zone, one) == part]))
+    return found
 
 
 def leaves_of(names: list[tuple[str, str]]) -> dict[str, list[tuple[str, str]]]:
     """The leaves into which so many nodes (name, cluster) would have split."""
     found: dict[str, list[tuple[str, str]]] = {}
-    todo: list[tuple[str, list[tuple[str, str]]]] = []
-    for cluster in sorted({cluster for _, cluster in names}):
-        todo.append((cluster, [pair for pair in names if pair[1] == cluster]))
-    while todo:
-        leaf, pairs = todo.pop()
-        if len(pairs) <= zones.MOST:
-            found[leaf] = pairs
-            continue
-        for half in {zones.narrower(leaf, name) for name, _ in pairs}:
-            todo.append((half, [pair for pair in pairs if zones.narrower(leaf, pair[0]) == half]))
+    clusters: dict[str, list[str]] = {}
+    for name, cluster in names:
+        clusters.setdefault(cluster, []).append(name)
+    for cluster, some in clusters.items():
+        for leaf, mates in halved(some, cluster, zones.MOST, zones.narrower).items():
+            found[leaf] = [(name, cluster) for name in mates]
     return found
 
 
-def form(net: Net, count: int) -> list[Node]:
+def stands_of(clusters: list[str]) -> dict[str, str]:
+    """Where so many clusters would stand."""
+
+    def half(group: str, cluster: str) -> str:
+        return zones.join("", zones.bits(cluster)[: len(zones.parts(group)[1]) + 1])
+
+    groups = halved(clusters, ROOT, zones.MOST // zones.DELEGATES, half)
+    return {cluster: group for group, some in groups.items() for cluster in some}
+
+
+def form(net: Net, count: int, clusters: int = 0) -> list[Node]:
     """A cloud whose nodes know their leaves already, as after a while of joining."""
-    clusters = max(2, min(16, count // 600))
+    clusters = clusters or max(2, min(16, count // 600))
     names = [(f"n{n}", f"c{n % clusters}") for n in range(count)]
     leaves = leaves_of(names)
+    stands = stands_of([f"c{n}" for n in range(clusters)])
     standing = {
         leaf: zones.delegates(leaf, [name for name, _ in pairs]) for leaf, pairs in leaves.items()
     }
     doors: dict[str, list[str]] = {}  # members of each zone above the leaves
-    below = list(leaves)
-    while below := [zone for zone in below if zone != ROOT]:
-        deepest = max(below, key=lambda zone: len(zones.path(zone)))
-        above = zones.parent(deepest) or ROOT
-        children = [zone for zone in below if zones.parent(zone) == above]
+    below = set(leaves)
+    while below - {ROOT}:
+        deepest = max(below, key=zones.depth)
+        above = zones.parent(deepest, stands.get(deepest, ROOT)) or ROOT
+        children = [
+            zone for zone in below if zone and zones.parent(zone, stands.get(zone, ROOT)) == above
+        ]
         doors[above] = [name for zone in children for name in standing[zone]]
         standing[above] = zones.delegates(above, doors[above])
-        below = [zone for zone in below if zone not in children] + [above]
+        below = below - set(children) | {above}
     nodes = []
     for leaf, pairs in leaves.items():
         mates = [name for name, _ in pairs]
@@ -67,9 +95,12 @@ def form(net: Net, count: int) -> list[Node]:
             node = net.start(
                 name, cluster, [f"{net.random.choice(names)[0]}:5640"], **attributes(net.random)
             )
-            lines = [f"node=x leaf={leaf} nodes={len(pairs)}", ndb.record({"enter": leaf})]
+            stand = stands[cluster]
+            lines = [f"node=x leaf={leaf} nodes={len(pairs)}"]
+            lines.append(ndb.record({"enter": leaf, "stand": stand}))
             near = [(leaf, mate) for mate in zones.rank(leaf, mates)[:3]]
-            near += [(above, door) for above in zones.path(leaf)[1:] for door in doors[above][:4]]
+            path = zones.path(leaf, stand)[1:]
+            near += [(above, door) for above in path for door in doors[above][:4]]
             lines += [f"peer={peer} zone={zone} addr={peer}:5640" for zone, peer in near]
             text = "\n".join(lines)
             net.later(
@@ -128,22 +159,45 @@ def at_root(nodes: list[Node], count: int) -> bool:
     return bool(there) and all(n.member.size(ROOT, n.now)[0] == count for n in there)
 
 
-def simulate(count: int, seed: int = 1) -> Result:
-    """Run one size."""
-    begin = time.monotonic()
-    gc.disable()  # nothing here goes in circles; the collector would walk all nodes again and again
+def stand(count: int, clusters: int = 0, seed: int = 1) -> tuple[Net, list[Node], Load, float]:
+    """A cloud that has formed, what its nodes paid while it stood, and in how many seconds
+    the root's digest counted all of them."""
     net = Net(seed)
-    nodes = form(net, count)
+    nodes = form(net, count, clusters)
     formed = net.until(lambda: at_root(nodes, count), 120, 1.0)
     net.run(max(0.0, 20.0 - net.now))
-    leaves = {n.member.leaf for n in nodes}
     work(net, nodes)
     net.run(10.0)
     for node in nodes:
-        node.sent = node.received = node.messages = 0
+        node.sent = node.received = node.messages = node.heard = 0
     net.run(STAND)
-    sent, received = [n.sent / STAND for n in nodes], [n.received / STAND for n in nodes]
-    messages = sum(n.messages for n in nodes) / STAND / count
+    load = Load(
+        count,
+        figures([n.sent / STAND for n in nodes]),
+        figures([n.received / STAND for n in nodes]),
+        figures([n.messages / STAND for n in nodes]),
+        figures([n.heard / STAND for n in nodes]),
+        memory(net, nodes),
+        max(len(s.peers) + 1 for n in nodes for s in n.sessions.values()),
+    )
+    return net, nodes, load, formed
+
+
+def memory(net: Net, nodes: list[Node]) -> list[float]:
+    """Bytes of cores: mean and 99th percentile of some drawn at random, and the most, which is
+    sought among those in the most zones as well."""
+    up = [node for node in nodes if node.up]
+    sample = [float(deep_size(node)) for node in net.random.sample(up, min(len(up), 60))]
+    high = sorted(up, key=lambda node: -sum(len(s.peers) for s in node.sessions.values()))
+    return [*figures(sample)[:2], max(sample + [float(deep_size(node)) for node in high[:60]])]
+
+
+def simulate(count: int, clusters: int = 0, seed: int = 1) -> Result:
+    """Run one size."""
+    begin = time.monotonic()
+    gc.disable()  # nothing here goes in circles; the collector would walk all nodes again and again
+    net, nodes, load, formed = stand(count, clusters, seed)
+    leaves = {n.member.leaf or "": n.member.stand for n in nodes}
 
     few = min(20, count // 10)
     victims = [n for n in nodes if len(n.member.rosters) > 1][: few // 4]
@@ -162,21 +216,13 @@ def simulate(count: int, seed: int = 1) -> Result:
     joined_root = net.until(lambda: at_root(nodes, count), 90)
     net.until(lambda: counted(nodes)[count] >= 0.99 * count, 120, 2.0)
     joined_all = net.now - came
-    sample = [
-        float(deep_size(n)) for n in net.random.sample([n for n in nodes if n.up], min(count, 60))
-    ]
-    root = [float(deep_size(n)) for n in nodes if n.up and ROOT in n.member.rosters]
-    memory = [*figures(sample)[:2], max(sample + root)]
     gc.enable()
     return Result(
-        count,
+        load,
+        len({n.member.cluster for n in nodes}),
         len(leaves),
-        max(len(zones.path(leaf or "")) for leaf in leaves),
+        max(len(zones.path(leaf, stand)) for leaf, stand in leaves.items()),
         formed,
-        figures(sent),
-        figures(received),
-        messages,
-        memory,
         [statistics.median(gone), max(gone)],
         gone_root,
         joined_root,
@@ -218,12 +264,16 @@ def deep_size(node: Node) -> int:
     return total
 
 
-def main(sizes: list[str]) -> None:
+def main(words: list[str]) -> None:
+    parser = argparse.ArgumentParser("python -m tests.sim.zones")
+    parser.add_argument("nodes", nargs="*", type=int, default=[100, 1000, 10000])
+    parser.add_argument("--clusters", type=int, default=0, help="of about 600 nodes, if not given")
+    given = parser.parse_args(words)
     results = []
-    for count in map(int, sizes or ["100", "1000", "10000"]):
-        results.append(simulate(count))
+    for count in given.nodes:
+        results.append(simulate(count, given.clusters))
         print(f"{count:,} nodes: {results[-1].took:.0f} s", file=sys.stderr, flush=True)
-    print(show(results))
+        print(show(results), flush=True)
 
 
 if __name__ == "__main__":
