@@ -180,6 +180,9 @@ class Member:
     def knows(self, node):
         return node in self.net.nodes
 
+    def heard_of(self, node):
+        return node in self.net.nodes
+
     async def candidates(self, wish):
         if self.asleep:
             await trio.sleep_forever()
