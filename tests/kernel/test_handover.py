@@ -114,6 +114,16 @@ async def test_the_next_candidate_is_asked_when_one_has_no_room(autojump_clock, 
     assert set(net.free().values()) == {ALL}
 
 
+async def test_the_node_of_on_tells_itself_what_room_it_has(autojump_clock, net, n1):
+    net.nodes["n2"].told = {"cpu.unreserved": 0.0}  # soft state that is behind
+    made = await n1.tell(n1.new(), "on n2", WANTS, "exec sleep 50")
+    assert net.copies(made.id) == ["n2"]
+    net.nodes["n2"].told = {"cpu.unreserved": 2.0}
+    with pytest.raises(CloudError, match="n2: .*0.5 cores") as caught:
+        await n1.tell(n1.new(), "on n2", WANTS, "exec sleep 50")
+    assert caught.value.kind == "full"
+
+
 async def test_what_nobody_meets_is_told_at_once(autojump_clock, net, n1):
     made = n1.new()
     with pytest.raises(CloudError, match="none of 3 nodes will do: cpus>=16 fails on 3"):
