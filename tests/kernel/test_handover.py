@@ -287,7 +287,7 @@ async def test_bad_offers_leave_nothing(autojump_clock, net, n1, lines, kind, sa
     assert said in str(caught.value)
     await trio.sleep(HOLD + 1)
     assert n1.objects.all == {}
-    assert (n1.reserve.free, n1.objects._fresh) == (ALL, {})
+    assert (n1.reserve.free, n1.objects.promises.fresh) == (ALL, {})
 
 
 async def test_an_offer_through_the_tree(autojump_clock, net, n1):

@@ -117,10 +117,10 @@ async def test_one_user_cannot_fill_the_node(autojump_clock, tmp_path, nursery):
     assert "wait 60 s" in caught.value.fix
     new(objects, BOB)
     await trio.sleep(61)
-    assert objects._fresh == {}
+    assert objects.promises.fresh == {}
     for _ in range(4):
         await begin(objects, "true")
-    assert objects._fresh == {}
+    assert objects.promises.fresh == {}
     with pytest.raises(CloudError, match="has 4 objects") as caught:
         new(objects)
     assert "wipe" in caught.value.fix
