@@ -34,6 +34,7 @@ from cloudfs.wire.server import Server
 log = logging.getLogger(__name__)
 
 JOIN = 15.0  # seconds to find one's place
+FINAL = frozenset({"denied", "proto"})  # kinds of what a wrong node says, or none
 LEAVE = 5.0  # seconds to say goodbye
 LAST_PORT = 65535 - zones.PORTS  # zones listen above the node's own port
 
@@ -102,14 +103,18 @@ class Joined:
                 "join: this node listens nowhere, so others could not reach it",
                 "start it with an address: cloudfs down; cloudfs up --listen HOST:PORT",
             )
-        others = [name for name in self.cloud.nodes if self.cloud.alive(name)]
-        if others:
+        if self._with_others():
+            others = sorted(filter(self.cloud.alive, self.cloud.nodes))
             raise CloudError(
                 "busy",
-                f"join: this node is in a cloud with {', '.join(sorted(others)[:4])}",
+                f"join: this node is in a cloud with {', '.join(others[:4]) or 'others'}",
                 "leave that first: cloudfs leave",
             )
         return Wait(partial(self._join, seeds))
+
+    def _with_others(self) -> bool:
+        """Whether there are other nodes in the cloud, of this zone or beyond it."""
+        return self.cloud.ask is not None or any(map(self.cloud.alive, self.cloud.nodes))
 
     async def _join(self, seeds: list[str]) -> None:
         was = self.neighbours is not None
@@ -120,11 +125,13 @@ class Joined:
         with trio.move_on_after(JOIN):
             while self.neighbours is not None:
                 core = self.neighbours.core
-                if core.phase == "joined" and any(map(self.cloud.alive, self.cloud.nodes)):
+                if core.phase == "joined" and self._with_others():
                     self._keep(seeds)
                     return
+                failed = self.neighbours.failed
                 why = self.neighbours.why or core.why or why
-                if core.why:
+                hopeless = failed is not None and failed.kind in FINAL and core.asking.rounds
+                if core.why or hopeless:
                     break
                 await trio.sleep(0.1)
         await self._end()
@@ -135,7 +142,7 @@ class Joined:
     def leave(self) -> Wait[None]:
         """Leave the cloud.  This node is alone until it joins one again, also after a
         restart: the others know its address and would have it back at once."""
-        if self.neighbours is None or not self.cloud.nodes:
+        if self.neighbours is None or not (self.cloud.nodes or self._with_others()):
             raise CloudError("busy", "leave: this node is in no cloud with others")
         return Wait(self._leave)
 
@@ -229,7 +236,10 @@ class Joined:
 
 def check_address(text: str) -> tuple[str, int]:
     """HOST and PORT of HOST:PORT; CloudError("bad")."""
-    found = address.parse(f"tcp:{text}" if ":" in text else "")
-    if not found.port:
+    try:
+        found = address.parse(f"tcp:{text}")
+    except CloudError:
+        found = address.Address()
+    if not found.port or ":" not in text:
         raise CloudError("bad", f"{ndb.quote(text[:80])} is no address", "write HOST:PORT")
     return found.host, found.port

@@ -71,6 +71,9 @@ class Files:
         gone = re.match(r"proc/([a-z2-7]{16})/", path.removeprefix(".follow/"))
         if error.kind == "absent" and gone:
             return CloudError("absent", f"there is no object {gone[1]}", "see: cloudfs ps --all")
+        node = re.match(r"nodes/(.+)/ctl$", path, re.DOTALL)
+        if error.kind == "absent" and node:
+            return CloudError("absent", f"there is no node {node[1][:64]!r}", "see: cloudfs nodes")
         return error
 
     def plain(self, path: str) -> Iterator[str]:

@@ -121,8 +121,11 @@ def join(options: Options, seeds: tuple[str, ...], key: Path | None) -> None:
 
 
 def _put_key(key: Path, place: Path) -> None:
+    from cloudfs.factotum.cloudkey import check_key  # imports cryptography
+
     try:
         text = key.read_bytes()
+        check_key(key)  # before it takes the place of one that is
         with open(place, "wb", opener=config.private) as file:
             file.write(text)
     except OSError as error:

@@ -75,6 +75,8 @@ def up(
         return
     if answers(config.socket_path(state)):
         click.echo(f"the node is up already{_where(mount_point())}")
+        if no_mount or mount or any(given.values()) or trace:
+            click.echo("cloudfs: for other options first type: cloudfs down", err=True)
         return
     _start(command, state, point)
     click.echo(f"the node is up{_where(str(point) if point else None)}")

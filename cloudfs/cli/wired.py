@@ -23,6 +23,8 @@ from cloudfs.wire.client import Client
 from cloudfs.wire.connect import connect
 from cloudfs.wire.file import File
 
+PATIENCE = 60.0  # seconds that a verb may take: to join a cloud, or to be placed in one
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -94,7 +96,7 @@ class Wired(Files):
             yield data
 
         async def write() -> None:
-            await tool.write(self._client, path, pieces())
+            await tool.write(self._client, path, pieces(), PATIENCE)
 
         try:
             self._do(write)

@@ -249,12 +249,19 @@ def _fits(
     )
 
 
+def check_key(path: Path) -> None:
+    """Raises CloudError("bad") where the file is no cloud key."""
+    _authority(path)
+
+
 def _authority(path: Path) -> _Authority:
     try:
         data = path.read_bytes()
         cert, key = x509.load_pem_x509_certificate(data), load_pem_private_key(data, None)
-    except (OSError, ValueError, TypeError) as error:
-        raise CloudError("bad", f"{path} is no cloud key: {error}", _NO_KEY) from error
+    except OSError as error:
+        raise CloudError("bad", f"{path}: {error.strerror}", _NO_KEY) from error
+    except (ValueError, TypeError) as error:
+        raise CloudError("bad", f"{path} is no cloud key", _NO_KEY) from error
     if not isinstance(key, ec.EllipticCurvePrivateKey) or key.public_key() != cert.public_key():
         raise CloudError("bad", f"{path} is no cloud key: its two parts do not fit", _NO_KEY)
     return _Authority(cert, key)

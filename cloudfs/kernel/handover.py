@@ -73,6 +73,9 @@ class Cloud(Protocol):
     def knows(self, node: str) -> bool:
         """False only where there is surely no such node."""
 
+    def heard_of(self, node: str) -> bool:
+        """Whether anybody told of such a node so far."""
+
     async def candidates(self, wish: Wish) -> Mapping[str, Attributes]:
         """Nodes that may do, each with its attributes and their `age` in seconds.  Those
         that are not alive are left out.  This node may be in it or not."""
@@ -165,6 +168,9 @@ class Handover:
                 log.warning("no candidates for %s: %s", made.id, error)
         nodes[objects.node] = objects.attributes()
         if wish.on and wish.on not in nodes and self.knows(wish.on):
+            if not self._cloud.heard_of(wish.on):
+                why = f"on: no node {wish.on[:64]!r} was found"
+                raise CloudError("unreachable", why, "see: ls /cloud/nodes")
             fix = f"see: cat /cloud/nodes/{wish.on}/status"
             raise CloudError("unreachable", f"on: node {wish.on} does not answer", fix)
         chosen = placement.order(wish, nodes, objects.node, self._siblings(made))

@@ -70,6 +70,7 @@ class Neighbours:
         self.sessions: dict[str, Engine] = {}
         self.router = Router(cloud.machine.name, self, self.sessions, cloud.answer)
         self.why = ""  # why this node is not in its cloud, or ""
+        self.failed: CloudError | None = None  # what the last that was asked for a place said
         self._now = cloud.clock
         self._make_engine = make_engine
         self._ask_seed = ask_seed
@@ -283,9 +284,9 @@ class Neighbours:
     async def _ask(self, address: str) -> None:
         try:
             text = await self._ask_seed(address, f"{self.core.cluster} {self.core.name}")
-            self.why = ""
+            self.why, self.failed = "", None
         except CloudError as error:
-            text, self.why = "", str(error)
+            text, self.why, self.failed = "", str(error), error
             log.info("asked %s: %s", address, error)
         self._perform(self.core.introduced(text, self._now()))
 

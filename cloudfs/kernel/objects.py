@@ -7,7 +7,6 @@ import logging
 import os
 import shutil
 import time
-from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -20,7 +19,8 @@ from cloudfs.errors import CloudError
 from cloudfs.kernel import adoption, lifecycle, placement, restarts
 from cloudfs.kernel.bell import Log, first
 from cloudfs.kernel.handover import Cloud, Handover
-from cloudfs.kernel.object import Object, add, new_id
+from cloudfs.kernel.object import Object, add
+from cloudfs.kernel.promises import Promises
 from cloudfs.kernel.records import Records
 from cloudfs.kernel.reserve import NOTHING, Reserve, wanted
 from cloudfs.node.api import PATH, Exit, Host, Launch
@@ -73,9 +73,8 @@ class Objects:
         if others is not None:
             self.join(others)
         self.home = state / "objects"
-        self._promised: dict[str, tuple[Who, object, list[str], float]] = {}
+        self.promises = Promises(self.bounds)
         self._held: dict[str, int] = {}  # objects of each user
-        self._fresh: Counter[str] = Counter()  # of those the new and promised ones
         self._numbers = 0
         self._nursery: trio.Nursery | None = None
 
@@ -89,35 +88,20 @@ class Objects:
         """A new id for `clone`.  The object is made when its owner first walks to it, so
         that reading every file of the tree makes none."""
         now = trio.current_time()
-        self._expire(now)
+        self.promises.expire(now)
         self._need_room(who.user)
-        id = new_id()
-        self._promised[id] = (who, session, binds, now + self.bounds.fresh_seconds)
-        self._fresh[who.user] += 1
-        return id
+        return self.promises.make(who, session, binds, now)
 
     def _need_room(self, user: str) -> None:
-        mine = self._fresh[user]
-        if mine >= self.bounds.fresh:
-            raise CloudError(
-                "toomany",
-                f"{user} has {mine} new objects without a program",
-                f"use them, or wait {self.bounds.fresh_seconds:g} s until they go",
-            )
-        if self._held.get(user, 0) >= self.bounds.objects:
-            raise CloudError(
-                "toomany",
-                f"{user} has {self.bounds.objects} objects, the most one may have",
-                "remove ended ones: echo wipe > /cloud/proc/ID/ctl",
-            )
+        self.promises.need_room(user, self._held.get(user, 0))
 
     def take_in(self, made: Object, seconds: float) -> None:
         """Enter a new object that another node wants to run here (kernel/offer.py), and
         hold for it what it wants; it goes after that many seconds if no exec comes."""
-        if made.id in self.all or made.id in self._promised:
+        if made.id in self.all or made.id in self.promises:
             raise CloudError("exists", f"there is an object {made.id} on {self.node} already")
         now = trio.current_time()
-        self._expire(now)
+        self.promises.expire(now)
         self._need_nursery()
         self._need_room(made.user)
         made.guest = True
@@ -140,10 +124,10 @@ class Objects:
         found = self.all.get(id)
         if found is not None:
             return found
-        promise = self._promised.get(id)
-        if promise is None or not (promise[0].user == who.user or who.boss):
+        promise = self.promises.take(id, who)
+        if promise is None:
             raise CloudError("absent", f"there is no object {id[:32]}", "see: ls /cloud/proc")
-        owner, session, binds, until = self._unpromise(id)
+        owner, session, binds, until = promise
         made = self.enter(Object(id, owner.user, self.next_number(), self.home / id))
         made.session, made.binds = session, binds
         made.events.add("new", user=owner.user)
@@ -152,9 +136,7 @@ class Objects:
 
     def session_closed(self, session: object) -> None:
         """Whoever made objects in this session is gone: those without a program go too."""
-        for id, (_, owner, *_rest) in list(self._promised.items()):
-            if owner is session:
-                self._unpromise(id)
+        self.promises.session_closed(session)
         for made in list(self.index["state"].get("new", {}).values()):
             if made.session is session:
                 self.leave(made)
@@ -201,23 +183,6 @@ class Objects:
         made.bell.ring()
         self.changed_one(made)
 
-    def _expire(self, now: float) -> None:
-        while self._promised:
-            id = next(iter(self._promised))  # they stand in the order they were made
-            if self._promised[id][3] > now:
-                return
-            self._unpromise(id)
-
-    def _unpromise(self, id: str) -> tuple[Who, object, list[str], float]:
-        promise = self._promised.pop(id)
-        self._less_fresh(promise[0].user)
-        return promise
-
-    def _less_fresh(self, user: str) -> None:
-        self._fresh[user] -= 1
-        if not self._fresh[user]:
-            del self._fresh[user]
-
     async def go_unused(self, made: Object, until: float) -> None:
         """Wait for exec, but not longer than `until`."""
         with trio.move_on_at(until):
@@ -242,9 +207,9 @@ class Objects:
         self.changed = time.time()
         new = ("state", "new")
         if new in keys and new not in made.keys:
-            self._fresh[made.user] += 1
+            self.promises.fresh[made.user] += 1
         elif new in made.keys and new not in keys:
-            self._less_fresh(made.user)
+            self.promises.less(made.user)
         for view, value in made.keys - keys:
             group = self.index[view][value]
             del group[made.id]

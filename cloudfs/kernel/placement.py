@@ -5,8 +5,8 @@ them), with `age`, the seconds since it did; a node's own have none.  `state` is
 "alive" where it takes new objects.
 
 What will do: the node of `on`; every expression of `require`; room for what `limit`
-says, by what the node told last.  The target has the last word, so a node that will
-do may still refuse; then the next one is asked.
+says, by what the node told last (not for `on`).  The target has the last word, so a
+node that will do may still refuse; then the next one is asked.
 
 What is best, the first that tells two nodes apart:
   1. `spread ATTRIBUTE`: the fewest siblings on nodes with the same value of it, then
@@ -66,7 +66,9 @@ def order(
     """
     if wish.on and wish.on not in nodes:
         raise unknown(wish.on)
-    asked = {wish.on: nodes[wish.on]} if wish.on else nodes
+    asked = nodes
+    if wish.on:  # there is no choice, and of its room that node itself knows better
+        asked, wish = {wish.on: nodes[wish.on]}, replace(wish, want=NOTHING)
     good = [name for name, has in asked.items() if not _against(wish, has)]
     if not good:
         raise CloudError("unreachable", _why_none(wish, asked), "see: cloudfs help proc")

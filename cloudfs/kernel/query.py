@@ -65,7 +65,8 @@ def parse(text: str) -> Expr:
             raise CloudError("bad", f"{text!r}: sort takes =", "write it as sort=load")
         return Expr(value, "sort", "")
     if op not in ("=", "!=") and number(value) is None:
-        raise CloudError("bad", f"{text!r}: {op} compares numbers", "write base units, as in 4e9")
+        fix = "make each expression a word" if " " in value else "write base units, as in 4e9"
+        raise CloudError("bad", f"{text!r}: {op} compares numbers", fix)
     return Expr(attr, op, value)
 
 

@@ -151,6 +151,7 @@ def _limit(objects: Objects, made: Object, args: list[str], who: Who) -> None:
 
 def _on(objects: Objects, made: Object, args: list[str], who: Who) -> None:
     """Run it on that node."""
+    _name(args[0], "on")
     if args[0] != objects.node and not (objects.handover and objects.handover.knows(args[0])):
         raise placement.unknown(args[0])
     made.on = args[0]
@@ -176,7 +177,8 @@ def _spread(objects: Objects, made: Object, args: list[str], who: Who) -> None:
 
 def _name(word: str, what: str) -> str:
     if not word or len(word) > 64 or "/" in word or word[0] == "." or not word.isprintable():
-        raise CloudError("bad", f"{what}: {word[:70]!r} cannot be a name", "use 1 to 64 letters")
+        fix = "use 1 to 64 letters, no / among them and no . before them"
+        raise CloudError("bad", f"{what}: {word[:70]!r} cannot be a name", fix)
     return word
 
 

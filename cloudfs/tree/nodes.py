@@ -85,7 +85,8 @@ def _label(machine: Machine, args: list[str], at: Attach) -> None:
     pairs = dict(ndb.pair(arg, "NAME=VALUE") for arg in args)
     for word in (*pairs, *pairs.values()):
         if len(word) > 64 or "/" in word or not word.isprintable():
-            raise CloudError("bad", f"label: {word[:70]!r} cannot be used", "use 1 to 64 letters")
+            fix = "use 1 to 64 letters, no / among them"
+            raise CloudError("bad", f"label: {word[:70]!r} cannot be used", fix)
     machine.set_labels(pairs)
 
 

@@ -23,6 +23,9 @@ class Others:
         cloud = self._cloud
         return node == cloud.machine.name or cloud.node(node) is not None or cloud.ask is not None
 
+    def heard_of(self, node: str) -> bool:
+        return self._cloud.node(node) is not None
+
     async def candidates(self, wish: Wish) -> Mapping[str, Attributes]:
         question = f"node {wish.on}" if wish.on else "nodes"
         await self._cloud.refresh(question, SECONDS)

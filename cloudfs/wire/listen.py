@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import ipaddress
 import os
 import socket as sockets
@@ -20,6 +21,10 @@ from cloudfs.wire.tls import Door
 
 BACKLOG = 512
 MAX_PATH = 107  # bytes of a unix socket's path (unix(7))
+FIXES = {
+    errno.EADDRINUSE: "choose another port, or end what listens there",
+    errno.EADDRNOTAVAIL: "write an address of this machine",
+}
 _CREDENTIALS = struct.Struct("3i")  # pid, uid, gid
 
 
@@ -100,7 +105,9 @@ def _inet(address: Address, family: int, at: tuple[Any, ...], door: Door | None)
         _ready(sock)
     except OSError as error:
         sock.close()
-        raise from_errno(error.errno or 0, f"{address}: {error.strerror}") from None
+        found = from_errno(error.errno or 0, f"{address}: {error.strerror}")
+        found.fix = FIXES.get(error.errno or 0, "")
+        raise found from None
     host, port = sock.getsockname()[:2]
     return Listener(sock, Address(host=host, port=port, tls=address.tls), None, door)
 

@@ -26,7 +26,8 @@ async def ask(pool: Pool, address: str, user: str, question: str) -> str:
         async with attended(stream, f"the node at {address}", trace=pool.trace) as client:
             await client.agree(NODES)
             if not client.node:
-                raise CloudError("proto", f"what listens at {address} is no node of this kind")
+                why = f"what listens at {address} is no node, or one of another version"
+                raise CloudError("proto", why, "compare: cloudfs --version, here and there")
             root = await client.attach(user, OWN, SECONDS)
             async with await client.walk(["introduce"], start=root) as file:
                 await file.open(ORDWR)

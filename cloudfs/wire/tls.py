@@ -298,14 +298,14 @@ async def dial(
     """A connection in TLS to the node of that name, or with "" to whichever is there.
 
     Raises CloudError: `unreachable` where nobody answers or the other side refuses,
-    `denied` where who answers is not that node of this cloud.
+    `denied` where who answers is not that node of this cloud, `proto` where it speaks no TLS.
     """
-    name = f"{host}:{port}"
+    there = f"{node} at {host}:{port}" if node else f"{host}:{port}"
     try:
         found = await trio.open_tcp_stream(host, port)
     except OSError as error:
         why = error.strerror or "nobody answers"
-        raise CloudError("unreachable", f"{node} at {name}: {why}") from None
+        raise CloudError("unreachable", f"{there}: {why}") from None
     raw = sockets.socket(fileno=found.socket.detach())
     try:
         lively(raw)
@@ -317,11 +317,13 @@ async def dial(
         await handshake(sock, threads)
         proved = node_of(sock)
         if node not in ("", proved):
-            raise CloudError("denied", f"{name} is node {proved}, not {node}")
+            raise CloudError("denied", f"{host}:{port} is node {proved}, not {node}")
     except BaseException as error:
         sock.close()
         if not isinstance(error, OSError):
             raise
         kind = "denied" if isinstance(error, ssl.SSLCertVerificationError) else "unreachable"
-        raise CloudError(kind, f"{node} at {name}: {reason(error)}") from None
+        if isinstance(error, ssl.SSLError) and error.reason == "WRONG_VERSION_NUMBER":
+            kind = "proto"
+        raise CloudError(kind, f"{there}: {reason(error)}") from None
     return Stream(sock)

@@ -72,11 +72,15 @@ async def cat(client: Client, path: str) -> AsyncIterator[bytes | memoryview]:
             offset += len(data)
 
 
-async def write(client: Client, path: str, content: AsyncIterable[bytes]) -> int:
+async def write(
+    client: Client, path: str, content: AsyncIterable[bytes], deadline: float | None = None
+) -> int:
     """Write content to a file from its beginning on, which is made if it is not there;
-    the number of bytes.  The last word of the server on it is heard too."""
+    the number of bytes.  The last word of the server on it is heard too.  deadline: seconds
+    that one write may take, None for the client's own."""
     here = names(path)
     async with await _to_write(client, here) as file:
+        file.deadline = deadline
         offset = 0
         async for piece in content:
             done = 0

@@ -23,6 +23,7 @@ def test_up_tells_where_and_down_stops_it(own: Session) -> None:
     assert own.cloudfs("down").stdout == "the node is not up\n"
     assert own.cloudfs("up").stdout == f"the node is up; its tree is at {own.mount}\n"
     assert own.cloudfs("up").stdout == f"the node is up already; its tree is at {own.mount}\n"
+    assert "type: cloudfs down" in own.cloudfs("up", "--trace").stderr
     assert "proc" in own.sh("ls $CLOUDFS_MOUNT").split()
     assert own.cloudfs("down").stdout == "the node is down\n"
     assert own.sh("ls $CLOUDFS_MOUNT") == ""
@@ -127,6 +128,19 @@ def test_a_mount_stands_when_it_answers(own: Session) -> None:
         time.sleep(0.05)
     own.cloudfs("up")
     assert stands(own.mount)
+
+
+@pytest.mark.one_person
+def test_a_file_that_is_no_key_does_not_take_the_place_of_one(own: Session) -> None:
+    own.cloudfs("up", "--no-mount", "--node", "n1", "--listen", "127.0.0.1:25640")
+    before = own.cloudfs("key").stdout
+    (own.home / "rubbish").write_text("rubbish")
+    for file, said in (("rubbish", "is no cloud key"), ("nosuch", "No such file")):
+        line = ("join", "127.0.0.1:25700", "--key", f"{own.home}/{file}")
+        assert said in own.cloudfs(*line, status=1).stderr
+    assert own.cloudfs("key").stdout == before
+    done = own.cloudfs("drain", "n9", status=1)
+    assert done.stderr == "cloudfs: there is no node 'n9'; see: cloudfs nodes\n"
 
 
 @pytest.mark.one_person

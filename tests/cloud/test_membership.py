@@ -79,6 +79,22 @@ def test_a_newcomer_joins_at_any_node(make_net: MakeNet) -> None:
     eventually(lambda: all_up(net), JOIN)
 
 
+def test_the_first_of_a_cluster_joins_and_leaves_by_hand(make_net: MakeNet) -> None:
+    net = make_net({"east": "n1 n2", "west": "n3"}, start=False)
+    first, late = [net["n1"], net["n2"]], net["n3"]
+    for node in first:
+        node.start()
+    late.local.launch([])
+    late.local.wait(time.monotonic() + JOIN)
+    eventually(lambda: all_up(net, first), JOIN)
+    late.run("cloudfs", "join", net["n2"].local.address, seconds=JOIN)
+    eventually(lambda: all_up(net), AGREE)
+    assert "is in a cloud" in late.refused(f"join {net['n1'].local.address}", "nodes/n3/ctl")
+    late.run("cloudfs", "leave", seconds=JOIN)
+    assert set(view(late)) == {"n3"}
+    assert "in no cloud with others" in late.refused("leave", "nodes/n3/ctl")
+
+
 def test_seeds_may_die(make_net: MakeNet) -> None:
     net = settle(make_net(5))
     net["n1"].kill()  # at which all others joined

@@ -27,6 +27,8 @@ from cloudfs.wire.trace import Trace
 
 ANN, BOB = Who("ann", 1001), Who("bob", 1002)
 CPUS, MEM = 2, 1000
+ALL = amount(CPUS, MEM)
+WANTS = "limit cpu=1.5 mem=600"
 
 # What may happen to one write on its way.  "late": no answer, and it arrives 15 s later.
 STEPS = {"object": "offer", "begin": "commit", "withdraw": "withdraw"}  # by the first word
@@ -178,6 +180,9 @@ class Member:
     # --- Cloud
 
     def knows(self, node):
+        return node in self.net.nodes
+
+    def heard_of(self, node):
         return node in self.net.nodes
 
     async def candidates(self, wish):

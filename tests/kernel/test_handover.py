@@ -1,40 +1,19 @@
 """Objects that go to other nodes: which, what is refused, and every fault on the way."""
 
-import contextlib
 import itertools
 import time
-from contextlib import asynccontextmanager
 
 import pytest
 import trio
 import trio.testing
 
-from cloudfs import ndb
 from cloudfs.errors import CloudError
 from cloudfs.kernel import handover, moved
 from cloudfs.kernel.offer import HOLD, Offer, lines_of
 from cloudfs.kernel.reserve import NOTHING, amount
-from cloudfs.tree.api import OREAD
-from cloudfs.tree.space import ErrLog, Space
-from cloudfs.wait import settle
-from tests.kernel.nodes import ANN, BOB, CPUS, FAULTS, MEM, Net
+from tests.kernel.nodes import ALL, ANN, BOB, CPUS, FAULTS, WANTS
 
-ALL = amount(CPUS, MEM)
 OBJECT = f"object {'a' * 16} {'b' * 16}"
-WANTS = "limit cpu=1.5 mem=600"
-
-
-@pytest.fixture
-async def net(autojump_clock, tmp_path, nursery):
-    net = Net(tmp_path, nursery)
-    for name, cluster in (("n1", "paris"), ("n2", "rome"), ("n3", "rome")):
-        await net.add(name, cluster=cluster)
-    return net
-
-
-@pytest.fixture
-def n1(net):
-    return net.nodes["n1"]
 
 
 # --- where it goes
@@ -112,6 +91,16 @@ async def test_the_next_candidate_is_asked_when_one_has_no_room(autojump_clock, 
     assert last.state == "new"
     await trio.sleep(60)
     assert set(net.free().values()) == {ALL}
+
+
+async def test_the_node_of_on_tells_itself_what_room_it_has(autojump_clock, net, n1):
+    net.nodes["n2"].told = {"cpu.unreserved": 0.0}  # soft state that is behind
+    made = await n1.tell(n1.new(), "on n2", WANTS, "exec sleep 50")
+    assert net.copies(made.id) == ["n2"]
+    net.nodes["n2"].told = {"cpu.unreserved": 2.0}
+    with pytest.raises(CloudError, match="n2: .*0.5 cores") as caught:
+        await n1.tell(n1.new(), "on n2", WANTS, "exec sleep 50")
+    assert caught.value.kind == "full"
 
 
 async def test_what_nobody_meets_is_told_at_once(autojump_clock, net, n1):
@@ -277,7 +266,7 @@ async def test_bad_offers_leave_nothing(autojump_clock, net, n1, lines, kind, sa
     assert said in str(caught.value)
     await trio.sleep(HOLD + 1)
     assert n1.objects.all == {}
-    assert (n1.reserve.free, n1.objects._fresh) == (ALL, {})
+    assert (n1.reserve.free, n1.objects.promises.fresh) == (ALL, {})
 
 
 async def test_an_offer_through_the_tree(autojump_clock, net, n1):
@@ -485,186 +474,6 @@ async def test_a_daemon_that_dies_while_it_places(autojump_clock, net, n1, momen
         assert n1.objects.moved_to(made.id) == net.copies(made.id)[0]
     await trio.sleep(400)
     assert set(net.free().values()) == {ALL}
-
-
-# --- who follows it
-
-
-def follow(node, made, name, who=ANN):
-    at = Space(node.root, ErrLog()).attach(who)
-    _, ref, error = at.walk_all(at.root(), [".follow", "proc", made.id, name])
-    assert error is None
-    return at.open(ref, OREAD)
-
-
-async def all_of(handle):
-    text = b""
-    while data := await settle(handle.read(len(text), 100)):
-        text += data
-    await settle(handle.close())
-    return text.decode()
-
-
-@pytest.mark.parametrize("node", ["n1", "n2"])
-async def test_who_follows_before_exec_follows_it_there(autojump_clock, net, n1, node):
-    made = n1.new()
-    texts = {}
-
-    async def read(name):
-        texts[name] = await all_of(follow(n1, made, name))
-
-    async with trio.open_nursery() as tasks:
-        for name in ("stdout", "stderr", "wait", "events", "note"):
-            tasks.start_soon(read, name)
-        await trio.sleep(5)
-        assert texts == {}
-        await n1.tell(made, f"on {node}", "exec tick 1 5")
-        await trio.sleep(2)
-        assert texts == {}
-        await n1.tell(made, "note hello")
-    assert texts["stdout"] == "0\n1\n2\n3\n4\n"
-    assert texts["stderr"] == ""
-    assert "code=0" in texts["wait"]
-    assert texts["wait"].count("\n") == 1
-    assert "text=hello" in texts["note"]
-    events = [ndb.parse(line)["event"] for line in texts["events"].splitlines()]
-    there = ["place", "placed", "new"] if node == "n2" else []
-    assert events == ["new", *there, "exec", "began", "ended"]
-
-
-async def test_many_reads_of_a_follower_at_once(autojump_clock, net, n1):
-    made = n1.new()
-    handle = follow(n1, made, "stdout")
-    found = []
-
-    async def read():
-        found.append(await settle(handle.read(0, 2)))
-
-    async with trio.open_nursery() as tasks:
-        for _ in range(3):
-            tasks.start_soon(read)
-        await trio.sleep(1)
-        await n1.tell(made, "on n2", "exec tick 1 3")
-    assert found == [b"0\n"] * 3
-    handle.close()
-
-
-async def test_a_follower_is_told_that_the_node_does_not_answer(autojump_clock, net, n1):
-    made = n1.new()
-    handle = follow(n1, made, "wait")
-    await n1.tell(made, "on n2", "exec sleep 50")
-    net.down.add("n2")
-    with pytest.raises(CloudError, match="node n2 does not answer"):
-        await all_of(handle)
-
-
-async def test_who_may_not_read_there_may_not_follow(autojump_clock, net, n1):
-    made = n1.new()
-    handle = follow(n1, made, "wait", who=BOB)
-    await n1.tell(made, "on n2", "exec sleep 5")
-    assert "code=0" in await all_of(handle)  # anybody may read that one
-    made = n1.new()
-    with pytest.raises(CloudError, match="bob may not read it"):
-        follow(n1, made, "stdout", who=BOB)
-
-
-# --- kill and wipe meanwhile
-
-
-async def test_kill_while_a_node_is_sought(autojump_clock, net, n1):
-    n1.asleep = True
-    made = await n1.tell(n1.new(), "on n2", WANTS)
-    async with trio.open_nursery() as tasks:
-
-        async def begin():
-            with pytest.raises(CloudError, match="killed by ann"):
-                await n1.tell(made, "exec sleep 300")
-
-        tasks.start_soon(begin)
-        await trio.sleep(0.5)
-        await n1.tell(made, "kill")
-    assert made.state == "gone"
-    assert n1.objects.all == {}
-    assert set(net.free().values()) == {ALL}
-
-
-@asynccontextmanager
-async def being_told(node, made):
-    """While another node is told to run an object."""
-
-    async def begin():
-        with contextlib.suppress(CloudError):
-            await node.tell(made, "exec sleep 300")
-
-    async with trio.open_nursery() as tasks:
-        tasks.start_soon(begin)
-        while not made.placed:
-            await trio.sleep(0)
-        yield
-
-
-async def test_kill_after_a_node_was_told_reaches_it_there(autojump_clock, net, n1):
-    made = await n1.tell(n1.new(), "on n2", "restart always")
-    async with being_told(n1, made):
-        await n1.tell(made, "kill")
-    there = net.nodes["n2"].objects.all[made.id]
-    assert (made.state, there.state, there.why) == ("gone", "exited", "killed by ann")
-    assert net.copies(made.id) == []
-    assert set(net.free().values()) == {ALL}
-
-
-async def test_kill_after_a_node_was_told_that_does_not_answer(autojump_clock, net, n1):
-    net.faults["commit", 1] = "silent-before"
-    net.faults["withdraw", 1] = "silent-before"
-    made = await n1.tell(n1.new(), "on n2")
-    async with being_told(n1, made):
-        with pytest.raises(CloudError, match="has not answered"):
-            await n1.tell(made, "kill")
-    assert made.state == "lost"
-    assert net.copies(made.id) == []
-
-
-async def test_lines_written_meanwhile_are_done_where_it_is(autojump_clock, net, n1):
-    made = await n1.tell(n1.new(), "on n2")
-    async with being_told(n1, made):
-        with pytest.raises(CloudError, match="dir: object .* is placing; it works while new"):
-            await n1.tell(made, "dir /")
-        await n1.tell(made, "label a=b")
-    there = net.nodes["n2"].objects.all[made.id]
-    assert there.labels == {"a": "b"}
-    assert made.state == "gone"
-    await n1.tell(made, "nice 4", "stop")
-    assert (there.nice, there.state) == (4, "stopped")
-    with pytest.raises(CloudError, match="no signal 'WINK'"):
-        await n1.tell(made, "signal WINK")
-    with pytest.raises(CloudError, match="bob may not write it"):
-        await n1.tell(made, "kill", who=BOB)
-    net.down.add("n2")
-    with pytest.raises(CloudError, match="is on node n2 now: node n2 does not answer; try again"):
-        await n1.tell(made, "kill")
-    assert net.copies(made.id) == ["n2"]
-
-
-async def test_lines_written_meanwhile_are_done_here_if_it_stays(autojump_clock, net, n1):
-    made = await n1.tell(n1.new(), "prefer cluster=paris")
-    async with trio.open_nursery() as tasks:
-        tasks.start_soon(n1.tell, made, "exec sleep 300")
-        while made.state != "placing":
-            await trio.sleep(0)
-        await n1.tell(made, "nice 4")
-    assert (made.state, made.nice) == ("running", 4)
-
-
-async def test_a_lost_one_may_be_wiped_and_is_remembered(autojump_clock, net, n1):
-    net.faults["commit", 1] = "silent-after"
-    net.faults.update({("withdraw", n): "silent-before" for n in range(1, 100)})
-    made = await n1.tell(n1.new(), "on n2")
-    with pytest.raises(CloudError):
-        await n1.tell(made, "exec sleep 300")
-    await n1.tell(made, "wipe")
-    assert n1.objects.moved_to(made.id) == "n2"
-    await trio.sleep(30)
-    assert n1.objects.all == {}
 
 
 # --- holds of one node's own

@@ -10,7 +10,7 @@ import pytest
 
 from cloudfs.errors import CloudError
 from cloudfs.wire.address import Address, parse
-from cloudfs.wire.listen import MAX_PATH, listen
+from cloudfs.wire.listen import MAX_PATH, _inet, listen
 
 
 @pytest.mark.parametrize(
@@ -49,6 +49,16 @@ def test_a_unix_socket_is_open_to_all_and_goes(tmp_path: Path) -> None:
     assert str(listener.address) == f"unix:{path}"
     listener.close()
     assert not path.exists()
+
+
+def test_an_address_that_cannot_be_had_tells_what_to_do() -> None:
+    listener = listen("tcp:127.0.0.1:0")
+    with pytest.raises(CloudError, match="in use; choose another port"):
+        listen(f"tcp:127.0.0.1:{listener.address.port}")
+    listener.close()
+    family = socket.AF_INET
+    with pytest.raises(CloudError, match="write an address of this machine"):
+        _inet(parse("192.0.2.1:7"), family, ("192.0.2.1", 7), None)
 
 
 def test_a_stale_socket_is_replaced(tmp_path: Path) -> None:
