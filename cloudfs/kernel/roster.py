@@ -174,6 +174,8 @@ class Roster:
             peer, _ = self._claim(name, record.get("id", "")[:8], boot, now)
             if peer is None:
                 return
+        if "zone" not in record:  # told above the leaf: what identifies it is in the peer
+            record = {"name": peer.name} | {n: record[n] for n in ("addr", "state") if n in record}
         if rev > peer.record_rev:
             old = peer.shown
             peer.record, peer.record_rev = record, rev
