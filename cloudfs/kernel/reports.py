@@ -179,7 +179,7 @@ class Reports:
             age = now - report.at
             if age > 4 * LIFE:
                 del table[child]
-            elif age <= ALONE or (age <= LIFE and roster.below(child)):
+            elif age <= ALONE or (age <= LIFE and roster.manned(child)):
                 found[child] = report
         return found
 
@@ -189,7 +189,7 @@ class Reports:
             child: Size(report.kept.nodes, report.leaf)
             for roster in rosters
             for child, report in self.children(roster, now).items()
-            if report.kept.nodes and roster.below(child)
+            if report.kept.nodes and roster.manned(child)
         }
 
     def groups(self, rosters: Iterable[Roster], now: float) -> dict[str, Size]:
@@ -198,7 +198,7 @@ class Reports:
             child: Size(zones.WEIGHT * report.kept.clusters, report.leaf)
             for roster in rosters
             for child, report in self.children(roster, now).items()
-            if report.kept.clusters and not zones.parts(child)[0] and roster.below(child)
+            if report.kept.clusters and not zones.parts(child)[0] and roster.manned(child)
         }
 
     def due_up(

@@ -132,6 +132,10 @@ class Roster:
         """Those who live and stand in this zone for a child of it, or for a part of that."""
         return [p for p in self.live() if zones.stands(p.leaf, p.stand, self.zone, child)]
 
+    def manned(self, child: str) -> bool:
+        """Whether anybody does."""
+        return any(zones.stands(p.leaf, p.stand, self.zone, child) for p in self.live())
+
     def clusters(self) -> set[str]:
         """The clusters that stand in this zone, of those who live."""
         return {zones.parts(p.leaf)[0] for p in self.live() if p.stand == self.zone}

@@ -60,6 +60,7 @@ def bits(name: str) -> str:
     return f"{int.from_bytes(head):016b}"
 
 
+@lru_cache(1 << 13)
 def parts(zone: str) -> tuple[str, str]:
     """The cluster and the bits of a zone; the cluster is "" of the root and of groups."""
     cluster, _, tail = zone.partition(".")
@@ -113,6 +114,7 @@ def fits(cluster: str, stand: str) -> bool:
     return not parts(stand)[0] and inside(cluster, stand)
 
 
+@lru_cache(1 << 15)
 def stands(leaf: str, stand: str, zone: str, child: str) -> bool:
     """Whether a member of an inner zone whose leaf and stand these are stands there for a
     child of the zone, or for a part of that."""
