@@ -21,13 +21,14 @@ from cloudfs import config
 from cloudfs.cli.up import STOP, answers, until
 from cloudfs.errors import CloudError
 from cloudfs.factotum import cloudkey
+from cloudfs.kernel.zones import PORTS
 from cloudfs.node import keeper
 from cloudfs.node.enclosure import Enclosure
 from cloudfs.node.machines import Machines
 
 PORT = 5640
-LEVELS = 18  # ports from a node's own on that its zones may use
-APART = 20  # ports between two nodes at one address
+LEVELS = PORTS + 1  # ports from a node's own on that its zones may use
+APART = 40  # ports between two nodes at one address
 START = 60.0  # seconds for all to answer
 STEP = 10.0  # seconds for a signal to be sent
 

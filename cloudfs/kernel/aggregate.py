@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import functools
 import math
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -250,6 +251,28 @@ class Digest:
                 lines.append(ndb.record({"text": name, "value": value, "count": count}))
         lines.append(f"names={bloom.text(self.names)}")
         return "\n".join(lines) + "\n"
+
+
+class Packed:
+    """A digest as one is kept by those who hold many: counts are at hand, the rest is
+    compressed to a fifth."""
+
+    __slots__ = ("clusters", "drained", "nodes", "rest")
+
+    def __init__(self, digest: Digest) -> None:
+        self.nodes = digest.nodes
+        self.clusters = digest.clusters
+        self.drained = digest.states.get("drained", 0)
+        self.rest = zlib.compress(digest.text().encode())
+
+    def digest(self) -> Digest:
+        return parse(zlib.decompress(self.rest).decode())
+
+    @property
+    def names(self) -> int:
+        """The filter alone, which is the last line of the text."""
+        text = zlib.decompress(self.rest).decode()
+        return bloom.parse(text[text.rindex("names=") + len("names=") :].strip())
 
 
 def parse(text: str) -> Digest:

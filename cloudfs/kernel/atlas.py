@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from cloudfs import ndb
 from cloudfs.kernel import aggregate, bloom, claims, introduce, reports, zones
-from cloudfs.kernel.aggregate import Digest
+from cloudfs.kernel.aggregate import Digest, Packed
 from cloudfs.kernel.claims import Claim
 from cloudfs.kernel.reports import Report, Reports
 from cloudfs.kernel.roster import Peer, Roster
@@ -113,11 +113,19 @@ class Atlas:
         roster = self.rosters.get(zone)
         if roster is not None and now >= roster.settles:
             digest = self.sum(zone, now)
-            return Report(zone, self.name, self.address, zone == self.leaf, (), digest, now)
+            return Report(zone, self.name, self.address, zone == self.leaf, (), Packed(digest), now)
         for table in self.reports.up.values():
             if zone in table:
                 return table[zone]
         return self.reports.down.get(zone)
+
+    def count(self, zone: str, now: float) -> int | None:
+        """How many nodes the zone has, as `digest` knows it."""
+        roster = self.rosters.get(zone)
+        if roster is not None and now >= roster.settles:
+            return self.size(zone, now)[0]
+        report = self.digest(zone, now)
+        return report.kept.nodes if report else None
 
     def sum(self, zone: str, now: float) -> Digest:
         """The digest of a zone that this node is in, from its members."""
@@ -143,8 +151,8 @@ class Atlas:
         drained += zone == self.leaf and self.own.get("state") == "drained"
         for child, report in self.reports.children(roster, now).items():
             if child != mine:
-                nodes += report.digest.nodes
-                drained += report.digest.states.get("drained", 0)
+                nodes += report.kept.nodes
+                drained += report.kept.drained
         if mine is not None:
             more = self.size(mine, now)
             nodes, drained = nodes + more[0], drained + more[1]
@@ -176,7 +184,7 @@ class Atlas:
             for child, report in self.reports.children(self.rosters[zone], now).items():
                 cluster = zones.parts(child)[0]
                 fits = not zones.parts(zone)[0] or zones.covers(child, cluster, name)
-                if fits and child != mine and bloom.holds(report.digest.names, name):
+                if fits and child != mine and bloom.holds(report.kept.names, name):
                     found.append(child)
             mine = zone
         return found

@@ -96,7 +96,7 @@ class Climbing:
                     break
                 nodes, at = me.size(high, now)[0], now
             elif heard is not None:
-                nodes, at = heard.digest.nodes, heard.at
+                nodes, at = heard.kept.nodes, heard.at
             else:
                 break
             doors = me.doors(high)

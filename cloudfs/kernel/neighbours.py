@@ -110,8 +110,8 @@ class Neighbours:
 
     def alone(self) -> bool:
         """Whether the own zone is the whole cloud."""
-        report = self.core.digest(zones.ROOT, self._now())
-        return report is None or report.digest.nodes <= len(self.core.homes(self.leaf))
+        nodes = self.core.count(zones.ROOT, self._now())
+        return nodes is None or nodes <= len(self.core.homes(self.leaf))
 
     # --- life -----------------------------------------------------------------------------------
 

@@ -19,7 +19,7 @@ from typing import Any
 from cloudfs import ndb
 from cloudfs.errors import CloudError
 from cloudfs.kernel import aggregate, bloom, zones
-from cloudfs.kernel.aggregate import Digest
+from cloudfs.kernel.aggregate import Digest, Packed
 from cloudfs.kernel.roster import GONE, Peer, Roster
 from cloudfs.kernel.zones import Size
 
@@ -37,6 +37,7 @@ DOORS = 6  # members of a zone above that are passed down
 
 WHOLE, NEWS = "", "-news"  # what is told, as a key's first word says it
 
+NO_NEWS = Digest()
 UNKNOWN = Digest(cut=True, names=bloom.FULL)  # of a zone in which anything may be
 
 Door = tuple[str, str]  # a node's name and 9P address
@@ -51,14 +52,18 @@ class Report:
     address: str
     leaf: bool
     doors: tuple[Door, ...]
-    digest: Digest
+    kept: Packed
     at: float
     stamp: Any = None  # ordered; of the publication
     news: Digest | None = None  # all that was heard, where the whole has not come yet
 
+    @property
+    def digest(self) -> Digest:
+        return self.kept.digest()
 
-@lru_cache(1 << 9)
-def _read(value: bytes) -> tuple[dict[str, str], tuple[Door, ...], Digest]:
+
+@lru_cache(1 << 4)
+def _read(value: bytes) -> tuple[dict[str, str], tuple[Door, ...], Packed]:
     text = value.decode(errors="replace")
     head: dict[str, str] = {}
     doors: list[Door] = []
@@ -68,13 +73,12 @@ def _read(value: bytes) -> tuple[dict[str, str], tuple[Door, ...], Digest]:
         elif line.startswith("door="):
             pairs = ndb.parse(line)
             doors.append((pairs["door"], pairs.get("addr", "")))
-    return head, tuple(doors[:DOORS]), aggregate.parse(text)
+    return head, tuple(doors[:DOORS]), Packed(aggregate.parse(text))
 
 
 def parse(value: bytes, now: float, stamp: Any) -> Report:
-    """A report as it came; CloudError("bad") where it is none.  Its digest is shared: it is
-    never changed."""
-    head, doors, digest = _read(value)
+    """A report as it came; CloudError("bad") where it is none."""
+    head, doors, kept = _read(value)
     try:
         age = max(0.0, float(head.get("age") or 0))
         return Report(
@@ -83,7 +87,7 @@ def parse(value: bytes, now: float, stamp: Any) -> Report:
             head.get("addr", ""),
             head.get("leaf") == "yes",
             doors,
-            digest,
+            kept,
             now - age,
             stamp,
         )
@@ -98,9 +102,9 @@ class Told:
     at: float = -math.inf
     size: tuple[int, int] = (-1, -1)
     doors: tuple[Door, ...] = ()
-    whole: Digest | None = None  # the last that was told whole,
+    whole: Packed | None = None  # the last that was told whole,
     whole_at: float = -math.inf  # when,
-    news: Digest = field(default_factory=Digest)  # and the news since
+    news: Digest = field(default_factory=lambda: NO_NEWS)  # and the news since
     differs: float | None = None  # since when what others told is not what we see
     echoes: tuple[float, ...] = ()  # when a change is told once more
 
@@ -175,27 +179,26 @@ class Reports:
             age = now - report.at
             if age > 4 * LIFE:
                 del table[child]
-            elif age <= ALONE or (age <= LIFE and roster.below(child)):
+            elif age <= ALONE or (age <= LIFE and roster.manned(child)):
                 found[child] = report
         return found
 
     def sizes(self, rosters: Iterable[Roster], now: float) -> dict[str, Size]:
         """The size of each zone of which these rosters hold a digest and a delegate."""
         return {
-            child: Size(report.digest.nodes, report.leaf)
+            child: Size(report.kept.nodes, report.leaf)
             for roster in rosters
             for child, report in self.children(roster, now).items()
-            if report.digest.nodes and roster.below(child)
+            if report.kept.nodes and roster.manned(child)
         }
 
     def groups(self, rosters: Iterable[Roster], now: float) -> dict[str, Size]:
-        """The size of each group of which these rosters hold a digest and a delegate, in
-        delegates of clusters."""
+        """The size of each group of which these rosters hold a digest and a delegate."""
         return {
-            child: Size(zones.DELEGATES * report.digest.clusters, report.leaf)
+            child: Size(zones.WEIGHT * report.kept.clusters, report.leaf)
             for roster in rosters
             for child, report in self.children(roster, now).items()
-            if report.digest.clusters and not zones.parts(child)[0] and roster.below(child)
+            if report.kept.clusters and not zones.parts(child)[0] and roster.manned(child)
         }
 
     def due_up(
@@ -213,7 +216,7 @@ class Reports:
         told = self.told.setdefault((place, zone), Told())
         heard = self.up.get(place, {}).get(zone)
         pause = LEAF_PAUSE if leaf else INNER_PAUSE
-        said = (heard.digest.nodes, heard.digest.states.get("drained", 0)) if heard else None
+        said = (heard.kept.nodes, heard.kept.drained) if heard else None
         if first or heard is None:
             changed = told.changed(size, pause, now)
             changed = changed or told.denied(heard, said != size, now)
@@ -238,7 +241,7 @@ class Reports:
         if speaks:
             due = told.changed((nodes, 0), DOWN_PAUSE, now) or now - told.at >= DOWN_REPEAT
             due = due or (told.doors != tuple(doors) and now - told.at >= LOOK)
-            due = due or told.denied(heard, heard is not None and heard.digest.nodes != nodes, now)
+            due = due or told.denied(heard, heard is not None and heard.kept.nodes != nodes, now)
         else:
             late = heard is None or now - heard.at >= DOWN_REPEAT + STANDBY
             due = late and now - told.at >= DOWN_PAUSE
@@ -261,14 +264,14 @@ class Reports:
         # News of ours, beyond our own whole, do not mend what another told since.
         other = heard is not None and heard.at > told.whole_at
         if told.whole is not None and not other and now - told.whole_at < REPEAT:
-            news, more = digest.beyond(told.whole, told.news)
+            news, more = digest.beyond(told.whole.digest(), told.news)
             parts = len(news.numbers) + len(news.texts)
             if 2 * parts <= len(digest.numbers) + len(digest.texts):
                 if not (changed or more):
                     return None
                 told.news = news
                 return NEWS, news
-        told.whole, told.whole_at, told.news = digest, now, Digest()
+        told.whole, told.whole_at, told.news = Packed(digest), now, NO_NEWS
         return WHOLE, digest
 
 
@@ -280,13 +283,13 @@ def _join(old: Report | None, new: Report, kind: str, newer: bool) -> Report:
             return new
         if old.news is None:
             return old
-        return replace(old, digest=new.digest.overlaid(old.news), news=None)
+        return replace(old, kept=Packed(new.digest.overlaid(old.news)), news=None)
     if old is not None and not newer:
         return old
     if old is not None and old.news is None:
-        return replace(new, digest=old.digest.overlaid(new.digest))
+        return replace(new, kept=Packed(old.digest.overlaid(new.digest)))
     news = new.digest if old is None or old.news is None else old.news.overlaid(new.digest)
-    return replace(new, digest=UNKNOWN.overlaid(news), news=news)
+    return replace(new, kept=Packed(UNKNOWN.overlaid(news)), news=news)
 
 
 def _newer(stamp: Any, old: Any) -> bool:

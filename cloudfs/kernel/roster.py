@@ -132,6 +132,10 @@ class Roster:
         """Those who live and stand in this zone for a child of it, or for a part of that."""
         return [p for p in self.live() if zones.stands(p.leaf, p.stand, self.zone, child)]
 
+    def manned(self, child: str) -> bool:
+        """Whether anybody does."""
+        return any(zones.stands(p.leaf, p.stand, self.zone, child) for p in self.live())
+
     def clusters(self) -> set[str]:
         """The clusters that stand in this zone, of those who live."""
         return {zones.parts(p.leaf)[0] for p in self.live() if p.stand == self.zone}
@@ -174,6 +178,8 @@ class Roster:
             peer, _ = self._claim(name, record.get("id", "")[:8], boot, now)
             if peer is None:
                 return
+        if "zone" not in record:  # told above the leaf: what identifies it is in the peer
+            record = {"name": peer.name} | {n: record[n] for n in ("addr", "state") if n in record}
         if rev > peer.record_rev:
             old = peer.shown
             peer.record, peer.record_rev = record, rev

@@ -43,7 +43,7 @@ class Standing(Moving):
         return zones.join("", zones.bits(self.member.cluster)[: len(self.home.lstrip(".")) + 1])
 
     def _count(self, zone: str) -> int:
-        return zones.DELEGATES * self.member.clusters(zone)
+        return zones.WEIGHT * self.member.clusters(zone)
 
     def _sizes(self, around: list[Roster], now: float) -> dict[str, Size]:
         return self.member.reports.groups(around, now)

@@ -18,8 +18,10 @@ DRIFT_PAUSE = 15.0  # but not before so many seconds have passed;
 REPEAT = 60.0  # the whole record is told again after so many,
 WANTED = 2.0  # or when somebody asks for it, after so many
 FAREWELL = 1.0  # seconds between the last beat in a zone and leaving it
-# What is told of a node in zones above its leaf.
-BRIEF = ("name", "id", "cluster", "state", "addr", "boot", "version", "zone", "rev")
+# What a record says beside the attributes that were set, and what of it is told in zones
+# above the leaf.
+OWN = ("name", "id", "cluster", "state", "addr", "boot", "version", "zone", "rev")
+BRIEF = ("name", "id", "state", "addr", "boot", "rev")
 
 
 class Seat:
@@ -63,10 +65,10 @@ class Telling:
     def set_record(self, attributes: Mapping[str, object], now: float) -> None:
         """See `Member.set_record`."""
         told = {name: ndb.show(value) for name, value in attributes.items()}
-        told = {name: text for name, text in told.items() if text and name not in BRIEF}
+        told = {name: text for name, text in told.items() if text and name not in OWN}
         told |= {n: ndb.show(attributes[n]) for n in ("state", "version") if attributes.get(n)}
         self._latest = told
-        old = {name: text for name, text in self.member.own.items() if name not in BRIEF}
+        old = {name: text for name, text in self.member.own.items() if name not in OWN}
         old |= {n: text for n, text in self.member.own.items() if n in told}
         changed, drifted = told.keys() != old.keys(), False
         for name in told.keys() & old.keys():

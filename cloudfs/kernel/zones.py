@@ -9,7 +9,7 @@ so that one of those has at most 8 children:
                   ←  paris.010  ←  paris.01001 (leaf), paris.01000 (leaf)
 
 Clusters are to the root what nodes are to a cluster.  As long as there are few, each
-*stands* in the root; of more than 16 those stand together in a *group* ".BITS" whose names
+*stands* in the root; of more than 8 those stand together in a *group* ".BITS" whose names
 hash to those bits, and groups split, merge and have zones above as leaves do:
 
     ""  ←  .01  ←  paris, rome
@@ -38,6 +38,7 @@ DEEPEST = 16  # bits
 PORTS = 2 * DEEPEST + 1  # the highest that `port` gives
 STEP = 3  # bits from one inner zone to the next: 8 children, 16 delegates
 DELEGATES = 2
+WEIGHT = 4  # nodes as which a cluster counts in a group: with the 9th it splits
 LABEL = r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"  # a DNS label: names of nodes and clusters
 _ZONE = re.compile(rf"({LABEL})?(\.[01]{{1,{DEEPEST}}})?")
 
@@ -59,6 +60,7 @@ def bits(name: str) -> str:
     return f"{int.from_bytes(head):016b}"
 
 
+@lru_cache(1 << 13)
 def parts(zone: str) -> tuple[str, str]:
     """The cluster and the bits of a zone; the cluster is "" of the root and of groups."""
     cluster, _, tail = zone.partition(".")
@@ -112,6 +114,7 @@ def fits(cluster: str, stand: str) -> bool:
     return not parts(stand)[0] and inside(cluster, stand)
 
 
+@lru_cache(1 << 15)
 def stands(leaf: str, stand: str, zone: str, child: str) -> bool:
     """Whether a member of an inner zone whose leaf and stand these are stands there for a
     child of the zone, or for a part of that."""
@@ -212,8 +215,8 @@ def verdict(leaf: str, sizes: Mapping[str, Size]) -> str:
     sizes: of this leaf, of its siblings and of what overlaps it.  Overlaps are what is
     left when both sides of a partition have gone on; those below come up where all fit
     into one leaf with room to spare, else the upper one goes down.  Every delegate gets
-    to the same verdict from the same sizes.  Of groups it is the same, with two nodes, its
-    delegates, for each cluster.
+    to the same verdict from the same sizes.  Of groups it is the same, with WEIGHT nodes for
+    each cluster.
     """
     tail = parts(leaf)[1]
     own = sizes[leaf].nodes

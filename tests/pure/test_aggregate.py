@@ -217,3 +217,10 @@ def test_news_of_what_is_the_same_are_a_few_bytes():
     again, more = one.beyond(digest, news)
     assert not more
     assert again == news
+
+
+@given(DIGESTS)
+def test_a_packed_digest_is_the_same_unpacked(digest):
+    packed = aggregate.Packed(digest)
+    assert packed.digest() == digest
+    assert (packed.nodes, packed.names) == (digest.nodes, digest.names)

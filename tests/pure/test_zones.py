@@ -29,6 +29,34 @@ def test_the_path_of_a_leaf_goes_up_in_steps_to_the_root(leaf):
     assert len(path) <= 2 + math.ceil(zones.DEEPEST / zones.STEP)
 
 
+@given(LEAVES, st.integers(0, zones.DEEPEST))
+def test_a_cluster_stands_in_a_group_below_the_root(leaf, deep):
+    cluster = zones.parts(leaf)[0]
+    stand = zones.join("", zones.bits(cluster)[:deep])
+    assert zones.fits(cluster, stand)
+    assert zones.check(stand) == stand
+    path = zones.path(leaf, stand)
+    assert path[-1] == zones.ROOT
+    assert {stand, cluster} <= set(path)
+    for lower, upper in itertools.pairwise(path):
+        assert zones.inside(lower, upper)
+        assert not zones.inside(upper, lower)
+        assert zones.child(upper, leaf, stand) == lower or lower == leaf
+        assert zones.stands(leaf, stand, upper, lower)
+        assert zones.depth(lower) > zones.depth(upper)
+    halves = [zones.join("", zones.bits(cluster)[: deep + 1]), zones.wider(stand) if deep else ""]
+    ports = {zone: zones.port(zone) for zone in {*path, *halves, zones.wider(leaf)}}
+    assert len(set(ports.values())) == len(ports)
+    assert max(ports.values()) <= zones.PORTS
+
+
+def test_no_cluster_stands_in_a_zone_of_nodes_or_in_the_wrong_half():
+    wrong = "1" if zones.bits("paris")[0] == "0" else "0"
+    assert not zones.fits("paris", f".{wrong}")
+    assert not zones.fits("paris", "paris")
+    assert not zones.fits("paris", "paris.0")
+
+
 @given(LEAVES, NAMES)
 def test_one_half_of_a_leaf_takes_each_of_its_nodes(leaf, name):
     cluster, tail = zones.parts(leaf)

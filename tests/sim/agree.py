@@ -46,11 +46,9 @@ def wrong(net: Net, among: Iterable[Node] | None = None, *, digests: bool = True
                 f"{member.name} is in {set(member.rosters)} and wants {member.climbing.wanted}"
             )
         if digests:
-            report = member.digest(zones.ROOT, node.now)
-            if report is None or report.digest.nodes != len(members):
-                found.append(
-                    f"{member.name} counts {report and report.digest.nodes} nodes of {len(members)}"
-                )
+            count = member.count(zones.ROOT, node.now)
+            if count != len(members):
+                found.append(f"{member.name} counts {count} nodes of {len(members)}")
     for zone in {zone for member in members for zone in member.climbing.wanted[1:]}:
         there = [m.name for m in members if zone in m.climbing.wanted[1:]]
         if len(there) > zones.MOST:

@@ -64,7 +64,7 @@ def stands_of(clusters: list[str]) -> dict[str, str]:
     def half(group: str, cluster: str) -> str:
         return zones.join("", zones.bits(cluster)[: len(zones.parts(group)[1]) + 1])
 
-    groups = halved(clusters, ROOT, zones.MOST // zones.DELEGATES, half)
+    groups = halved(clusters, ROOT, zones.MOST // zones.WEIGHT, half)
     return {cluster: group for group, some in groups.items() for cluster in some}
 
 
@@ -148,8 +148,7 @@ def counted(nodes: list[Node]) -> Counter[int | None]:
     found: Counter[int | None] = Counter()
     for node in nodes:
         if node.up:
-            report = node.member.digest(ROOT, node.now)
-            found[report.digest.nodes if report else None] += 1
+            found[node.member.count(ROOT, node.now)] += 1
     return found
 
 
