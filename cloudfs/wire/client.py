@@ -76,7 +76,7 @@ class Client:
         self._calls: dict[int, Call] = {}  # by tag
         self._flushing: dict[int, Call] = {}  # by tag: nobody waits for these any more
         self._tags = list(range(TAGS - 1, -1, -1))
-        self._queue: deque[Asking] = deque()  # what waits for tags
+        self._queue: deque[Asking[Any]] = deque()  # what waits for tags
         self._deadlines = Deadlines()
         self._fids = list(range(FIDS - 1, _ROOT, -1))
         self._out: list[bytes] = []
@@ -131,7 +131,7 @@ class Client:
         seconds: float,
         spare: int = 0,
         late: Callable[[], CloudError] | None = None,
-    ) -> Asking:
+    ) -> Asking[Answers]:
         """The fields of the answers to one request, or to several that build on each other
         and are sent together, which only a node may be asked.
 
@@ -145,7 +145,7 @@ class Client:
 
     # --- what an Asking does -----------------------------------------------------------------
 
-    def begin(self, asking: Asking) -> None:
+    def begin(self, asking: Asking[Any]) -> None:
         if asking.seconds < math.inf:
             now = trio.current_time()
             if self._owed is None:
@@ -156,7 +156,7 @@ class Client:
         else:
             self._ask(asking)
 
-    def give_up(self, asking: Asking) -> None:
+    def give_up(self, asking: Asking[Any]) -> None:
         """Nobody wants the answers any more."""
         self._deadlines.drop(asking)
         if asking in self._queue:
@@ -169,7 +169,7 @@ class Client:
                 self._send(self.codec.encode["Tflush"](_FLUSH | call.tag & 0x7FFF, call.tag))
         self._unmake(asking.calls)
 
-    def _ask(self, asking: Asking) -> None:
+    def _ask(self, asking: Asking[Any]) -> None:
         """Send what is asked, for which there are tags."""
         calls, tags, encode = asking.calls, self._tags, self.codec.encode
         kept = len(tags) - len(calls)
@@ -212,7 +212,7 @@ class Client:
             if call.made():
                 self.forget(call.makes or 0)
 
-    def _answered(self, asking: Asking) -> None:
+    def _answered(self, asking: Asking[Any]) -> None:
         """All its calls have their replies."""
         self._deadlines.drop(asking)
         found: Answers = []
