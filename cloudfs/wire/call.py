@@ -24,10 +24,11 @@ class Call:
     """A request: a T-message and its fields, and what becomes of a fid by it.
 
     makes: a number from `new_fid`, which is free again unless the server made the fid (by
-    a walk: took all `steps`).  takes: one that is free again once the server has answered.
+    a walk: took all `steps`).  again: whether that is the number of another one until then.
+    takes: one that is free again once the server has answered.
     """
 
-    __slots__ = ("asking", "fields", "makes", "name", "reply", "steps", "tag", "takes")
+    __slots__ = ("again", "asking", "fields", "makes", "name", "reply", "steps", "tag", "takes")
 
     def __init__(
         self,
@@ -36,26 +37,24 @@ class Call:
         makes: int | None = None,
         steps: int = 0,
         takes: int | None = None,
+        again: bool = False,
     ) -> None:
         self.name = name
         self.fields = fields
         self.makes = makes
         self.steps = steps
         self.takes = takes
+        self.again = again
         self.tag = -1
         self.asking: Asking[Any] | None = None  # what it is a part of
         self.reply: tuple[str, tuple[Any, ...]] | None = None
 
-    @property
-    def good(self) -> bool:
-        """Whether it was answered and not refused."""
-        return self.reply is not None and self.reply[0] == REPLY[self.name]
-
     def made(self) -> bool:
         """Whether the server has made the fid."""
-        if self.makes is None or self.reply is None or not self.good:
+        reply = self.reply
+        if self.makes is None or reply is None or reply[0] != REPLY[self.name]:
             return False
-        return self.name != "Twalk" or len(self.reply[1][0]) == self.steps
+        return self.name != "Twalk" or len(reply[1][0]) == self.steps
 
 
 class Asking(Soon[T]):

@@ -128,13 +128,14 @@ class Opening(Asking[Handle]):
             return
         self.client = client = root.client
         try:
-            fid = client.new_fid()
+            fid, again = client.spare_fid()
         except CloudError as error:
             far.turns.give()
             done(None, error)
             return
         self._file = File(client, fid, root.qid, root.path)
-        self.calls = (Call("Tlook", root.fid, fid, client.most, self._names, makes=fid),)
+        fields = root.fid, fid, client.most, self._names
+        self.calls = (Call("Tlook", *fields, makes=fid, again=again),)
         self.done = done
         client.begin(self)
 

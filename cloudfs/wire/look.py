@@ -1,7 +1,8 @@
 """Tlook, which only nodes ask each other: open a file and read its beginning by its path.
 
 It is Twalk, Topen and Tread in one, of which all succeed or none, and leaves the file
-open.  A status is read by it for a third of what the three cost.
+open.  A fid that has the new one's number is clunked first, so that a client which goes
+from file to file needs no other request.
 """
 
 from __future__ import annotations
@@ -33,6 +34,9 @@ def t_look(
     """As with the cue `.look`, nothing is made by it and no directory is listed."""
     if not session.tells:
         raise CloudError("unsupported", "only nodes look")
+    old = session.fids.pop(newnumber, None) if newnumber != number else None
+    if old is not None:
+        session.discard(old)
     fid = opens(session, number)
     session.free(newnumber)
     tree, start = fid.tree, fid.ref
