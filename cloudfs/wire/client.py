@@ -149,15 +149,15 @@ class Client:
     # --- what an Asking does -----------------------------------------------------------------
 
     def begin(self, asking: Asking[Any]) -> None:
-        if asking.seconds < math.inf:
-            now = trio.current_time()
-            if self._owed is None:
-                self._owed = now
-            self._deadlines.add(asking, now + asking.seconds)
         if self._queue or len(self._tags) < len(asking.calls):
             self._queue.append(asking)
         else:
             self._ask(asking)
+        if asking.seconds < math.inf and asking.done is not None:  # the server is at it already
+            now = trio.current_time()
+            if self._owed is None:
+                self._owed = now
+            self._deadlines.add(asking, now + asking.seconds)
 
     def give_up(self, asking: Asking[Any]) -> None:
         """Nobody wants the answers any more."""
