@@ -6,8 +6,9 @@ So: values at even steps, an AR model fitted to the last WINDOW of them by Levin
 recursion, predictions by running it on, the error from its innovations (the ψ weights).  Before
 there are ENOUGH values, or where they hardly vary, exponential smoothing serves instead.
 
-The error grows by what the forecasts of the past turned out to be off: a model that lies about
-itself is found out.
+The forecasts of the past are kept until their truth is known, for a few distances ahead.  The
+error grows by what they turned out to be off; and where the last value would have done better, as
+for a walk that never comes back to a mean, it is the answer.
 """
 
 from __future__ import annotations
@@ -17,12 +18,17 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
+from operator import mul
 
 ORDER = 16
 WINDOW = 240  # values that the model is fitted to
 ENOUGH = 3 * ORDER
 REFIT = 16  # new values after which the model is fitted again
 SMOOTH = 0.2  # what a new value counts in the exponential mean
+HORIZONS = 1, 8, 32  # steps ahead at which forecasts are held against the truth
+TRACK = 0.04  # what one of these counts
+TRACKED = 16  # of them are needed before they are believed
+WORSE = 1.25  # times the last value's mean square: beyond it the model has no say
 FARTHEST = 120  # steps ahead; beyond it the answer is that for FARTHEST
 HUGE = 1e18  # values beyond it are refused, so that squares stay finite
 
@@ -52,6 +58,27 @@ def levinson(correlation: Sequence[float]) -> tuple[list[float], float]:
     return terms, max(left, 0.0)
 
 
+@dataclass(slots=True)
+class Record:
+    """How forecasts of one distance came true."""
+
+    due: deque[tuple[float, float, float]]  # AR's value, its variance, the last value; oldest first
+    ratio: float = 1.0  # the variance found of AR's forecasts over that claimed
+    ar: float = 0.0  # mean square of what AR was off
+    last: float = 0.0  # the same of the last value
+    count: int = 0
+
+    def true(self, truth: float) -> None:
+        """The oldest forecast came true, or not."""
+        value, variance, last = self.due.popleft()
+        self.count += 1
+        part = max(TRACK, 1 / self.count)
+        miss = min((truth - value) ** 2, HUGE)
+        self.ar += part * (miss - self.ar)
+        self.last += part * (min((truth - last) ** 2, HUGE) - self.last)
+        self.ratio += TRACK * (min(miss / variance, 1e6) - self.ratio)
+
+
 class Series:
     """One quantity over time.
 
@@ -72,7 +99,7 @@ class Series:
         self._centre = 0.0  # the mean that the model is about
         self._noise = 0.0  # variance of its innovations
         self._fitted = 0  # values since the model was fitted
-        self._ratio = 1.0  # the variance found of one-step forecasts over that claimed
+        self._records = {steps: Record(deque()) for steps in HORIZONS}
 
     def add(self, value: float, now: float) -> bool:
         """A value measured at `now` (seconds).  False: it is no number, or from the past."""
@@ -111,21 +138,38 @@ class Series:
                 return Forecast(self._values[-1], abs(self._values[-1]), "last")
             # A random walk's error grows with the root of time: the careful guess.
             return Forecast(self._mean, deviation * math.sqrt(steps), "smooth")
+        at = min(HORIZONS, key=lambda horizon: abs(math.log(horizon / steps)))
+        record = self._records[at]
+        if record.count >= max(TRACKED, 2 * at) and record.ar > WORSE * record.last:
+            return Forecast(self._values[-1], math.sqrt(record.last * max(1.0, steps / at)), "last")
         value, spread = self._run(steps)
-        return Forecast(value, math.sqrt(self._noise * max(1.0, self._ratio) * spread), "ar")
+        # No farther one is surer than a nearer one.
+        worst = max(near.ratio for ahead, near in self._records.items() if ahead <= at)
+        variance = max(self._noise * max(1.0, worst) * spread, record.ar)
+        return Forecast(value, math.sqrt(variance), "ar")
 
     def _push(self, value: float) -> None:
         off = value - self._mean
         self._square += SMOOTH * (off * off - self._square)
         self._mean += SMOOTH * off
-        if self._terms:
-            miss = value - self._run(1)[0]
-            floor = max(self._noise, 1e-12 * (1 + self._centre * self._centre))
-            self._ratio += 0.05 * (min(miss * miss / floor, 1e6) - self._ratio)
+        for steps, record in self._records.items():
+            if len(record.due) == steps:
+                record.true(value)
         self._values.append(value)
         self._fitted += 1
         if len(self._values) >= ENOUGH and (not self._terms or self._fitted >= REFIT):
             self._fit()
+        self._promise()
+
+    def _promise(self) -> None:
+        """Note what would be forecast now, to be held against the truth."""
+        if not self._terms:
+            for record in self._records.values():
+                record.due.clear()
+            return
+        floor = max(self._noise, 1e-12 * (1 + self._centre * self._centre))
+        for steps, (value, spread) in self._runs(HORIZONS).items():
+            self._records[steps].due.append((value, floor * spread, self._values[-1]))
 
     def _fit(self) -> None:
         values = list(self._values)
@@ -146,14 +190,16 @@ class Series:
 
     def _run(self, steps: int) -> tuple[float, float]:
         """The value after so many steps, and Σψ²: its variance in innovations."""
-        size = len(self._terms)
-        past = [value - self._centre for value in list(self._values)[-size:]][::-1]
-        past += [0.0] * (size - len(past))
-        weights = [1.0]  # ψ
-        for _ in range(steps):
-            past.insert(
-                0, sum(term * value for term, value in zip(self._terms, past, strict=False))
-            )
-            weights.append(sum(t * w for t, w in zip(self._terms, reversed(weights), strict=False)))
-        spread = sum(weight * weight for weight in weights[:steps])
-        return self._centre + past[0], min(spread, HUGE)
+        return self._runs((steps,))[steps]
+
+    def _runs(self, horizons: Sequence[int]) -> dict[int, tuple[float, float]]:
+        """The same for each of several distances, the nearest first."""
+        past = deque(value - self._centre for value in reversed(self._values))
+        weights, spread, found = deque([1.0], ORDER), 0.0, {}  # ψ, the newest first
+        for step in range(1, horizons[-1] + 1):
+            spread += weights[0] * weights[0]
+            past.appendleft(sum(map(mul, self._terms, past)))
+            weights.appendleft(sum(map(mul, self._terms, weights)))
+            if step in horizons:
+                found[step] = self._centre + past[0], min(spread, HUGE)
+        return found

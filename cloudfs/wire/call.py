@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import trio
 
@@ -15,6 +15,7 @@ from cloudfs.wire.messages import MESSAGES
 if TYPE_CHECKING:
     from cloudfs.wire.client import Client
 
+T = TypeVar("T")
 Answers = list[tuple[Any, ...]]  # the fields of each
 REPLY = {row.name: "R" + row.name[1:] for row in MESSAGES if row.name[0] == "T"}
 
@@ -23,10 +24,11 @@ class Call:
     """A request: a T-message and its fields, and what becomes of a fid by it.
 
     makes: a number from `new_fid`, which is free again unless the server made the fid (by
-    a walk: took all `steps`).  takes: one that is free again once the server has answered.
+    a walk: took all `steps`).  again: whether that is the number of another one until then.
+    takes: one that is free again once the server has answered.
     """
 
-    __slots__ = ("asking", "fields", "makes", "name", "reply", "steps", "tag", "takes")
+    __slots__ = ("again", "asking", "fields", "makes", "name", "reply", "steps", "tag", "takes")
 
     def __init__(
         self,
@@ -35,32 +37,30 @@ class Call:
         makes: int | None = None,
         steps: int = 0,
         takes: int | None = None,
+        again: bool = False,
     ) -> None:
         self.name = name
         self.fields = fields
         self.makes = makes
         self.steps = steps
         self.takes = takes
+        self.again = again
         self.tag = -1
-        self.asking: Asking | None = None  # what it is a part of
+        self.asking: Asking[Any] | None = None  # what it is a part of
         self.reply: tuple[str, tuple[Any, ...]] | None = None
-
-    @property
-    def good(self) -> bool:
-        """Whether it was answered and not refused."""
-        return self.reply is not None and self.reply[0] == REPLY[self.name]
 
     def made(self) -> bool:
         """Whether the server has made the fid."""
-        if self.makes is None or self.reply is None or not self.good:
+        reply = self.reply
+        if self.makes is None or reply is None or reply[0] != REPLY[self.name]:
             return False
-        return self.name != "Twalk" or len(self.reply[1][0]) == self.steps
+        return self.name != "Twalk" or len(reply[1][0]) == self.steps
 
 
-class Asking(Soon[Answers]):
+class Asking(Soon[T]):
     """Requests that go out together; Client.asking makes it and says what comes of it."""
 
-    __slots__ = ("calls", "client", "done", "late", "left", "seconds", "spare", "whole")
+    __slots__ = ("_late", "calls", "client", "done", "left", "seconds", "spare", "whole")
 
     def __init__(
         self,
@@ -75,7 +75,7 @@ class Asking(Soon[Answers]):
         self.calls = calls
         self.seconds = seconds
         self.spare = spare
-        self.late = late
+        self._late = late
         self.whole = whole  # whether a walk must have taken all its steps
         self.left = len(calls)  # replies to come
         self.done: Done | None = None  # None once it has ended
@@ -88,17 +88,20 @@ class Asking(Soon[Answers]):
         self.done = None
         self.client.give_up(self)
 
-    def end(self, result: Answers | None, error: Exception | None = None) -> None:
+    def end(self, result: Any, error: Exception | None = None) -> None:
+        """To be called by the client: what came of it."""
         done, self.done = self.done, None
         if done is not None:
             done(result, error)
 
     def too_late(self) -> None:
-        late = self.late or self._no_answer
         self.client.give_up(self)
-        self.end(None, late())
+        self.end(None, self.late())
 
-    def _no_answer(self) -> CloudError:
+    def late(self) -> CloudError:
+        """The error for what was not answered in time."""
+        if self._late is not None:
+            return self._late()
         name = self.client.name
         return CloudError("timeout", f"{name} did not answer {self.calls[0].name} in time")
 
@@ -111,18 +114,18 @@ class Deadlines:
     """
 
     def __init__(self) -> None:
-        self._all: dict[Asking, float] = {}
+        self._all: dict[Asking[Any], float] = {}
         self._next = math.inf
         self._sooner = trio.Event()
 
-    def add(self, asking: Asking, until: float) -> None:
+    def add(self, asking: Asking[Any], until: float) -> None:
         """until: on trio's clock."""
         self._all[asking] = until
         if until < self._next:
             self._next = until
             self._sooner.set()
 
-    def drop(self, asking: Asking) -> None:
+    def drop(self, asking: Asking[Any]) -> None:
         self._all.pop(asking, None)
 
     async def run(self) -> None:

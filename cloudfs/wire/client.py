@@ -44,8 +44,9 @@ _ROOT = 0  # the fid of the attach
 class Watcher(Protocol):
     """Who looks at sockets anyway: the server's loop."""
 
-    def watch(self, fd: int, ready: Callable[[], None]) -> bool:
-        """Call ready whenever there is something to receive; False if it does not run."""
+    def watch(self, fd: int, ready: Callable[[], int]) -> bool:
+        """Call ready whenever there is something to receive; False if it does not run.
+        It returns how many answers have come."""
 
     def unwatch(self, fd: int) -> None:
         """Not any more.  May be called again."""
@@ -76,13 +77,15 @@ class Client:
         self._calls: dict[int, Call] = {}  # by tag
         self._flushing: dict[int, Call] = {}  # by tag: nobody waits for these any more
         self._tags = list(range(TAGS - 1, -1, -1))
-        self._queue: deque[Asking] = deque()  # what waits for tags
+        self._queue: deque[Asking[Any]] = deque()  # what waits for tags
         self._deadlines = Deadlines()
         self._fids = list(range(FIDS - 1, _ROOT, -1))
         self._out: list[bytes] = []
         self._wake = trio.Event()
         self._later = 0  # requests in _out that nobody is in a hurry for
         self._sending = False  # whether the writer is at it
+        self._spare: list[int] = []  # fids in use of which nothing is wanted any more
+        self._ended = 0  # of what was asked
         self._data = b""  # received, of a frame that is not whole yet
         self._owed: float | None = None  # since when it owes the first answer, and is silent
 
@@ -131,7 +134,7 @@ class Client:
         seconds: float,
         spare: int = 0,
         late: Callable[[], CloudError] | None = None,
-    ) -> Asking:
+    ) -> Asking[Answers]:
         """The fields of the answers to one request, or to several that build on each other
         and are sent together, which only a node may be asked.
 
@@ -145,18 +148,18 @@ class Client:
 
     # --- what an Asking does -----------------------------------------------------------------
 
-    def begin(self, asking: Asking) -> None:
-        if asking.seconds < math.inf:
-            now = trio.current_time()
-            if self._owed is None:
-                self._owed = now
-            self._deadlines.add(asking, now + asking.seconds)
+    def begin(self, asking: Asking[Any]) -> None:
         if self._queue or len(self._tags) < len(asking.calls):
             self._queue.append(asking)
         else:
             self._ask(asking)
+        if asking.seconds < math.inf and asking.done is not None:  # the server is at it already
+            now = trio.current_time()
+            if self._owed is None:
+                self._owed = now
+            self._deadlines.add(asking, now + asking.seconds)
 
-    def give_up(self, asking: Asking) -> None:
+    def give_up(self, asking: Asking[Any]) -> None:
         """Nobody wants the answers any more."""
         self._deadlines.drop(asking)
         if asking in self._queue:
@@ -169,7 +172,7 @@ class Client:
                 self._send(self.codec.encode["Tflush"](_FLUSH | call.tag & 0x7FFF, call.tag))
         self._unmake(asking.calls)
 
-    def _ask(self, asking: Asking) -> None:
+    def _ask(self, asking: Asking[Any]) -> None:
         """Send what is asked, for which there are tags."""
         calls, tags, encode = asking.calls, self._tags, self.codec.encode
         kept = len(tags) - len(calls)
@@ -202,7 +205,10 @@ class Client:
         """The fids of calls that were never sent are as they were."""
         for call in calls:
             if call.makes is not None:
-                self._fids.append(call.makes)
+                if call.again:
+                    self.forget(call.makes)
+                else:
+                    self._fids.append(call.makes)
             if call.takes is not None:
                 self.forget(call.takes)
 
@@ -212,8 +218,9 @@ class Client:
             if call.made():
                 self.forget(call.makes or 0)
 
-    def _answered(self, asking: Asking) -> None:
+    def _answered(self, asking: Asking[Any]) -> None:
         """All its calls have their replies."""
+        self._ended += 1
         self._deadlines.drop(asking)
         found: Answers = []
         whole = asking.whole
@@ -283,7 +290,7 @@ class Client:
         """The fields of the answer; `whole`: a walk must have taken all its steps."""
         assert call.reply is not None
         got, fields = call.reply
-        if call.good:
+        if got == REPLY[call.name]:
             if whole and call.name == "Twalk" and len(fields[0]) < len(call.fields[2]):
                 raise CloudError("absent")
             return fields
@@ -316,19 +323,28 @@ class Client:
         """Give the connection up: who waits for an answer hears why."""
         self._lose(why)
 
+    def spare_fid(self) -> tuple[int, bool]:
+        """A number for a fid that Tlook makes, and whether that lets go of one so called."""
+        return (self._spare.pop(), True) if self._spare else (self.new_fid(), False)
+
     def forget(self, fid: int, soon: bool = True) -> None:
         """Let go of a fid without waiting; its number is free with the answer.
 
         soon: whether the server hears of it at once, and not with what is sent next.
         """
-        if not self.why:
-            self._later += 1
-            self._send(
-                self.codec.encode["Tclunk"](_CLUNK | fid, fid), soon or self._later >= MAX_LATER
-            )
+        if self.why:
+            return
+        if not soon and self.node and len(self._spare) < MAX_LATER:
+            self._spare.append(fid)
+            return
+        self._later += 1
+        self._send(self.codec.encode["Tclunk"](_CLUNK | fid, fid), soon or self._later >= MAX_LATER)
 
     def flush(self) -> None:
         """Send what waits for something to go with."""
+        spare, self._spare = self._spare, []
+        for fid in spare:
+            self.forget(fid)
         if self._out:
             self._wake.set()
 
@@ -443,8 +459,9 @@ class Client:
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
             self._broke(error)
 
-    def _receive(self, stream: tls.Stream, watcher: Watcher, fd: int) -> None:
-        """Take what there is."""
+    def _receive(self, stream: tls.Stream, watcher: Watcher, fd: int) -> int:
+        """Take what there is; how many answers that ended."""
+        before = self._ended
         try:
             for _ in range(tls.RECEIVE):
                 data = None if self.why else stream.receive_now()
@@ -457,6 +474,7 @@ class Client:
             self._broke(error)
         if self.why:
             watcher.unwatch(fd)
+        return self._ended - before
 
     def _received(self, data: bytes) -> None:
         if not data:
@@ -549,7 +567,8 @@ class Client:
         if self._sending or not isinstance(self._stream, tls.Stream):
             self._wake.set()
             return
-        data = b"".join(self._out)
+        out = self._out
+        data = out[0] if len(out) == 1 else b"".join(out)
         try:
             sent = self._stream.send_now(data)
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:

@@ -266,7 +266,7 @@ def reaching(
     spare: int = 0,
     told: bool = False,
     late: Callable[[], CloudError] | None = None,
-) -> tuple[Asking, Callable[[Answers], tuple[File, Answers]]]:
+) -> tuple[Asking[Answers], Callable[[Answers], tuple[File, Answers]]]:
     """The same where the server is a node: what to ask, at once, and what makes of the
     answers what `reach` gives.  seconds, late: see Client.asking."""
     client = root.client
@@ -275,18 +275,6 @@ def reaching(
     walks = _walks(root, file, names, told)
     asking = client.asking([*walks, *calls(file)], seconds, spare, late)
     return asking, partial(_reached, file, len(walks))
-
-
-def looking(
-    root: File, names: Sequence[str], seconds: float, late: Callable[[], CloudError]
-) -> tuple[Asking, File]:
-    """What opens the file at a path of at most MAX_WALK names of a node's tree for reading
-    and reads its beginning, to be asked at once, and the file that it makes."""
-    client = root.client
-    file = File(client, client.new_fid(), root.qid, root.path)
-    file.deadline = math.inf
-    call = Call("Tlook", root.fid, file.fid, client.most, names, makes=file.fid)
-    return client.asking((call,), seconds, 0, late), file
 
 
 def _reached(file: File, walks: int, answers: Answers) -> tuple[File, Answers]:

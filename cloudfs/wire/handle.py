@@ -5,15 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import trio
 
-from cloudfs.tree.api import Handle, Wait
-from cloudfs.wait import then
-from cloudfs.wire.call import Call
+from cloudfs.errors import CloudError
+from cloudfs.tree.api import Handle, Wait, Who
+from cloudfs.wait import Done, then
+from cloudfs.wire.call import Asking, Call
 from cloudfs.wire.far import Far, Turn
 from cloudfs.wire.file import File, read_of
+from cloudfs.wire.messages import MAX_WALK
 
 T = TypeVar("T")
 
@@ -91,3 +93,66 @@ class RemoteHandle(Handle):
             return Wait(partial(self._within, self._file.clunk))
         self._file.drop(self._limit == math.inf)
         return None
+
+
+class Opening(Asking[Handle]):
+    """Open a file of a node's tree for reading and read its beginning: one request.
+
+    names: from the root of the tree as who sees it.  otherwise(look): the same as a
+    coroutine, for where there is no connection yet, no turn is free or there are too many
+    names, and without looking for what wants to be asked for, as a directory does.
+    """
+
+    __slots__ = ("_far", "_file", "_names", "_otherwise", "_who")
+
+    def __init__(
+        self,
+        far: Far,
+        who: Who,
+        names: tuple[str, ...],
+        limit: float,
+        otherwise: Callable[[bool], Awaitable[Handle]],
+    ) -> None:
+        self._far = far
+        self._who = who
+        self._names = names
+        self._otherwise = otherwise
+        self.seconds = limit
+        self.spare, self.left, self.whole = 0, 1, False
+
+    def start(self, done: Done) -> None:
+        far = self._far
+        root = far.known(self._who)
+        if root is None or len(self._names) > MAX_WALK or not far.turns.take():
+            done(Wait(partial(self._otherwise, True)), None)
+            return
+        self.client = client = root.client
+        try:
+            fid, again = client.spare_fid()
+        except CloudError as error:
+            far.turns.give()
+            done(None, error)
+            return
+        self._file = File(client, fid, root.qid, root.path)
+        fields = root.fid, fid, client.most, self._names
+        self.calls = (Call("Tlook", *fields, makes=fid, again=again),)
+        self.done = done
+        client.begin(self)
+
+    def stop(self) -> None:
+        self._far.turns.give()
+        super().stop()
+
+    def end(self, result: Any, error: Exception | None = None) -> None:
+        self._far.turns.give()
+        if error is None:
+            ((qid, data),) = result
+            self._file.opened(qid, 0)
+            self._file.deadline = math.inf
+            result = RemoteHandle(self._far, self._file, bytes(data), self.seconds)
+        elif isinstance(error, CloudError) and error.kind == "again":
+            result, error = Wait(partial(self._otherwise, False)), None
+        super().end(result, error)
+
+    def late(self) -> CloudError:
+        return self._far.late(self.seconds)

@@ -1,7 +1,8 @@
 """Tlook, which only nodes ask each other: open a file and read its beginning by its path.
 
 It is Twalk, Topen and Tread in one, of which all succeed or none, and leaves the file
-open.  A status is read by it for a third of what the three cost.
+open.  A fid that has the new one's number is clunked first, so that a client which goes
+from file to file needs no other request.
 """
 
 from __future__ import annotations
@@ -33,6 +34,9 @@ def t_look(
     """As with the cue `.look`, nothing is made by it and no directory is listed."""
     if not session.tells:
         raise CloudError("unsupported", "only nodes look")
+    old = session.fids.pop(newnumber, None) if newnumber != number else None
+    if old is not None:
+        session.discard(old)
     fid = opens(session, number)
     session.free(newnumber)
     tree, start = fid.tree, fid.ref
@@ -43,7 +47,10 @@ def t_look(
     count = min(count, session.msize - LOOK_HEAD)
     try:
         walked = tree.at.walk_all(Ref(start.node, start.path, cues), names)
-        found = then(walked, partial(_beginning, tree, count))
+        if isinstance(walked, Wait):
+            found: Beginning | Wait[Beginning] = then(walked, partial(_beginning, tree, count))
+        else:
+            found = _beginning(tree, count, walked)
     except CloudError as error:
         error.path = error.path or join((*start.path, *names))
         raise
@@ -59,16 +66,23 @@ def _beginning(tree: Tree, count: int, walked: Walked) -> Beginning | Wait[Begin
     _, ref, error = walked
     if error is not None:
         raise error
-    return then(tree.at.open(ref, OREAD), partial(_begin, ref, count))
+    handle = tree.at.open(ref, OREAD)
+    if isinstance(handle, Wait):
+        return then(handle, partial(_begin, ref, count))
+    return _begin(ref, count, handle)
 
 
 def _begin(ref: Ref, count: int, handle: Handle) -> Beginning | Wait[Beginning]:
-    failed = partial(_shut, handle)
     try:
         data = handle.read(0, count)
     except CloudError as error:
-        return failed(error)
-    return then(data, partial(_have, ref, count, handle), failed)
+        return _shut(handle, error)
+    if isinstance(data, Wait):
+        had: Wait[Beginning] = then(
+            data, partial(_have, ref, count, handle), partial(_shut, handle)
+        )
+        return had
+    return _have(ref, count, handle, data)
 
 
 def _have(ref: Ref, count: int, handle: Handle, data: bytes | memoryview) -> Beginning:

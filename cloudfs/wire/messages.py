@@ -22,7 +22,8 @@ VERSIONS = {"9": "9P2000", "u": "9P2000.u", "L": "9P2000.L"}
 # 9P2000.u as nodes speak it with each other: names of users instead of numbers, requests
 # that do not block are answered in the order in which they came, and the ename of an
 # Rerror is why it failed and, after a newline, what to do about it.  And they have one more
-# request: Tlook is Twalk, Topen for reading and Tread of the beginning in one, all or none.
+# request: Tlook is Twalk, Topen for reading and Tread of the beginning in one, all or none,
+# and before them Tclunk of newfid where there is one.
 NODES = "9P2000.u.node"
 
 NOTAG = 0xFFFF

@@ -41,10 +41,9 @@ from cloudfs.wait import settle, then
 from cloudfs.wire.call import Answers, Call
 from cloudfs.wire.client import Client
 from cloudfs.wire.codec import Qid
-from cloudfs.wire.far import Direct, Far, Turn, looking, ordered, reach, reaching
+from cloudfs.wire.far import Direct, Far, Turn, ordered, reach, reaching
 from cloudfs.wire.file import File
-from cloudfs.wire.handle import RemoteHandle
-from cloudfs.wire.messages import MAX_WALK
+from cloudfs.wire.handle import Opening, RemoteHandle
 
 KEEP = 1.0  # seconds that what a walk found holds
 _NEVER = (0.0, None)
@@ -165,18 +164,13 @@ class RemoteNode(Node):
         return self._stat
 
     def walk(self, name: str, at: Attach, cues: Cues) -> Node | Wait[Node]:
-        kept = self._kept(name, at.who, cues)
-        if kept is not None:
-            return kept
+        who = at.who
+        if not cues.fresh:  # what a walk found not long ago
+            found = self._far.found.get((who.user, *self._names, name))
+            if found is not None and monotonic() < found[0]:
+                return found[1]
         names = [*_words(cues), *self._names, name]
-        return self._trip(
-            at.who, cues, names, _stating, partial(self._walked, name, at.who), told=True
-        )
-
-    def _kept(self, name: str, who: Who, cues: Cues) -> RemoteNode | None:
-        """What a walk to a child found not long ago."""
-        found = None if cues.fresh else self._far.found.get((who.user, *self._names, name))
-        return found[1] if found is not None and monotonic() < found[0] else None
+        return self._trip(who, cues, names, _stating, partial(self._walked, name, who), told=True)
 
     def _keep(self, node: RemoteNode, who: Who) -> RemoteNode:
         self._far.keep_found((who.user, *node._names), node)
@@ -227,53 +221,25 @@ class RemoteNode(Node):
             ready = self._far.take_ready((at.who.user, *self._names))
             if ready is not None:
                 return RemoteHandle(self._far, *ready, _limit(self._far, cues))
-        later = partial(self._open, mode, at.who, cues)
-        if not self._far.ordered or not _looks(mode, cues) or self.mode & DMDIR:
-            return Wait(later)
-        failed = partial(_not_looked, later)
-        look = partial(self._look, at.who, cues, failed)
-        return Turn(self._far.turns, look, partial(self._look_later, at.who, cues, failed))
-
-    def _look(
-        self, who: Who, cues: Cues, failed: Callable[[CloudError], Wait[Handle]]
-    ) -> Wait[Handle] | None:
-        """Open the file and read its beginning, at once."""
-        far = self._far
-        root = far.known(who)
+        otherwise = partial(self._open, mode, at.who, cues)
+        if self.mode & DMDIR or not self._far.ordered or not _looks(mode, cues):
+            return Wait(partial(otherwise, True))
         names = self._names if cues is PLAIN else (*_words(cues), *self._names)
-        if root is None or len(names) > MAX_WALK:
-            return None
-        limit = _limit(far, cues)
-        asking, file = looking(root, names, limit, partial(far.late, limit))
-        return then(asking, partial(self._looked, file, limit), failed)
+        return Opening(self._far, at.who, names, _limit(self._far, cues), otherwise)
 
-    def _looked(self, file: File, limit: float, answers: Answers) -> Handle:
-        ((qid, data),) = answers
-        file.opened(qid, 0)
-        return RemoteHandle(self._far, file, bytes(data), limit)
-
-    async def _look_later(
-        self, who: Who, cues: Cues, failed: Callable[[CloudError], Wait[Handle]]
-    ) -> Handle:
-        """The same where it takes more than one round trip, or time to begin."""
-        names = [*_words(cues), ".look", *self._names]
-        came = partial(self._begun, who, cues)
-        return await self._waits(who, cues, names, _reading, came, failed, 0, False)
-
-    def _begun(self, who: Who, cues: Cues, found: tuple[File, Answers]) -> Wait[Handle]:
-        """The handle of a file that was opened and of which the beginning was read."""
-        file, (opened, (data,)) = found
-        file.opened(*opened)
-        return Wait(partial(self._handle, file, who, cues, bytes(data)))
-
-    async def _open(self, mode: int, who: Who, cues: Cues) -> Handle:
-        names = [*_words(cues), *self._names]
+    async def _open(self, mode: int, who: Who, cues: Cues, look: bool) -> Handle:
+        """look: whether the beginning may be read at the same time."""
 
         async def ask(root: File, limit: float | None) -> Handle:
-            if self.mode & DMDIR and _looks(mode, cues) and ordered(root):
-                found = await reach(root, names, _reading, limit)
-                return await settle(self._begun(who, cues, found))
-            file, (answer,) = await reach(root, names, lambda file: [file.to_open(mode)], limit)
+            if look and _looks(mode, cues) and ordered(root):
+                try:
+                    return await self._look(root, who, cues, limit)
+                except CloudError as error:
+                    if error.kind != "again":
+                        raise
+            file, (answer,) = await reach(
+                root, [*_words(cues), *self._names], lambda file: [file.to_open(mode)], limit
+            )
             file.opened(*answer)
             return await self._handle(file, who, cues)
 
@@ -284,6 +250,14 @@ class RemoteNode(Node):
             return await self._there(who, cues, ask)
         finally:
             self._far.forget_found()
+
+    async def _look(self, root: File, who: Who, cues: Cues, limit: float | None) -> Handle:
+        """Open a file and read its beginning at the same time."""
+        look = [] if self.mode & DMDIR else [".look"]
+        names = [*_words(cues), *look, *self._names]
+        file, (opened, (data,)) = await reach(root, names, _reading, limit)
+        file.opened(*opened)
+        return await self._handle(file, who, cues, bytes(data))
 
     async def _handle(self, file: File, who: Who, cues: Cues, head: bytes | None = None) -> Handle:
         if not file.qid[0] & 0x80:
@@ -393,13 +367,6 @@ def _finished(
     answers: Answers,
 ) -> T:
     return finish(reached(answers))
-
-
-def _not_looked(later: Callable[[], Awaitable[Handle]], error: CloudError) -> Wait[Handle]:
-    """Open a file that is not looked at, such as a directory that was not known as one."""
-    if error.kind != "again":
-        raise error
-    return Wait(later)
 
 
 def _quietly(error: CloudError) -> None:

@@ -85,13 +85,13 @@ class Server:
         self._more: list[Listener] = []  # that came while it served
         self._scopes: dict[Job, trio.CancelScope] = {}
         self._begun: dict[Job, Soon[Any]] = {}  # those that wait without a task
-        self._watched: dict[int, Callable[[], None]] = {}  # sockets that are no client's
+        self._watched: dict[int, Callable[[], int]] = {}  # sockets that are no client's
         self._again: list[Connection] = []  # those with whole frames left
         self._todo: deque[Callable[[], None]] = deque()  # tasks to start or to cancel
         self._vain = 0  # naps in vain, one after the other
         self._pass = 0  # chances of a nap to let pass
         self._awake = False  # whether it is the loop that runs
-        self._woke = False  # whether a watched socket was ready, for which tasks may wait
+        self._taken = 0  # answers that jobs took, less all that came: negative if tasks did
         self._epoll: Any = None
         self._nursery: trio.Nursery | None = None
 
@@ -155,8 +155,9 @@ class Server:
         self._epoll.register(sock.fileno(), select.EPOLLIN)
         return connection
 
-    def watch(self, fd: int, ready: Callable[[], None]) -> bool:
-        """While `serve` runs, call ready whenever fd is readable; False if it does not."""
+    def watch(self, fd: int, ready: Callable[[], int]) -> bool:
+        """While `serve` runs, call ready whenever fd is readable; False if it does not.  It
+        returns how many answers that somebody waits for have come."""
         if self._epoll is None or self._epoll.closed:
             return False
         self._epoll.register(fd, select.EPOLLIN)
@@ -211,8 +212,7 @@ class Server:
                     if connection is not None:
                         self._ready(connection)
                     elif ready in self._watched:
-                        self._watched[ready]()
-                        self._woke = True
+                        self._taken -= self._watched[ready]()
 
     def _nap(self) -> list[tuple[int, int]]:
         """What is ready after a short sleep, for a client that asks step by step comes back
@@ -222,9 +222,9 @@ class Server:
         request, no longer than NAP, and after each time in vain it lets twice as many
         chances pass.
         """
-        if self._woke:
-            self._woke = False
-            if trio.lowlevel.current_statistics().tasks_runnable:
+        if self._taken:
+            woke, self._taken = self._taken < 0, 0
+            if woke:
                 return []
         if self._todo or self._pass > 0:
             self._pass -= 1
@@ -326,6 +326,7 @@ class Server:
     ) -> None:
         """A job that waited without a task has its result, or goes on with one."""
         self._begun.pop(job, None)
+        self._taken += 1
         if isinstance(result, Wait):
             job.wait = result
             self._begin(connection, job)

@@ -206,8 +206,9 @@ class Session:
 
     def _put(self, reply: Reply) -> None:
         parts = (reply,) if isinstance(reply, bytes) else reply
-        self.out += parts
-        self.out_size += sum(map(len, parts))
+        for part in parts:
+            self.out.append(part)
+            self.out_size += len(part)
         if self.trace is not None and self.trace.on:
             self._show("->", b"".join(parts))
 

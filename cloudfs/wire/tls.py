@@ -190,7 +190,7 @@ class Secured(Connection):
         data = b""
         for _ in range(RECEIVE):
             try:
-                more = self.socket.recv(RECORD)
+                more = self.socket.read(RECORD)
             except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
                 if data:
                     return data
@@ -210,7 +210,7 @@ def send_some(sock: ssl.SSLSocket, data: memoryview) -> int:
     sent = 0
     while sent < len(data):
         try:
-            sent += sock.send(data[sent : sent + RECORD])
+            sent += sock.write(data[sent : sent + RECORD])
         except (ssl.SSLWantWriteError, ssl.SSLWantReadError):
             break
     return sent
@@ -249,10 +249,10 @@ class Stream(trio.abc.Stream):
         """What has come, at most a record; None for nothing, b"" at the end.  Raises trio's
         errors."""
         try:
-            data = self.socket.recv(RECORD)
+            data = self.socket.read(RECORD)
         except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
             return None
-        except OSError as error:
+        except (OSError, ValueError) as error:  # ValueError: it was closed here
             raise self._broken(error) from error
         self.more = len(data) == RECORD or self.socket.pending() > 0
         return data
@@ -269,7 +269,7 @@ class Stream(trio.abc.Stream):
         be sent next.  Raises trio's errors."""
         try:
             return send_some(self.socket, memoryview(data))
-        except OSError as error:
+        except (OSError, ValueError) as error:
             raise self._broken(error) from error
 
     async def wait_send_all_might_not_block(self) -> None:
@@ -286,7 +286,7 @@ class Stream(trio.abc.Stream):
             raise trio.ClosedResourceError
         await ready(self.socket)
 
-    def _broken(self, error: OSError) -> Exception:
+    def _broken(self, error: Exception) -> Exception:
         if self.socket.fileno() < 0:
             return trio.ClosedResourceError()
         return Broken(reason(error))

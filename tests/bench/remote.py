@@ -1,12 +1,15 @@
 """A file of another node through an import, against the same file of the node itself.
 
 Both are read by the same client through the same server: walk, open, read and clunk, one
-after the other, and client and nodes share one core.  What is left of a far read once one
-round trip is taken off is what the import costs.  A round trip is one request to that
-node, in TLS, by a client that does nothing else.
+after the other.  The client and its node share one core; the other node, which elsewhere
+has a machine of its own, has the other one.  What is left of a far read once one round
+trip is taken off is what the import costs.  A round trip is one small request to that node,
+in TLS, by a client on the near node's core that is busy for as long in between as that
+node is: an idle core takes longer to wake.
 
 A relay then holds back everything between the two nodes by 10 ms each way: there each
-further round trip would add 20 ms, so the rows count them.  There all run free.
+further round trip would add 20 ms, so the rows count them.  There the node's own file is
+read after as long a pause, since what is done every 20 ms finds the caches of nobody.
 """
 
 from __future__ import annotations
@@ -45,6 +48,7 @@ MODULE = "tests.bench.nodes"
 HELD = 0.010  # seconds each way
 TARGET = Target(most=2.5)
 SECONDS = "1"  # of one run
+BUSY = 100e-6  # seconds between two round trips, about what a far read takes of the near node
 
 
 def free_port() -> int:
@@ -94,7 +98,9 @@ class Asker:
         found = []
         end = time.monotonic() + seconds
         while time.monotonic() < end:
-            began = time.perf_counter()
+            until = time.perf_counter() + BUSY
+            while (began := time.perf_counter()) < until:
+                pass
             self._ask("Tstat", 0)
             found.append(time.perf_counter() - began)
         return statistics.median(found)
@@ -137,13 +143,12 @@ def asked(folder: Path, port: int, cpus: set[int]) -> Sample:
     return Sample(1 / trip, trip, trip, 1.0, "ops")
 
 
-def cold(address: str, path: str, times: int) -> float:
-    """Seconds of reads that come so seldom that nothing is known of the path any more,
-    the median."""
+def paced(address: str, path: str, times: int, pause: float) -> float:
+    """Seconds of reads with a pause before each, the median."""
     found = []
     with Nine(address) as client:
         for _ in range(times):
-            time.sleep(1.05)
+            time.sleep(pause)
             began = time.perf_counter()
             client.open(path, os.O_RDONLY)
             client.receive_data()
@@ -164,30 +169,62 @@ def run(bench: Bench) -> Iterator[Row]:
         every = os.sched_getaffinity(0)
         enter(process(bench, "relay", "relay", str(relayed), str(port), str(HELD)))
         await_port(relayed)
-        for name, at, cpus in (("loopback", port, core()), ("20 ms", relayed, every)):
-            address, pid = enter(imported(bench, name.replace(" ", ""), at))
-            for each in (far_pid, pid):
-                pin(each, cpus)
-            runs: dict[str, Callable[[], Sample]] = {
-                "far": partial(sample, bench, address, pid, f"nodes/far/{STATUS_PATH}", cpus),
-                "own": partial(sample, bench, address, pid, STATUS_PATH, cpus),
-                "trip": partial(asked, bench.folder, at, cpus),
-            }
-            found = bench.interleave(runs)
-            far, own, trip = found["far"], found["own"].p50, found["trip"].p50
-            others = max(far.others, found["own"].others)
-            yield Row(f"one round trip, {name}", trip, "seconds")
-            row = Row(f"far status, {name}", far.p50, "seconds", own, "own", SHOWN, others)
-            yield row
-            less = f"far status less a round trip, {name}"
-            yield replace(row, case=less, ours=max(far.p50 - trip, 0), target=TARGET)
-            first, its = (
-                cold(address, path, 3 * bench.rounds)
-                for path in (f"nodes/far/{STATUS_PATH}", STATUS_PATH)
-            )
-            less = f"one in a second, less that, {name}"
-            yield replace(row, case=less, ours=max(first - trip, 0), peer=its)
+        near = core()
+        pin(far_pid, every - near or near)
+        first, pid = enter(imported(bench, "loopback", port))
+        pin(pid, near)
+        yield from _rows("loopback", asking(bench, first, pid, port, near))
+        pin(far_pid, every)
+        address, _ = enter(imported(bench, "20ms", relayed))
+        yield from _rows("20 ms", waiting(bench, address, relayed))
+        far, own = (
+            paced(first, path, 3 * bench.rounds, 1.05)
+            for path in (f"nodes/far/{STATUS_PATH}", STATUS_PATH)
+        )
+        trip = asked(bench.folder, port, every).p50
+        less = "one far status in a second, less a round trip"
+        yield Row(less, max(far - trip, 0), "seconds", own, "own", SHOWN)
         yield bulk(bench, *enter(imported(bench, "bulk", port)))
+
+
+Found = tuple[Sample, Sample, Sample]  # far, own, a round trip
+
+
+def asking(bench: Bench, address: str, pid: int, port: int, cpus: set[int]) -> Found:
+    """One after the other, as fast as it goes."""
+    runs: dict[str, Callable[[], Sample]] = {
+        "far": partial(sample, bench, address, pid, f"nodes/far/{STATUS_PATH}", cpus),
+        "own": partial(sample, bench, address, pid, STATUS_PATH, cpus),
+        "trip": partial(asked, bench.folder, port, cpus),
+    }
+    found = bench.interleave(runs)
+    return found["far"], found["own"], found["trip"]
+
+
+def waiting(bench: Bench, address: str, port: int) -> Found:
+    """One after the other, and its own ones as seldom as those of the far node."""
+    every, times = os.sched_getaffinity(0), int(float(SECONDS) / 2 / HELD)
+    runs: dict[str, Callable[[], Sample]] = {
+        "far": lambda: _of(paced(address, f"nodes/far/{STATUS_PATH}", times, 0)),
+        "own": lambda: _of(paced(address, STATUS_PATH, times, 2 * HELD)),
+        "trip": partial(asked, bench.folder, port, every),
+    }
+    found = bench.interleave(runs)
+    return found["far"], found["own"], found["trip"]
+
+
+def _of(seconds: float) -> Sample:
+    return Sample(1 / seconds, seconds, seconds, 1.0, "ops")
+
+
+def _rows(name: str, found: Found) -> Iterator[Row]:
+    far, own, trip = (each.p50 for each in found)
+    others = max(each.others for each in found)
+    yield Row(f"one round trip, {name}", trip, "seconds")
+    row = Row(f"far status, {name}", far, "seconds", own, "own", SHOWN, others)
+    yield row
+    less = f"far status less a round trip, {name}"
+    yield replace(row, case=less, ours=max(far - trip, 0), target=TARGET)
 
 
 def bulk(bench: Bench, address: str, pid: int) -> Row:

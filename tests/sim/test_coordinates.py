@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from tests.sim import curves, topologies
+from tests.sim import curves, forecasts, topologies
 from tests.sim.measuring import LIES, Cloud, quantile
 
 SIZE = 80
@@ -59,6 +59,14 @@ def test_a_matrix_is_read(tmp_path):
     net = topologies.matrix(tmp_path / "m.txt")
     assert (net.size, net.rtt(1, 2)) == (3, 0.03)
     assert topologies.matrix(tmp_path / "m.txt", slice(0, None, 2)).rtt(0, 1) == 0.02
+
+
+@pytest.mark.parametrize(("kind", "ahead"), [("hosts", 1), ("hosts", 30), ("jobs", 5)])
+def test_forecasts_are_no_worse_than_simple_guesses_and_honest(kind, ahead):
+    found = forecasts.score(forecasts.MADE[kind](1), ahead)
+    assert found.forecast < 1.1 * min(found.last, found.mean)
+    assert found.within > 0.6
+    assert found.within_two > 0.88
 
 
 def test_curves_are_svg():

@@ -54,7 +54,7 @@ def trips(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     found: list[str] = []
     ask = Client._ask
 
-    def counted(self: Client, asking: Asking) -> None:
+    def counted(self: Client, asking: Asking[object]) -> None:
         found.append(asking.calls[0].name)
         ask(self, asking)
 
