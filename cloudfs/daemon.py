@@ -176,7 +176,7 @@ class Daemon:
                 if not self.datagrams.listen(host, port + ABOVE):
                     self.datagrams.listen(host, 0)  # others are told which it is
             nursery.start_soon(self.datagrams.run)
-            measure = Measure(self.network, Echo(self.pool, self.datagrams))
+            measure = Measure(self.network, Echo(settings.node, self.pool, self.datagrams))
             await nursery.start(measure.run)
             if settings.trace:
                 nursery.start_soon(self._print_trace)
