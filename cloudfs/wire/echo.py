@@ -80,7 +80,7 @@ class Line:
             nursery.start_soon(beside)
             within = await self._within(data)
             # What goes beside is there about as soon, if at all.
-            nursery.cancel_scope.deadline = trio.current_time() + 0.1 + within[0]
+            nursery.cancel_scope.deadline = trio.current_time() + 0.5 + within[0]
         return found[0] if found else within
 
     async def _within(self, data: bytes) -> tuple[float, bytes]:
