@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,8 @@ log = logging.getLogger(__name__)
 JOIN = 15.0  # seconds to find one's place
 FINAL = frozenset({"denied", "proto"})  # kinds of what a wrong node says, or none
 LEAVE = 5.0  # seconds to say goodbye
-LAST_PORT = 65535 - zones.PORTS  # zones listen above the node's own port
+PROBES = zones.PORTS + 1  # by how much the port of probes is above the node's; zones' lie between
+LAST_PORT = 65535 - PROBES
 
 
 class Joined:
@@ -57,6 +58,8 @@ class Joined:
     ) -> None:
         self.cloud = cloud
         self.neighbours: Neighbours | None = None
+        # Told host and port before others can come, for what listens there as well.
+        self.listen_beside: Callable[[str, int], None] = lambda host, port: None
         self._state = state
         self._records = records
         self._server = server
@@ -179,6 +182,7 @@ class Joined:
             )
         if not seeds and not (self._state / "cloud.key").exists():
             cloudkey.make_cloud(self._state)
+        self.listen_beside(host, port + PROBES)
         listener = listen(f"tls:{at}", self._files())
         self._server.listen_also(listener)
         self.cloud.machine.public = at

@@ -27,7 +27,7 @@ from cloudfs.node.enclosure import Enclosure
 from cloudfs.node.machines import Machines
 
 PORT = 5640
-LEVELS = PORTS + 1  # ports from a node's own on that its zones may use
+LEVELS = PORTS + 2  # ports from a node's own on that its zones and its probes may use
 APART = 40  # ports between two nodes at one address
 START = 60.0  # seconds for all to answer
 STEP = 10.0  # seconds for a signal to be sent

@@ -42,7 +42,7 @@ DRIFT = 0.2  # and by which its mean may move before there are news
 LOWEST, HIGHEST = -20, 60  # exponents of 2 of the histogram's outermost buckets
 ZERO = LOWEST - 1  # the bucket of 0; a negative number is in bucket 2 * ZERO - that of its size
 # What names one node says nothing about many.
-OWN = frozenset({"name", "node", "id", "addr", "boot", "state", "zone", "cluster"})
+OWN = frozenset({"name", "node", "id", "addr", "boot", "state", "zone", "cluster", "coordinate"})
 
 
 def bucket(value: float) -> int:

@@ -25,10 +25,23 @@ class Call:
 
     makes: a number from `new_fid`, which is free again unless the server made the fid (by
     a walk: took all `steps`).  again: whether that is the number of another one until then.
-    takes: one that is free again once the server has answered.
+    takes: one that is free again once the server has answered.  sent: when the first of
+    those that go together went; 0 for the others.
     """
 
-    __slots__ = ("again", "asking", "fields", "makes", "name", "reply", "steps", "tag", "takes")
+    __slots__ = (
+        "again",
+        "asking",
+        "fields",
+        "makes",
+        "name",
+        "reply",
+        "sent",
+        "steps",
+        "tag",
+        "takes",
+        "took",
+    )
 
     def __init__(
         self,
@@ -48,6 +61,7 @@ class Call:
         self.tag = -1
         self.asking: Asking[Any] | None = None  # what it is a part of
         self.reply: tuple[str, tuple[Any, ...]] | None = None
+        self.sent = self.took = 0.0
 
     def made(self) -> bool:
         """Whether the server has made the fid."""

@@ -16,6 +16,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
+from time import perf_counter
 from typing import Any, Protocol
 
 import trio
@@ -58,7 +59,7 @@ class Client:
     root: the file that was attached to.  deadline: seconds for an answer where a call
     does not say otherwise.  why: why it is of no use any more, or ""; `lost` is set then.
     node: whether the server is a node of ours: it answers in the order in which it was
-    asked and says why it refuses.
+    asked and says why it refuses.  timed: told of a request's name and seconds.
     """
 
     def __init__(
@@ -73,6 +74,7 @@ class Client:
         self.codec: Codec = codec("9")
         self.msize = MSIZE
         self.root = File(self, _ROOT, (0x80, 0, 0), ())
+        self.timed: Callable[[str, float], None] | None = None
         self._stream = stream
         self._calls: dict[int, Call] = {}  # by tag
         self._flushing: dict[int, Call] = {}  # by tag: nobody waits for these any more
@@ -199,6 +201,7 @@ class Client:
         if self._tracing:
             self._trace("->", frames)
         self._out += frames
+        calls[0].sent = perf_counter()
         self._push()
 
     def _unused(self, calls: Sequence[Call]) -> None:
@@ -246,6 +249,10 @@ class Client:
         """Seconds for which the server has owed an answer that has its time and has said
         nothing at all."""
         return 0.0 if self._owed is None else trio.current_time() - self._owed
+
+    @property
+    def stream(self) -> trio.abc.Stream:
+        return self._stream
 
     @property
     def most(self) -> int:
@@ -531,6 +538,10 @@ class Client:
             self._over(call)
             asking, call.asking = call.asking, None  # no cycle is left for the collector
             assert asking is not None
+            if call.sent:
+                call.took = perf_counter() - call.sent
+                if self.timed is not None:
+                    self.timed(call.name, call.took)
             asking.left -= 1
             if not asking.left:
                 self._answered(asking)

@@ -175,6 +175,7 @@ class Peer(Found):
                         raise CloudError("proto", f"node {self.node} speaks another 9P")
                     scope.deadline = float("inf")
                     self._failed = 0
+                    client.timed = self._timed
                     link = self.link = Link(client)
                     self._done(attempt)
                     await self._serve(link)
@@ -202,6 +203,10 @@ class Peer(Found):
             self._hurry = trio.Event()
             with trio.move_on_after(min(FIRST * 2 ** min(self._failed - 1, 8), LAST)):
                 await self._hurry.wait()
+
+    def _timed(self, name: str, seconds: float) -> None:
+        if name == "Twalk":  # which a node answers at once, in its own tree
+            self._pool.timed(self.node, seconds)
 
     def _address(self) -> str:
         address = self._pool.address_of(self.node)
@@ -256,7 +261,8 @@ class Pool:
     cannot be reached as far as is known, "" where it may be; who asks then hears that at
     once.  files: this node's keys, None until `use`.  owner: whose the directories are.
     idle: seconds.  watcher: who looks whether something has come; without one each
-    connection has a task that waits for it.
+    connection has a task that waits for it.  timed: told after how many seconds a node
+    answered what it answers at once.
     """
 
     def __init__(
@@ -277,6 +283,7 @@ class Pool:
         self.trace = trace
         self.idle = idle
         self.watcher: Watcher | None = None
+        self.timed: Callable[[str, float], None] = lambda node, seconds: None
         self._peers: dict[str, Peer] = {}
         self._roots: dict[str, RemoteRoot] = {}
         self._nursery: trio.Nursery | None = None
@@ -291,6 +298,11 @@ class Pool:
             found = self._roots[node] = RemoteRoot(peer, (), stat, NOBODY)
             found.name = node
         return found.beneath(path)
+
+    async def root(self, node: str, who: Who) -> File:
+        """The root of a node's own tree as who sees it, connected to first if need be."""
+        self.reach(node)
+        return await self._peers[node].root(who)
 
     def use(self, files: KeyFiles) -> None:
         """From now on show these keys to other nodes."""
