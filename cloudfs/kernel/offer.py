@@ -47,7 +47,6 @@ MAX_LINES = 512
 MAX_BYTES = 256 << 10
 MAX_BINDS = 64
 SETUP = ("dir", "env", "limit", "require", "app", "label", "runtime", "restart", "nice")
-FROM_THERE = ("age", "rtt")  # attributes of a node that only the one that asks can tell
 _ID = re.compile(r"[a-z2-7]{16}")
 
 
@@ -166,7 +165,7 @@ def lines_of(made: Object) -> Iterator[str]:
         ("dir", [made.dir] if made.dir else []),
         *(("env", [f"{name}={value}"]) for name, value in made.env.items()),
         ("limit", [f"{name}={value!r}" for name, value in limits.items()]),
-        ("require", [e for e in made.require if query.parse(e).attr not in FROM_THERE]),
+        ("require", [e for e in made.require if not query.parse(e).relative]),
         ("app", [made.app] if made.app else []),
         *(("label", [f"{name}={value}"]) for name, value in made.labels.items()),
         ("runtime", [made.runtime, *net] if made.runtime else []),
