@@ -109,6 +109,21 @@ def may_match(digest: Digest, question: Question) -> bool:
     return question.every or all(_may(digest, e) for e in question.exprs)
 
 
+def is_query(question: str) -> bool:
+    """Whether a question between zones is a query."""
+    return question.partition(" ")[0] == HERE
+
+
+def may_answer(digest: Digest, text: str) -> bool:
+    """Whether the zone with this digest is to be asked a question; a router's."""
+    return not is_query(text) or may_match(digest, parse(text))
+
+
+def join(text: str, records: list[str]) -> list[str]:
+    """The records of several zones for a question, as far as they matter; a router's."""
+    return select(text, records) if is_query(text) else records
+
+
 def _may(digest: Digest, expr: Expr) -> bool:
     if not digest.nodes:
         return False

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 
 from cloudfs import ndb
 from cloudfs.errors import CloudError
-from cloudfs.kernel import aggregate
+from cloudfs.kernel import aggregate, choose
 from cloudfs.kernel.aggregate import Digest
 from cloudfs.kernel.catalog import Catalog, Seen, summary, usable
 from cloudfs.kernel.machine import Machine
@@ -146,7 +146,7 @@ class Cloud:
         """The records that this node has for a question that another zone asks: of its own
         zone, itself included.
 
-        Questions: nodes, node NAME, objects, object ID, digest CLUSTER.
+        Questions: nodes, node NAME, objects, object ID, digest CLUSTER, query (choose.py).
         """
         kind, _, name = question.partition(" ")
         if kind == "nodes":
@@ -162,6 +162,10 @@ class Cloud:
             return [self._told(found)] if found is not None else []
         if kind == "digest":
             return self.digest().text().splitlines() if name == self.machine.cluster else []
+        if kind == choose.HERE:
+            return choose.select(
+                question, [self._told_of_self(), *map(self._told_of, self._near())]
+            )
         raise CloudError("bad", f"no question {kind!r}")
 
     def take(self, record: str) -> None:

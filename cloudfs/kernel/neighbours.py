@@ -22,13 +22,14 @@ import trio
 from cloudfs import ndb
 from cloudfs.errors import CloudError
 from cloudfs.fabric.api import Engine, Sample
-from cloudfs.kernel import zones
+from cloudfs.kernel import choose, zones
 from cloudfs.kernel.beats import TICK, Action, Ask, Changed, Enter, Exit, Publish, Withdraw
 from cloudfs.kernel.bell import Log
 from cloudfs.kernel.catalog import summary
 from cloudfs.kernel.cloud import Cloud, NodeInfo
 from cloudfs.kernel.membership import Member
 from cloudfs.kernel.object import Object
+from cloudfs.kernel.reports import LIFE
 from cloudfs.kernel.router import Router
 
 log = logging.getLogger(__name__)
@@ -64,7 +65,7 @@ class Neighbours:
         self.cloud = cloud
         self.core = core
         self.sessions: dict[str, Engine] = {}
-        self.router = Router(cloud.machine.name, self, self.sessions, cloud.answer)
+        self.router = Router(cloud.machine.name, self, self.sessions, cloud.answer, choose.join)
         self.why = ""  # why this node is not in its cloud, or ""
         self._now = cloud.clock
         self._make_engine = make_engine
@@ -99,6 +100,12 @@ class Neighbours:
 
     def delegates(self, zone: str) -> Sequence[str]:
         return self.core.delegates(zone)
+
+    def may_answer(self, zone: str, question: str) -> bool:
+        report = self.core.digest(zone, self._now())
+        if report is None or self._now() - report.at > LIFE:
+            return True
+        return choose.may_answer(report.digest, question)
 
     def alone(self) -> bool:
         """Whether the own zone is the whole cloud."""

@@ -3,7 +3,8 @@
 A zone's two delegates also sit in the parent zone.  A question climbs from zone to zone
 and at each level goes down into every other child, so that a cloud of three levels is
 asked in at most four steps, all children at once.  A child is asked through one of its
-delegates, and through the next where that does not answer.
+delegates, and through the next where that does not answer; one whose digest shows that it
+has nothing to say is left out.  What several children say is put together at every step.
 """
 
 from __future__ import annotations
@@ -39,12 +40,16 @@ class Map(Protocol):
     def delegates(self, zone: str) -> Sequence[str]:
         """Of a zone that this node is in: its own delegates, the best first."""
 
+    def may_answer(self, zone: str, question: str) -> bool:
+        """Whether a child of a zone that this node is in may have a record for a question."""
+
 
 class Router:
     """Asks, and answers what others ask.
 
     `sessions`: the engine of every zone that this node is in.  `answer(question)`: the
-    records of this node's own zone.
+    records of this node's own zone.  `join(question, records)`: those of several zones, as
+    far as they matter.
     """
 
     def __init__(
@@ -53,11 +58,13 @@ class Router:
         map: Map,
         sessions: Mapping[str, Engine],
         answer: Callable[[str], list[str]],
+        join: Callable[[str, list[str]], list[str]] = lambda question, records: records,
     ) -> None:
         self.node = node
         self.map = map
         self.sessions = sessions
         self.answer = answer
+        self.join = join
 
     def serve(self, zone: str, engine: Engine) -> None:
         """Answer in a zone that was entered: what comes from below goes up, what comes from
@@ -93,12 +100,12 @@ class Router:
 
         async with trio.open_nursery() as nursery:
             for child, names in self.map.children(zone).items():
-                if child != skip:
+                if child != skip and self.map.may_answer(child, question):
                     keys = [f"down/{child}/{name}" for name in names]
                     step = seconds * SHARE
                     nursery.start_soon(take, partial(self._first, zone, keys, question, step))
             nursery.start_soon(take, partial(self._up, zone, question, seconds * SHARE))
-        return found, not missed
+        return self.join(question, found), not missed
 
     async def _down(self, zone: str, question: str, seconds: float) -> list[str]:
         """What a zone that this node is in has."""
@@ -110,13 +117,15 @@ class Router:
             if child == self.map.leaf or self.node in names:
                 found.extend(await self._down(child, question, seconds))
                 return
+            if not self.map.may_answer(child, question):
+                return
             keys = [f"down/{child}/{name}" for name in names]
             found.extend((await self._first(zone, keys, question, seconds * SHARE))[0])
 
         async with trio.open_nursery() as nursery:
             for child, names in self.map.children(zone).items():
                 nursery.start_soon(take, child, names)
-        return found
+        return self.join(question, found)
 
     async def _first(
         self, zone: str, keys: Sequence[str], question: str, seconds: float
