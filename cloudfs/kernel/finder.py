@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from statistics import median_low
 from typing import Any
 
 import trio
@@ -240,12 +241,12 @@ class Finder:
         return [row for row in rows if choose.suits(exprs, row.has, relative=True)]
 
     def _order(self, exprs: tuple[Expr, ...], rows: list[Found], whole: bool) -> Answer:
-        """Those that meet, the best first.  By near= nobody stands before the nearest that
-        was measured for what is only predicted."""
+        """Those that meet, the best first.  By near= nobody for whom a time is only predicted
+        stands before the nearer half of those that were probed."""
         rows = self._meet(exprs, rows)
         attr = f"rtt({choose.near_of(exprs)})"
-        times = [row.times[attr] for row in rows if attr in row.times]
-        least = min((known.value for known in times if known.how == "measured"), default=0.0)
+        probed = [row.times[attr].value for row in rows if row.probed == "yes"]
+        least = median_low(probed) if probed else 0.0
 
         def key(row: Found) -> tuple[object, ...]:
             known = row.times.get(attr)
