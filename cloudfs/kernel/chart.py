@@ -10,8 +10,9 @@ are: those that were measured are drawn first, then others by chance, but always
 from __future__ import annotations
 
 import hashlib
+import heapq
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from xml.sax.saxutils import escape
 
@@ -48,10 +49,9 @@ class Star:
     known: Known | None = None
 
 
-def svg(here: Star, others: Sequence[Star]) -> str:
-    """The picture, from the node `here`."""
-    chosen = choose(others)
-    stars = [here, *chosen]
+def svg(here: Star, others: Sequence[Star], of: int) -> str:
+    """The picture, from the node `here`.  of: how many other nodes there are."""
+    stars = [here, *others]
     points = _fit(flat([star.place.place for star in stars]))
     lines = [
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{HEIGHT + EDGE}"'
@@ -59,27 +59,27 @@ def svg(here: Star, others: Sequence[Star]) -> str:
         f"<title>The network as {_safe(here.name)} knows it</title>",
         f'<rect width="{WIDTH}" height="{HEIGHT + EDGE}" fill="#fff"/>',
     ]
-    far_first = sorted(zip(chosen, points[1:], strict=True), key=lambda pair: _seconds(pair[0]))
+    far_first = sorted(zip(others, points[1:], strict=True), key=lambda pair: _seconds(pair[0]))
     for star, point in reversed(far_first):
         lines += _way(points[0], point, here, star)
     names = len(stars) <= NAMED
     taken: list[Point] = []
     for star, point in zip(stars, points, strict=True):
         lines += _dot(star, point, star is here, names, taken)
-    lines += _legend(len(chosen), len(others))
+    lines += _legend(len(others), of)
     return "\n".join([*lines, "</svg>"]) + "\n"
 
 
-def choose(others: Sequence[Star]) -> list[Star]:
-    """The nodes that are drawn."""
-    if len(others) <= MOST:
-        return list(others)
+def choose(names: Collection[str], first: Callable[[str], bool]) -> list[str]:
+    """The nodes that are drawn: those that are first, then others by chance."""
+    if len(names) <= MOST:
+        return sorted(names)
 
-    def order(star: Star) -> tuple[bool, bytes]:
-        lot = hashlib.blake2b(star.name.encode(errors="replace"), digest_size=8).digest()
-        return star.known is None or star.known.how != "measured", lot
+    def order(name: str) -> tuple[bool, bytes]:
+        lot = hashlib.blake2b(name.encode(errors="replace"), digest_size=8).digest()
+        return not first(name), lot
 
-    return sorted(others, key=order)[:MOST]
+    return sorted(heapq.nsmallest(MOST, names, key=order))
 
 
 def flat(places: Sequence[Sequence[float]]) -> list[Point]:

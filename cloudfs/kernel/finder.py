@@ -42,7 +42,6 @@ NEAR = "net/near"  # of a node's own directory: whom it measured near itself
 SAID = 8  # of those that one node says are near it
 # Attributes of a record that are none of the node's for a query.
 HIDDEN = frozenset({"name", "id", "boot", "addr", "rev", "zone", "version", "coordinate"})
-ITSELF = Known(0.0, 0.0, "measured", 0.0)
 
 
 @dataclass(slots=True)
@@ -223,19 +222,11 @@ class Finder:
         for attr in dict.fromkeys(e.attr for e in exprs if e.attr == "rtt" or e.target):
             target = attr[4:-1] or self.cloud.machine.name
             for row in rows:
-                known = self._between(target, row.node)
+                known = self.network.between(target, row.node)
                 if known is not None:
                     row.times[attr] = known
                     row.has[attr] = known.value
         return rows
-
-    def _between(self, one: str, other: str) -> Known | None:
-        here = self.cloud.machine.name
-        if one == other:
-            return ITSELF
-        if here in (one, other):
-            return self.network.latency(other if one == here else one)
-        return self.network.between(one, other)
 
     def _meet(self, exprs: tuple[Expr, ...], rows: list[Found]) -> list[Found]:
         return [row for row in rows if choose.suits(exprs, row.has, relative=True)]

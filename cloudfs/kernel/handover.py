@@ -162,7 +162,7 @@ class Handover:
                 nodes.update(await self._cloud.candidates(wish))
             except CloudError as error:
                 log.warning("no candidates for %s: %s", made.id, error)
-        nodes[objects.node] = objects.attributes()
+        nodes[objects.node] = {**nodes.get(objects.node, {}), **objects.attributes()}
         if wish.on and wish.on not in nodes and self.knows(wish.on):
             fix = f"see: cat /cloud/nodes/{wish.on}/status"
             raise CloudError("unreachable", f"on: node {wish.on} does not answer", fix)
