@@ -169,8 +169,10 @@ class Finder:
             await self._look_for(target, exprs, seconds * PATIENCE)
         left = (until - trio.current_time()) * PATIENCE
         rows, whole = await self._gather(exprs, left, fresh)
-        rows = self._meet(exprs, self._measured(exprs, rows))
         target = choose.near_of(exprs)
+        # What probes will tell better is no condition before them.
+        surely = tuple(e for e in exprs if not target or e.target != target)
+        rows = self._meet(surely, self._measured(exprs, rows))
         if target:
             rows = [row for row in rows if row.node != target]
             await self._search(target, rows, until - trio.current_time() - SPARE * seconds)

@@ -96,16 +96,19 @@ class Neighbours:
                 found.setdefault(zones.child(zone, peer.leaf), []).append(peer.name)
         if self.leaf != zone:
             found.setdefault(zones.child(zone, self.leaf), []).append(self.core.name)
+        for child, report in self.core.reports.children(roster, self._now()).items():
+            if report.digest.nodes:  # one that was there a moment ago misses in an answer
+                found.setdefault(child, [])
         return {child: zones.rank(child, names) for child, names in found.items()}
 
     def delegates(self, zone: str) -> Sequence[str]:
         return self.core.delegates(zone)
 
-    def may_answer(self, zone: str, question: str) -> bool:
+    def narrow(self, zone: str, question: str) -> str:
         report = self.core.digest(zone, self._now())
         if report is None or self._now() - report.at > LIFE:
-            return True
-        return choose.may_answer(report.digest, question)
+            return question
+        return question if choose.may_answer(report.digest, question) else ""
 
     def alone(self) -> bool:
         """Whether the own zone is the whole cloud."""

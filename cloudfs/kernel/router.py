@@ -22,6 +22,7 @@ from cloudfs.fabric.api import Engine
 log = logging.getLogger(__name__)
 
 SHARE = 0.8  # of the time left that one step downwards gets
+PART = "part"  # the last line of an answer where some zone did not answer; no record is one word
 LEAST = 0.1  # seconds, below which nobody is asked any more
 
 
@@ -40,8 +41,8 @@ class Map(Protocol):
     def delegates(self, zone: str) -> Sequence[str]:
         """Of a zone that this node is in: its own delegates, the best first."""
 
-    def may_answer(self, zone: str, question: str) -> bool:
-        """Whether a child of a zone that this node is in may have a record for a question."""
+    def narrow(self, zone: str, question: str) -> str:
+        """What of a question another zone may have an answer to; "" for nothing."""
 
 
 class Router:
@@ -100,32 +101,38 @@ class Router:
 
         async with trio.open_nursery() as nursery:
             for child, names in self.map.children(zone).items():
-                if child != skip and self.map.may_answer(child, question):
+                asked = self.map.narrow(child, question) if child != skip else ""
+                if asked:
                     keys = [f"down/{child}/{name}" for name in names]
                     step = seconds * SHARE
-                    nursery.start_soon(take, partial(self._first, zone, keys, question, step))
+                    nursery.start_soon(take, partial(self._first, zone, keys, asked, step))
             nursery.start_soon(take, partial(self._up, zone, question, seconds * SHARE))
         return self.join(question, found), not missed
 
-    async def _down(self, zone: str, question: str, seconds: float) -> list[str]:
-        """What a zone that this node is in has."""
+    async def _down(self, zone: str, question: str, seconds: float) -> tuple[list[str], bool]:
+        """What a zone that this node is in has, and whether all below it answered."""
         if zone == self.map.leaf:
-            return self.answer(question)
+            return self.answer(question), True
         found: list[str] = []
+        missed = False
 
         async def take(child: str, names: Sequence[str]) -> None:
+            nonlocal missed
             if child == self.map.leaf or self.node in names:
-                found.extend(await self._down(child, question, seconds))
-                return
-            if not self.map.may_answer(child, question):
-                return
-            keys = [f"down/{child}/{name}" for name in names]
-            found.extend((await self._first(zone, keys, question, seconds * SHARE))[0])
+                records, whole = await self._down(child, question, seconds)
+            else:
+                asked = self.map.narrow(child, question)
+                if not asked:
+                    return
+                keys = [f"down/{child}/{name}" for name in names]
+                records, whole = await self._first(zone, keys, asked, seconds * SHARE)
+            found.extend(records)
+            missed = missed or not whole
 
         async with trio.open_nursery() as nursery:
             for child, names in self.map.children(zone).items():
                 nursery.start_soon(take, child, names)
-        return self.join(question, found)
+        return self.join(question, found), not missed
 
     async def _first(
         self, zone: str, keys: Sequence[str], question: str, seconds: float
@@ -143,22 +150,26 @@ class Router:
             except CloudError as error:
                 log.debug("zone %s: %s: %s", zone or "/", key, error)
                 continue
-            if answer.nodes and not answer.failed:
+            if answer.replies and not answer.failed:
                 text = b"".join(reply.value for reply in answer.replies).decode(errors="replace")
-                return [line for line in text.splitlines() if line], True
+                lines = [line for line in text.splitlines() if line]
+                return [line for line in lines if line != PART], PART not in lines
         return [], False
 
     async def _on_up(self, zone: str, key: str, payload: bytes) -> list[tuple[str, bytes]]:
         seconds, question = _question(payload)
-        records, _ = await self._up(zone, question, seconds)
-        return [(key, "\n".join(records).encode())]
+        return [(key, _reply(*await self._up(zone, question, seconds)))]
 
     async def _on_down(self, key: str, payload: bytes) -> list[tuple[str, bytes]]:
         seconds, question = _question(payload)
         zone = key.split("/")[1]
         if zone != self.map.leaf and zone not in self.sessions:
             return []  # this node is no delegate of it any more: the next is asked
-        return [(key, "\n".join(await self._down(zone, question, seconds)).encode())]
+        return [(key, _reply(*await self._down(zone, question, seconds)))]
+
+
+def _reply(records: list[str], whole: bool) -> bytes:
+    return "\n".join(records if whole else [*records, PART]).encode()
 
 
 def _question(payload: bytes) -> tuple[float, str]:
