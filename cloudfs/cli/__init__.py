@@ -40,6 +40,8 @@ TABLE: dict[str, tuple[str, str]] = {
     "key": ("nodes", "Print the cloud's key, with which others join."),
     "drain": ("nodes", "Have nodes take no new objects."),
     "undrain": ("nodes", "Have drained nodes take objects again."),
+    "find": ("net", "Find nodes that meet conditions, best first."),
+    "net": ("net", "Watch what the network costs."),
     "top": ("nodes", "Watch the nodes and the busiest objects."),
     "why": ("manual", "Print the reason of the last refusal."),
     "demo": ("demo", "A cloud of several nodes on this machine, to try."),

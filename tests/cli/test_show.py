@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cloudfs.cli.show import columns, size, span
+from cloudfs.cli.show import columns, size, span, time_of
 
 
 @pytest.mark.parametrize(
@@ -39,6 +39,14 @@ def test_size(count: float, text: str) -> None:
 )
 def test_span(seconds: float, text: str) -> None:
     assert span(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.00035, "0.35ms"), (0.0123, "12.3ms"), (0.2, "200.0ms"), (0.9999, "1.00s"), (3, "3.00s")],
+)
+def test_time_of_a_way(seconds: float, text: str) -> None:
+    assert time_of(seconds) == text
 
 
 def test_nothing_in_a_column_acts_on_the_terminal() -> None:
