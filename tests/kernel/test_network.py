@@ -50,6 +50,7 @@ async def test_every_node_measures_those_it_knows(autojump_clock, town):
     ]  # fmt: skip
     await town.until(lambda: n1.kept == {"n0", "n2"})
     # The same as that other node sees it.
+    await town.until(lambda: n1.network.latency("n2") is not None)
     there = await n0.cat("/cloud/nodes/n1/net/n2/latency")
     assert float(record(there)["value"]) == pytest.approx(rtt("n1", "n2"), rel=0.01)
 
