@@ -24,7 +24,6 @@ from cloudfs.tree.space import ErrLog, Space
 from cloudfs.wait import settle
 from cloudfs.who import Who
 from cloudfs.wire.trace import Trace
-from tests.synthetic import Dir
 
 ANN, BOB = Who("ann", 1001), Who("bob", 1002)
 CPUS, MEM = 2, 1000
@@ -119,7 +118,7 @@ class Member:
             attributes=self.attributes, reserve=self.reserve, others=self,
         )  # fmt: skip
         proc = Proc(self.objects, lambda: 0.0)
-        self.root = own(self.machine, proc, Trace(), Dir("net", []))
+        self.root = own(self.machine, proc, Trace())
         self.spaces = {}
         self.scope = await self.net.nursery.start(self._run)
 
