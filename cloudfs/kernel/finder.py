@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from statistics import median_low
 from typing import Any
 
@@ -36,6 +36,7 @@ PROBE = 1.0  # seconds for one probe at most
 PATIENCE = 0.6  # part of the time left in which other zones are to answer
 GATHERED, SEARCHED = 1.0, 5.0  # seconds for which an answer is given again, one with probes
 KEPT = 256  # answers
+REMEMBERED = 60.0  # seconds for which what a probe told is better than a prediction
 SPARE = 0.1  # part of the seconds that is left when probes must be over
 OLD = 30.0  # seconds after which a target's coordinate is asked for again
 NEAR = "net/near"  # of a node's own directory: whom it measured near itself
@@ -98,6 +99,7 @@ class Finder:
         self.network = network
         self._answers: dict[object, tuple[float, Any]] = {}  # key → when, what
         self._running: dict[object, trio.Event] = {}
+        self._probed: dict[tuple[str, str], tuple[float, Known]] = {}  # when, what came back
 
     # --- what is asked -------------------------------------------------------------------
 
@@ -224,11 +226,20 @@ class Finder:
         for attr in dict.fromkeys(e.attr for e in exprs if e.attr == "rtt" or e.target):
             target = attr[4:-1] or self.cloud.machine.name
             for row in rows:
-                known = self.network.between(target, row.node)
+                known = self._between(target, row.node)
                 if known is not None:
                     row.times[attr] = known
                     row.has[attr] = known.value
         return rows
+
+    def _between(self, one: str, other: str) -> Known | None:
+        """As the network has it, or as a probe for a query told a moment ago."""
+        known = self.network.between(one, other)
+        at, probed = self._probed.get((one, other), (-math.inf, None))
+        age = trio.current_time() - at
+        if probed is None or age > REMEMBERED or (known and known.how == "measured"):
+            return known
+        return replace(probed, age=probed.age + age)
 
     def _meet(self, exprs: tuple[Expr, ...], rows: list[Found]) -> list[Found]:
         return [row for row in rows if choose.suits(exprs, row.has, relative=True)]
@@ -298,8 +309,15 @@ class Finder:
                     row, known = by_name[name], probes.known.get(name)
                     row.probed = "silent" if known is None else "yes"
                     if known is not None:
+                        self._remember((target, name), known)
                         row.times[f"rtt({target})"] = known
                         row.has[f"rtt({target})"] = known.value
+
+    def _remember(self, way: tuple[str, str], known: Known) -> None:
+        self._probed.pop(way, None)
+        while len(self._probed) >= 4 * KEPT:
+            del self._probed[next(iter(self._probed))]
+        self._probed[way] = trio.current_time(), known
 
     async def measured_by(self, node: str, seconds: float) -> dict[str, float]:
         """Whom a node measured near itself, and how far it says they are: a hint only."""

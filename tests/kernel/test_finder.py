@@ -261,6 +261,22 @@ async def test_hearsay_leads_to_the_nearest(autojump_clock, world):
     assert (await world.names("near=n1 count=1")) == ["best"]
 
 
+async def test_what_was_probed_holds_for_a_while(autojump_clock, world):
+    """So that who is listed by a time that was measured can be walked to by it."""
+    world.add("t", at(0.5))
+    world.add("a", at(0.9))
+    world.ways.true[("t", "a")] = 0.003
+    exprs = world.finder.parse(["near=t", "rtt(t)<0.01"])
+    assert not world.finder.holds(exprs, "a")
+    assert await world.names("near=t rtt(t)<0.01") == ["a"]
+    assert world.finder.holds(exprs, "a")
+    await trio.sleep(30)
+    (line,) = (await world.find("rtt(t)<0.01 node=a")).lines()
+    assert line.startswith("node=a rtt=0.003 how=measured error=0.0001 age=30")
+    await trio.sleep(31)
+    assert not world.finder.holds(exprs, "a")
+
+
 async def test_placing_measures_what_it_wishes(autojump_clock, world):
     world.add("t", at(0.5))
     line_up(world, 4)
