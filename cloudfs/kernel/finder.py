@@ -22,25 +22,18 @@ import trio
 
 from cloudfs import ndb
 from cloudfs.errors import CloudError
-from cloudfs.kernel import choose, query
+from cloudfs.kernel import choose, nearby, query
 from cloudfs.kernel.choose import Question
 from cloudfs.kernel.cloud import Cloud, NodeInfo
-from cloudfs.kernel.coordinate import LONGEST, NOWHERE
-from cloudfs.kernel.estimator import Latency
-from cloudfs.kernel.nearest import MOST, Search
 from cloudfs.kernel.network import Known, Network
 from cloudfs.kernel.query import Expr
 
-AT_ONCE = 4  # probes of one search that are under way
-PROBE = 1.0  # seconds for one probe at most
 PATIENCE = 0.6  # part of the time left in which other zones are to answer
 GATHERED, SEARCHED = 1.0, 5.0  # seconds for which an answer is given again, one with probes
 KEPT = 256  # answers
 REMEMBERED = 60.0  # seconds for which what a probe told is better than a prediction
 SPARE = 0.1  # part of the seconds that is left when probes must be over
 OLD = 30.0  # seconds after which a target's coordinate is asked for again
-NEAR = "net/near"  # of a node's own directory: whom it measured near itself
-SAID = 8  # of those that one node says are near it
 # Attributes of a record that are none of the node's for a query.
 HIDDEN = frozenset({"name", "id", "boot", "addr", "rev", "zone", "version", "coordinate"})
 
@@ -291,52 +284,26 @@ class Finder:
             "take a node that lives: ls /cloud/nodes",
         )
 
-    # --- probes ------------------------------------------------------------------------------
-
     async def _search(self, target: str, rows: list[Found], seconds: float) -> None:
         """Have the nearest found by probes, and put what they measured into the rows."""
-        network = self.network
-        by_name = {row.node: row for row in rows}
-        places = {name: network.coordinate_of(name) or NOWHERE for name in by_name}
-        place = network.coordinate_of(target) or NOWHERE
-        with trio.move_on_after(max(0.0, seconds)):
-            search = Search(place, places, await self.measured_by(target, seconds / 3))
-            probes = _Probes(self, target, search)
-            try:
-                await probes.run()
-            finally:
-                for name in search.probed:
-                    row, known = by_name[name], probes.known.get(name)
-                    row.probed = "silent" if known is None else "yes"
-                    if known is not None:
-                        self._remember((target, name), known)
-                        row.times[f"rtt({target})"] = known
-                        row.has[f"rtt({target})"] = known.value
+        found = await nearby.search(
+            self.cloud, self.network, target, [r.node for r in rows], seconds
+        )
+        for row in rows:
+            if row.node not in found:
+                continue
+            known = found[row.node]
+            row.probed = "silent" if known is None else "yes"
+            if known is not None:
+                self._remember((target, row.node), known)
+                row.times[f"rtt({target})"] = known
+                row.has[f"rtt({target})"] = known.value
 
     def _remember(self, way: tuple[str, str], known: Known) -> None:
         self._probed.pop(way, None)
         while len(self._probed) >= 4 * KEPT:
             del self._probed[next(iter(self._probed))]
         self._probed[way] = trio.current_time(), known
-
-    async def measured_by(self, node: str, seconds: float) -> dict[str, float]:
-        """Whom a node measured near itself, and how far it says they are: a hint only."""
-        if node == self.cloud.machine.name:
-            return dict(self.network.near()[:SAID])
-        if self.network.reach is None:
-            return {}
-        found: dict[str, float] = {}
-        with trio.move_on_after(seconds):
-            try:
-                text = await self.network.reach(node, seconds).read(NEAR)
-            except CloudError:
-                return {}
-            for line in text.splitlines()[:SAID]:
-                name, _, time = line.partition(" ")
-                value = query.number(time.strip())
-                if value is not None and 0 < value <= LONGEST:
-                    found[name] = value
-        return found
 
     # --- once for many -----------------------------------------------------------------------
 
@@ -364,65 +331,3 @@ class Finder:
                 del self._running[key]
                 done.set()
         raise CloudError("timeout", f"no answer within {seconds:g} s", "give it more: .MaxTime=5")
-
-
-class _Probes:
-    """The probes of one search.  known: what came back."""
-
-    def __init__(self, finder: Finder, target: str, search: Search) -> None:
-        self.known: dict[str, Known] = {}
-        self._finder = finder
-        self._target = target
-        self._search = search
-        self._sent = 0
-        self._turned = False  # the target does not probe: the candidates do
-
-    async def run(self) -> None:
-        async with trio.open_nursery() as nursery:
-            for _ in range(AT_ONCE):
-                nursery.start_soon(self._work)
-
-    async def _work(self) -> None:
-        while self._sent < MOST:
-            name = self._search.next()
-            if name is None:
-                return
-            known = await self._probe(name)
-            if known is None:
-                self._search.missed(name)
-                continue
-            self.known[name] = known
-            heard = await self._finder.measured_by(name, PROBE) if self._sent < MOST else {}
-            self._search.answered(name, known.value, heard.items())
-
-    async def _probe(self, name: str) -> Known | None:
-        """How far a candidate is from the target; None where nobody could tell."""
-        ways = [(self._target, name), (name, self._target)]
-        here = self._finder.cloud.machine.name
-        if here in ways[0]:
-            ways = [(here, self._target if name == here else name)]
-        elif self._turned:
-            ways = ways[1:]
-        for source, node in ways:
-            if self._sent >= MOST:
-                return None
-            self._sent += 1
-            try:
-                known = await self._one(source, node)
-            except CloudError:
-                continue
-            self._turned = self._turned or source == name
-            return known
-        return None
-
-    async def _one(self, source: str, node: str) -> Known:
-        network, here = self._finder.network, self._finder.cloud.machine.name
-        with trio.move_on_after(PROBE):
-            if source != here:
-                return await network.probe_from(source, node, 1, PROBE)
-            return _known(await network.probe(node, 1, PROBE))
-        raise CloudError("timeout", f"{source} did not say how far {node} is")
-
-
-def _known(latency: Latency) -> Known:
-    return Known(latency.value, latency.age, "measured", latency.error)

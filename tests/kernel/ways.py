@@ -68,6 +68,9 @@ class Ways:
         return Latency(value, 0.0001, 0.0, 0.0, 0.0, 1)
 
     async def probe_from(self, source, node, count, seconds):
+        if source == self.here:
+            found = await self.probe(node, count, seconds)
+            return Known(found.value, found.age, "measured", found.error)
         if source in self.silent or source in self.deaf:
             self.probes.append((source, ""))
             raise CloudError("unreachable", f"{source} does not answer")
