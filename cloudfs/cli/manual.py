@@ -21,7 +21,7 @@ TREE = {
     "object": ("proc/ID", "one object: its files and verbs"),
     "nodes": ("nodes", "machines"),
     "node": ("nodes/NODE", "one machine: its files and verbs"),
-    "network": ("net", "what the network costs"),
+    "net": ("net", "what the network costs"),
     "query": ("query", "nodes that meet conditions"),
     "view": ("view", "objects in other arrangements"),
 }

@@ -49,6 +49,23 @@ def size(count: float) -> str:
     return f"{count:.0f}P"
 
 
+def duration(seconds: float) -> str:
+    """Seconds of a way as 0.25ms, 12.3ms, 1.20s."""
+    if seconds >= 1:
+        return f"{seconds:.2f}s"
+    return f"{seconds * 1e3:.1f}ms" if seconds >= 0.01 else f"{seconds * 1e3:.2f}ms"
+
+
+def rate(bytes_a_second: float) -> str:
+    """As networks are sold: 100Mbit/s, 1.5Gbit/s."""
+    bits = bytes_a_second * 8
+    for unit in ("", "k", "M", "G"):
+        if bits < 999.5:
+            return f"{bits:.3g}{unit}bit/s"
+        bits /= 1000
+    return f"{bits:.3g}Tbit/s"
+
+
 def span(seconds: float) -> str:
     """Seconds as 1.2s, 45s, 12m, 3h, 6d."""
     if seconds < 10:
@@ -58,10 +75,3 @@ def span(seconds: float) -> str:
             return f"{seconds:.0f}{unit}"
         seconds /= 24 if unit == "h" else 60
     return f"{seconds:.0f}d"
-
-
-def time_of(seconds: float) -> str:
-    """Seconds of a way as 0.35ms, 12.3ms, 1.20s."""
-    if seconds < 0.9995:
-        return f"{seconds * 1000:.2f}ms" if seconds < 0.01 else f"{seconds * 1000:.1f}ms"
-    return f"{seconds:.2f}s"

@@ -228,11 +228,14 @@ class Finder:
     def _between(self, one: str, other: str) -> Known | None:
         """As the network has it, or as a probe for a query told a moment ago."""
         known = self.network.between(one, other)
+        if known is not None and known.how == "measured":
+            return known
+        return self._remembered(one, other) or known
+
+    def _remembered(self, one: str, other: str) -> Known | None:
         at, probed = self._probed.get((one, other), (-math.inf, None))
         age = trio.current_time() - at
-        if probed is None or age > REMEMBERED or (known and known.how == "measured"):
-            return known
-        return replace(probed, age=probed.age + age)
+        return None if probed is None or age > REMEMBERED else replace(probed, age=probed.age + age)
 
     def _meet(self, exprs: tuple[Expr, ...], rows: list[Found]) -> list[Found]:
         return [row for row in rows if choose.suits(exprs, row.has, relative=True)]
@@ -286,9 +289,13 @@ class Finder:
 
     async def _search(self, target: str, rows: list[Found], seconds: float) -> None:
         """Have the nearest found by probes, and put what they measured into the rows."""
-        found = await nearby.search(
-            self.cloud, self.network, target, [r.node for r in rows], seconds
-        )
+
+        def recent(name: str) -> Known | None:
+            known = self._remembered(target, name)
+            return known if known is not None and known.age <= SEARCHED else None
+
+        names = [row.node for row in rows]
+        found = await nearby.search(self.cloud, self.network, target, names, seconds, recent)
         for row in rows:
             if row.node not in found:
                 continue
@@ -303,7 +310,7 @@ class Finder:
         self._probed.pop(way, None)
         while len(self._probed) >= 4 * KEPT:
             del self._probed[next(iter(self._probed))]
-        self._probed[way] = trio.current_time(), known
+        self._probed[way] = trio.current_time() - known.age, replace(known, age=0.0)
 
     # --- once for many -----------------------------------------------------------------------
 

@@ -1,12 +1,13 @@
 """Drives the search of nearest.py for one query: who probes whom, how many at once, until when.
 
 The target probes the candidates where it does so for others, else the candidates probe it.  Ten
-probes are sent at most, whoever sends them.
+probes are sent at most, whoever sends them, and none to whom one was sent a moment ago.  A node
+that has sent so many that it sends no more may still tell what it measured of late.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import trio
 
@@ -14,20 +15,29 @@ from cloudfs.errors import CloudError
 from cloudfs.kernel.cloud import Cloud
 from cloudfs.kernel.coordinate import LONGEST, NOWHERE
 from cloudfs.kernel.nearest import MOST, Search
-from cloudfs.kernel.network import Known, Network
+from cloudfs.kernel.network import Known, Network, read_known
 from cloudfs.kernel.query import number
 
 AT_ONCE = 4  # probes of one search that are under way
 PROBE = 1.0  # seconds for one probe at most
 NEAR = "net/near"  # of a node's own directory: whom it measured near itself
+LATE = 30.0  # seconds after which what a node measured is no answer
 SAID = 8  # of those that one node says are near it
 
 
 async def search(
-    cloud: Cloud, network: Network, target: str, names: Iterable[str], seconds: float
+    cloud: Cloud,
+    network: Network,
+    target: str,
+    names: Iterable[str],
+    seconds: float,
+    recent: Callable[[str], Known | None] = lambda name: None,
 ) -> dict[str, Known | None]:
-    """What probes found of the candidates that were probed; None where no answer came."""
-    probes = _Probes(cloud, network, target)
+    """What probes found of the candidates that were probed; None where no answer came.
+
+    recent(name): what a probe of that candidate told a moment ago.
+    """
+    probes = _Probes(cloud, network, target, recent)
     with trio.move_on_after(max(0.0, seconds)):
         await probes.run(names, seconds)
     return probes.found
@@ -36,11 +46,18 @@ async def search(
 class _Probes:
     """The probes of one search.  found: what came back."""
 
-    def __init__(self, cloud: Cloud, network: Network, target: str) -> None:
+    def __init__(
+        self,
+        cloud: Cloud,
+        network: Network,
+        target: str,
+        recent: Callable[[str], Known | None],
+    ) -> None:
         self.found: dict[str, Known | None] = {}
         self._here = cloud.machine.name
         self._network = network
         self._target = target
+        self._recent = recent
         self._sent = 0
         self._turned = False  # the target does not probe: the candidates do
 
@@ -60,7 +77,7 @@ class _Probes:
             if name is None:
                 return
             self.found[name] = None
-            known = await self._probe(name)
+            known = self._recent(name) or await self._probe(name)
             if known is None:
                 search.missed(name)
                 continue
@@ -82,11 +99,31 @@ class _Probes:
             with trio.move_on_after(PROBE):
                 try:
                     known = await self._network.probe_from(source, node, 1, PROBE)
-                except CloudError:
-                    continue
+                except CloudError as error:
+                    if error.kind != "toomany":
+                        continue
+                    late = await self._of_late(source, node)
+                    if late is None:
+                        continue
+                    known = late
                 self._turned = self._turned or source == name
                 return known
         return None
+
+    async def _of_late(self, source: str, node: str) -> Known | None:
+        """What a node measured of late, which sends no more probes for others now."""
+        if source == self._here:
+            known = self._network.latency(node)
+        elif self._network.reach is None:
+            return None
+        else:
+            try:
+                text = await self._network.reach(source, PROBE).read(f"net/{node}/latency")
+                known = read_known(text, source)
+            except CloudError:
+                return None
+        fresh = known is not None and known.how == "measured" and known.age <= LATE
+        return known if fresh else None
 
     async def _measured_by(self, node: str, seconds: float) -> dict[str, float]:
         """Whom a node measured near itself, and how far it says they are: a hint only."""

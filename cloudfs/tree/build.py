@@ -12,6 +12,7 @@ from cloudfs.kernel.network import Network
 from cloudfs.kernel.object import Object
 from cloudfs.tree import nodes
 from cloudfs.tree.api import Node, Who
+from cloudfs.tree.cs import Cs
 from cloudfs.tree.imports import Files, Imports
 from cloudfs.tree.inner import InnerSpaces
 from cloudfs.tree.net import Net
@@ -53,13 +54,13 @@ def build(
     network = network or Network(cloud)
     network.reach = lambda node, limit: Files(imports.reach(node), Who(machine.owner, None), limit)
     finder = Finder(cloud, network)
-    net = Net(network, finder, offers).dir
+    net = Net(network, offers, [Cs(finder)])
     proc = Proc(cloud.objects, lambda: machine.price)
-    own = nodes.own(machine, proc, tape, net)
+    own = nodes.own(machine, proc, tape, net.own)
     whole = Whole(proc, own, cloud, imports)
     inner = InnerSpaces(cloud.objects, errors, shown)
     query = QueryDir(whole, finder)
-    parts = [whole.proc(), whole.nodes(), whole.clusters(), net, query, views(whole)]
+    parts = [whole.proc(), whole.nodes(), whole.clusters(), net.dir, query, views(whole)]
     tree = root(events, machine.owner, parts, [inner])
     inner.serve(tree)
     return Trees(tree, own)

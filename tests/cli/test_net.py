@@ -13,7 +13,6 @@ LATENCY = """\
 far                            0.250000      12.0 predicted       0.050000
 n2                             0.000350       1.0 measured        0.000010
 'n 3'                          0.012300     100.0 measured        0.000100
-no table
 """
 BANDWIDTH = "n2   11000000   3.0 measured   500000\n"
 LOSS = "n2   0.0250   1.0 measured   0.0100\nlost 1.0000 1.0 measured 0.1\n"
@@ -29,8 +28,8 @@ def test_the_picture() -> None:
     assert head == "3 nodes, 2 measured and the others predicted"
     assert not empty
     assert [line.split() for line in lines] == [
-        ["NODE", "LATENCY", "ERROR", "HOW", "AGE", "LOSS", "BANDWIDTH"],
-        ["n2", "0.35ms", "0.01ms", "measured", "1.0s", "2.5%", "10M/s"],
+        ["NODE", "LATENCY", "±", "HOW", "AGE", "LOSS", "BANDWIDTH"],
+        ["n2", "0.35ms", "0.01ms", "measured", "1.0s", "2.5%", "88Mbit/s"],
         ["n", "3", "12.3ms", "0.10ms", "measured", "2m", "-", "-"],
         ["far", "250.0ms", "50.0ms", "predicted", "12s", "-", "-"],
         ["lost", "-", "-", "-", "-", "100.0%", "-"],

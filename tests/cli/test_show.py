@@ -4,7 +4,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cloudfs.cli.show import columns, size, span, time_of
+from cloudfs.cli.show import columns, duration, rate, size, span
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0, "0.00ms"), (0.00025, "0.25ms"), (0.0123, "12.3ms"), (1.2, "1.20s"), (0.2, "200.0ms")],
+)
+def test_duration(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [(0, "0bit/s"), (12.5e6, "100Mbit/s"), (1.875e8, "1.5Gbit/s"), (1e15, "8e+03Tbit/s")],
+)
+def test_rate(count: float, text: str) -> None:
+    assert rate(count) == text
 
 
 @pytest.mark.parametrize(
@@ -39,14 +55,6 @@ def test_size(count: float, text: str) -> None:
 )
 def test_span(seconds: float, text: str) -> None:
     assert span(seconds) == text
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [(0.00035, "0.35ms"), (0.0123, "12.3ms"), (0.2, "200.0ms"), (0.9999, "1.00s"), (3, "3.00s")],
-)
-def test_time_of_a_way(seconds: float, text: str) -> None:
-    assert time_of(seconds) == text
 
 
 def test_nothing_in_a_column_acts_on_the_terminal() -> None:

@@ -288,3 +288,23 @@ async def test_placing_measures_what_it_wishes(autojump_clock, world):
     assert nodes["a1"]["rtt"] == pytest.approx(0.002)
     world.add("t", at(0.5), state="gone")
     await world.finder.measure(exprs, world.cloud.attributes(), 1.0)
+
+
+async def test_a_node_that_probes_no_more_tells_what_it_measured(autojump_clock, world):
+    """And who was probed a moment ago is not probed again for another query."""
+    world.add("t", at(0.5))
+    line_up(world, 3)
+    world.ways.tired = {"t"}
+    world.ways.tell()
+    world.ways.said["t", "a2"] = "value=0.046 age=4.0 how=measured error=0.001\n"
+    world.ways.said["t", "a1"] = "value=0.001 age=4.0 how=predicted error=0.001\n"
+    found = await world.find("near=t node!=n1")
+    assert [(each.node, each.probed) for each in found.found] == [
+        *(("a3", "yes"), ("a2", "yes"), ("a1", "yes"))
+    ]
+    assert found.found[1].times["rtt(t)"].age == 4.0
+    sent = [probe for probe in world.ways.probes if probe[1]]
+    assert sorted(sent) == [("a1", "t"), ("a3", "t")]
+    world.ways.probes.clear()
+    assert await world.names("near=t node!=n1 cpus>=1") == ["a3", "a2", "a1"]
+    assert world.ways.probes == []

@@ -18,16 +18,16 @@ class Ways:
     """cloud: of the node whose network it is.  places: node → coordinate.  true: (one, other)
     → seconds, where that is not what coordinates predict.  measured: those that this node has
     measured before.  silent: nodes that answer nothing; deaf: those that do not probe for
-    others.  slow: seconds that a probe takes beside its round trip."""
+    others; tired: those that are asked for too many.  slow: seconds that a probe takes beside its round trip."""
 
     def __init__(self, cloud, places, true=None):
         self.cloud, self.places, self.true = cloud, places, true or {}
         self.here = cloud.machine.name
         self.measured = {}
-        self.silent, self.deaf = set(), set()
+        self.silent, self.deaf, self.tired = set(), set(), set()
         self.slow = 0.0
         self.probes = []  # (source, node)
-        self.said = {}  # node → text of its net/near
+        self.said = {}  # node → text of its net/near; (node, other) → of its net/other/latency
         self.reach = None
 
     def rtt(self, one, other):
@@ -74,6 +74,8 @@ class Ways:
         if source in self.silent or source in self.deaf:
             self.probes.append((source, ""))
             raise CloudError("unreachable", f"{source} does not answer")
+        if source in self.tired:
+            raise CloudError("toomany", "too many probes wait already")
         return Known(await self.sent(source, node, seconds), 0.0, "measured", 0.0001)
 
     async def sent(self, source, node, seconds):
@@ -94,8 +96,8 @@ class Said:
         self.ways, self.node = ways, node
 
     async def read(self, path):
-        assert path == "net/near"
-        if self.node not in self.ways.said:
-            raise CloudError("absent", "no such file")
+        key = self.node if path == "net/near" else (self.node, path.split("/")[1])
         await trio.lowlevel.checkpoint()
-        return self.ways.said[self.node]
+        if key not in self.ways.said:
+            raise CloudError("absent", "no such file")
+        return self.ways.said[key]
