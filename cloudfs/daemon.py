@@ -22,7 +22,7 @@ from cloudfs import config
 from cloudfs.config import Bounds
 from cloudfs.errors import CloudError
 from cloudfs.fuse.mount import mount
-from cloudfs.joined import Joined, check_address
+from cloudfs.joined import Joined
 from cloudfs.kernel.bell import Log
 from cloudfs.kernel.cloud import Cloud
 from cloudfs.kernel.finder import Finder
@@ -39,7 +39,7 @@ from cloudfs.tree.build import build
 from cloudfs.tree.others import Others
 from cloudfs.tree.space import ErrLog, Space
 from cloudfs.who import Who
-from cloudfs.wire.datagrams import ABOVE, Datagrams
+from cloudfs.wire.datagrams import Datagrams
 from cloudfs.wire.echo import Echo
 from cloudfs.wire.imports import Pool
 from cloudfs.wire.listen import listen
@@ -171,13 +171,10 @@ class Daemon:
                 settings.state, self.cloud, self.records, server, self.pool, self.events
             )
             self.machine.party = joined
+            joined.listen_beside = self.datagrams.listen_above
             await nursery.start(partial(joined.run, settings.listen, settings.seeds))
-            if self.machine.public:
-                host, port = check_address(self.machine.public)
-                if not self.datagrams.listen(host, port + ABOVE):
-                    self.datagrams.listen(host, 0)  # others are told which it is
             nursery.start_soon(self.datagrams.run)
-            measure = Measure(self.network, Echo(self.pool, self.datagrams))
+            measure = Measure(self.network, Echo(settings.node, self.pool, self.datagrams))
             await nursery.start(measure.run)
             if settings.trace:
                 nursery.start_soon(self._print_trace)

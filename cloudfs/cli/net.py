@@ -138,7 +138,12 @@ def probe(options: Options, node: str, count: int, bandwidth: bool) -> None:
     files = open_files(options)
     if not node or "/" in node or node.startswith("."):
         raise CloudError("bad", f"{node!r} is no node's name", "see: cloudfs nodes")
-    files.write(f"net/{node}/ctl", "probe bandwidth" if bandwidth else f"probe count={count}")
+    try:
+        files.write(f"net/{node}/ctl", "probe bandwidth" if bandwidth else f"probe count={count}")
+    except CloudError as error:
+        if error.kind != "absent":
+            raise
+        raise CloudError("absent", f"there is no node {node!r}", "see: cloudfs nodes") from None
     if isinstance(files, Shell):
         what = "bandwidth" if bandwidth else "latency"
         files.say(f"cat {files.name(f'net/{node}/{what}')}")

@@ -56,7 +56,7 @@ class Pair:
     def __init__(self, far: FarNode, pool: Pool, there: Datagrams, here: Datagrams) -> None:
         self.far, self.pool, self.there, self.here = far, pool, there, here
         self.answering: Any = there._answering
-        self.echo = Echo(pool, here)
+        self.echo = Echo("near", pool, here)
 
     @property
     def line(self) -> Any:
@@ -175,11 +175,24 @@ async def test_a_lost_connection_is_made_anew(tmp_path: Path) -> None:
         assert pongs == [b"pong of b"]
 
 
-async def test_only_nodes_may_open_the_file() -> None:
-    made = Probe(Far(), None)
+@pytest.mark.parametrize(
+    "who", [BOSS, BOSS.by("near"), Who("node near", None), Who("node far", None, node="near")]
+)
+async def test_only_nodes_may_open_the_file(who: Who) -> None:
+    made: Any = Probe(Far(), None)
     with pytest.raises(CloudError) as failed:
-        made.open(None, ORDWR, attach_as(BOSS), None)  # type: ignore[arg-type]
+        made.open(None, ORDWR, attach_as(who), None)
     assert failed.value.kind == "denied"
+    assert made.open(None, ORDWR, attach_as(Who("node near", None, node="near")), None)
+
+
+async def test_a_user_of_another_node_gets_no_key(tmp_path: Path) -> None:
+    async with pair(tmp_path) as made:
+        at = attach(made.pool)
+        with pytest.raises(CloudError) as failed:
+            await settle(at.open(await settle(at.find(["net", "probe"])), ORDWR))
+        assert failed.value.kind == "denied"
+        assert not made.there._offers
 
 
 def attach_as(who: Who) -> Any:
@@ -193,7 +206,7 @@ def attach_as(who: Who) -> Any:
 
 async def test_nonsense_within_the_connection(tmp_path: Path) -> None:
     async with pair(tmp_path, udp=False) as made:
-        at = attach(made.pool)
+        at = attach(made.pool, Who("node near", None))
         handle = await settle(at.open(await settle(at.find(["net", "probe"])), ORDWR))
         for bad in (b"1234567", b"\0" * NUMBER + b"nonsense"):
             with pytest.raises(CloudError):
