@@ -25,6 +25,7 @@ from cloudfs.fuse.mount import mount
 from cloudfs.joined import Joined
 from cloudfs.kernel.bell import Log
 from cloudfs.kernel.cloud import Cloud
+from cloudfs.kernel.finder import Finder
 from cloudfs.kernel.machine import Machine
 from cloudfs.kernel.measure import Measure
 from cloudfs.kernel.network import Network
@@ -104,9 +105,9 @@ class Daemon:
             None, self.cloud.address_of, self._gone, owner=self.owner, trace=self.trace
         )
         self.cloud.changed_node = self.pool.changed
-        self.objects.join(Others(self.cloud, self.pool))
-        self.objects.took_start = self.machine.took_start
         self.network = Network(self.cloud)
+        self.objects.join(Others(self.cloud, self.pool, Finder(self.cloud, self.network)))
+        self.objects.took_start = self.machine.took_start
         self.datagrams = Datagrams(self.network)
         self.pool.timed = self.network.passive
         self.trees = build(

@@ -13,10 +13,11 @@ from collections.abc import Iterable, Mapping
 from cloudfs.errors import CloudError
 
 MAX_LINE = 64 << 10  # bytes of one line written to a ctl file
-_BARE = re.compile(r"[^ \t\r\n]+")
 _PLAIN = frozenset(
     'abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-+./:,@%^<>!?*()[]{}|&;~$=\\#"'
 )
+
+_WORD = re.compile(r"(?:[^' \t\r\n]+|'[^']*')+")
 
 
 def quote(word: str) -> str:
@@ -31,34 +32,18 @@ def quote(word: str) -> str:
 def words(line: str) -> list[str]:
     """The words of one line; raises CloudError("bad") where a quote is not closed."""
     if "'" not in line:
-        return _BARE.findall(line)
-    found: list[str] = []
-    word: list[str] | None = None  # the word begun, as pieces
-    index, end = 0, len(line)
-    while index < end:
-        char = line[index]
-        if char == "'":
-            close = line.find("'", index + 1)
-            if close < 0:
-                raise CloudError("bad", f"no closing quote in: {line.strip()[:80]}", "add a '")
-            piece = line[index + 1 : close]
-            doubled = close + 1 < end and line[close + 1] == "'"
-            word = word or []
-            word.append(piece + "'" if doubled else piece)
-            # After a doubled quote the quoted text goes on: its second quote opens it again.
-            index = close + 1
-            continue
-        if char in " \t\r\n":
-            if word is not None:
-                found.append("".join(word))
-                word = None
-        else:
-            word = word or []
-            word.append(char)
-        index += 1
-    if word is not None:
-        found.append("".join(word))
-    return found
+        return _WORD.findall(line)
+    if line.count("'") % 2:
+        raise CloudError("bad", f"no closing quote in: {line.strip()[:80]}", "add a '")
+    return [_unquote(word) if "'" in word else word for word in _WORD.findall(line)]
+
+
+def _unquote(word: str) -> str:
+    # Every other piece stood in quotes; between two such, nothing is a doubled quote.
+    pieces = word.split("'")
+    for index in range(2, len(pieces) - 1, 2):
+        pieces[index] = pieces[index] or "'"
+    return "".join(pieces)
 
 
 def text_line(data: bytes) -> str:

@@ -40,6 +40,7 @@ TABLE: dict[str, tuple[str, str]] = {
     "key": ("nodes", "Print the cloud's key, with which others join."),
     "drain": ("nodes", "Have nodes take no new objects."),
     "undrain": ("nodes", "Have drained nodes take objects again."),
+    "find": ("net", "Find nodes that meet conditions, best first."),
     "top": ("nodes", "Watch the nodes and the busiest objects."),
     "net": ("net", "Show what the network costs, nearest nodes first."),
     "why": ("manual", "Print the reason of the last refusal."),

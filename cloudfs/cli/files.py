@@ -61,7 +61,7 @@ class Files:
 
     def explain(self, error: CloudError, path: str, since: float) -> CloudError:
         """The error with the reason that the tree keeps in `err`, if there is one."""
-        want = "/" + "/".join(p for p in path.split("/") if p and p[0] != ".")
+        want = _seen(path)
         try:
             reason = last_reason("".join(self.plain("err")), since, want)
         except (CloudError, OSError):
@@ -85,15 +85,21 @@ class Files:
 
 
 def last_reason(text: str, since: float, path: str) -> str:
-    """The last sentence of an `err` file, without its path, if it is of that path and
-    not older than since (seconds since 1970)."""
+    """The last sentence of an `err` file, without its path, if it is of that path, or of a
+    directory on the way, and not older than since (seconds since 1970)."""
     lines = text.splitlines()
     found = _STAMP.fullmatch(lines[-1]) if lines else None
     if found is None:
         return ""
     when = time.mktime(time.strptime(found[1], "%Y-%m-%dT%H:%M:%S"))
     about, colon, sentence = found[2].partition(": ")
-    return sentence if colon and about == path and when >= int(since) else ""
+    of_it = f"{path}/".startswith(f"{_seen(about)}/")
+    return sentence if colon and of_it and when >= int(since) else ""
+
+
+def _seen(path: str) -> str:
+    """A path without what no directory lists."""
+    return "/" + "/".join(part for part in path.split("/") if part and part[0] != ".")
 
 
 class Mounted(Files):

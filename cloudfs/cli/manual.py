@@ -22,6 +22,7 @@ TREE = {
     "nodes": ("nodes", "machines"),
     "node": ("nodes/NODE", "one machine: its files and verbs"),
     "net": ("net", "what the network costs"),
+    "query": ("query", "nodes that meet conditions"),
     "view": ("view", "objects in other arrangements"),
 }
 
@@ -53,8 +54,9 @@ def why(options: Options, every: bool) -> None:
 def show_help(ctx: click.Context, topic: str | None, folder: str | None) -> None:
     """Print the manual of a command or of a directory of the tree.
 
-    TOPIC is a command, or a kind of directory (tree, proc, object, nodes, node, view), or
-    the path of one: then it is the file help in it.  As in: cloudfs help object
+    TOPIC is a command, or a kind of directory (tree, proc, object, nodes, node,
+    network, query, view), or the path of one: then it is the file help in it.
+    As in: cloudfs help object
     """
     parent = ctx.find_root()
     if folder is not None:

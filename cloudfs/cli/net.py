@@ -1,4 +1,4 @@
-"""Commands about what the network costs: net, net probe."""
+"""Commands about what the network costs: find, net, net probe, net top."""
 
 from __future__ import annotations
 
@@ -10,13 +10,32 @@ import click
 from cloudfs import ndb
 from cloudfs.cli import Options
 from cloudfs.cli.files import Files, Shell, open_files
-from cloudfs.cli.show import columns, duration, rate, span
+from cloudfs.cli.show import columns, duration, live, rate, span
 from cloudfs.errors import CloudError
 
 TABLES = ("latency", "loss", "bandwidth")
 COLUMNS = ("value", "age", "how", "error")
 
 Row = dict[str, dict[str, str | float]]  # table → column → what it says
+
+
+@click.command()
+@click.argument("exprs", nargs=-1, required=True, metavar="EXPR...")
+@click.pass_obj
+def find(options: Options, exprs: tuple[str, ...]) -> None:
+    """Find nodes that meet conditions, the best first.
+
+    As in: cloudfs find arch=x86_64 'mem.free>=4e9' near=paris-3 count=3.  Prints a record
+    for each node, as query/EXPR/.../.answer has it; cloudfs help query tells more.
+    """
+    files = open_files(options)
+    path = "/".join(["query", *exprs, ".answer"])
+    if isinstance(files, Shell):
+        files.say(f"cat {files.name(path)}")
+        return
+    if any("/" in expr for expr in exprs):
+        raise CloudError("bad", "an expression holds no /", "give each as an argument of its own")
+    click.echo(files.read(path), nl=False)
 
 
 @click.group(invoke_without_command=True)
@@ -78,6 +97,31 @@ def _cells(name: str, row: Row) -> tuple[str, ...]:
         f"{float(lost['value']):.1%}" if lost else "-",
         rate(float(speed["value"])) if speed else "-",
     )
+
+
+@net.command()
+@click.option("-n", "count", type=click.IntRange(1), help="That many pictures, then end.")
+@click.pass_obj
+def top(options: Options, count: int | None) -> None:
+    """Watch the ways to other nodes, the shortest first.
+
+    A new picture every two seconds until ^C; one where the output is no terminal.
+    """
+    files = open_files(options)
+    if isinstance(files, Shell):
+        files.say(f"watch sort -n -k2 {files.name('net/latency')}")
+        return
+    live(lambda: picture(files), count)
+
+
+def picture(files: Files) -> Iterator[str]:
+    """The lines of one picture."""
+    found = rows(files)
+    ways = [row["latency"] for _, row in found if "latency" in row]
+    measured = sum(way["how"] == "measured" for way in ways)
+    yield f"{len(ways)} nodes, {measured} measured and the others predicted"
+    yield ""
+    yield from table(found)
 
 
 @net.command()

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
-import sys
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,13 +12,12 @@ import click
 from cloudfs import config, ndb
 from cloudfs.cli import Options
 from cloudfs.cli.files import Files, Shell, open_files, write_each
-from cloudfs.cli.show import columns, size, span
+from cloudfs.cli.show import columns, live, size, span
 from cloudfs.errors import CloudError
 
 NUMBERS: dict[str, Callable[[str], object]] = {
     **{"cpus": int, "load": float, "free": int, "age": float, "started": float}
 }
-PAUSE = 2.0  # seconds between two pictures of top
 
 
 @click.command()
@@ -203,17 +199,7 @@ def top(options: Options, count: int | None) -> None:
     if isinstance(files, Shell):
         files.say(f"watch cat '{files.root}/nodes/*/status' '{files.root}/proc/*/status'")
         return
-    terminal = sys.stdout.isatty()
-    left = count or (None if terminal else 1)
-    while left is None or left > 0:
-        lines = list(picture(files))
-        if terminal:
-            click.clear()
-            lines = lines[: shutil.get_terminal_size().lines - 1]
-        click.echo("\n".join(lines))
-        left = None if left is None else left - 1
-        if left is None or left:
-            time.sleep(PAUSE)
+    live(lambda: picture(files), count)
 
 
 def picture(files: Files) -> Iterator[str]:

@@ -2,7 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+import click
+
+PAUSE = 2.0  # seconds between two pictures
+
+
+def live(picture: Callable[[], Iterable[str]], count: int | None) -> None:
+    """Show `count` pictures; None: until ^C, or one where the output is no terminal."""
+    terminal = sys.stdout.isatty()
+    left = count or (None if terminal else 1)
+    while left is None or left > 0:
+        lines = list(picture())
+        if terminal:
+            click.clear()
+            lines = lines[: shutil.get_terminal_size().lines - 1]
+        click.echo("\n".join(lines))
+        left = None if left is None else left - 1
+        if left is None or left:
+            time.sleep(PAUSE)
 
 
 def columns(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 
 from cloudfs import ndb
 from cloudfs.errors import CloudError
-from cloudfs.kernel import aggregate, claims
+from cloudfs.kernel import aggregate, choose, claims
 from cloudfs.kernel.aggregate import Digest
 from cloudfs.kernel.catalog import Catalog, Seen, summary, usable
 from cloudfs.kernel.claims import LIVE, Claim
@@ -165,8 +165,8 @@ class Cloud:
         """The records that this node has for a question that another zone asks: of its own
         zone, itself included.
 
-        Questions: nodes, some, node NAME, names NAME…, objects, object ID, digest CLUSTER.  The
-        answer to `some` is a few nodes, others each time.
+        Questions: nodes, some, node NAME, names NAME…, objects, object ID, digest CLUSTER, query
+        (choose.py).  The answer to `some` is a few nodes, others each time.
         """
         kind, _, name = question.partition(" ")
         if kind == "nodes":
@@ -190,6 +190,10 @@ class Cloud:
             return [self._told(found)] if found is not None else []
         if kind == "digest":
             return self.digest().text().splitlines() if name == self.machine.cluster else []
+        if kind == choose.HERE:
+            return choose.select(
+                question, [self._told_of_self(), *map(self._told_of, self._near())]
+            )
         raise CloudError("bad", f"no question {kind!r}")
 
     def take(self, record: str) -> None:

@@ -166,7 +166,7 @@ class Handover:
                 nodes.update(await self._cloud.candidates(wish))
             except CloudError as error:
                 log.warning("no candidates for %s: %s", made.id, error)
-        nodes[objects.node] = objects.attributes()
+        nodes[objects.node] = {**nodes.get(objects.node, {}), **objects.attributes()}
         if wish.on and wish.on not in nodes and self.knows(wish.on):
             if not self._cloud.heard_of(wish.on):
                 why = f"on: no node {wish.on[:64]!r} was found"

@@ -22,7 +22,7 @@ import trio
 from cloudfs import ndb
 from cloudfs.errors import CloudError
 from cloudfs.fabric.api import Engine, Sample
-from cloudfs.kernel import bloom, claims, zones
+from cloudfs.kernel import bloom, choose, claims, zones
 from cloudfs.kernel.beats import TICK, Action, Ask, Changed, Enter, Exit, Publish, Withdraw
 from cloudfs.kernel.bell import Log
 from cloudfs.kernel.catalog import summary
@@ -30,6 +30,7 @@ from cloudfs.kernel.claims import Claim
 from cloudfs.kernel.cloud import Cloud, NodeInfo
 from cloudfs.kernel.membership import Member
 from cloudfs.kernel.object import Object
+from cloudfs.kernel.reports import LIFE
 from cloudfs.kernel.router import Router
 from cloudfs.wait import Wait
 
@@ -68,7 +69,7 @@ class Neighbours:
         self.cloud = cloud
         self.core = core
         self.sessions: dict[str, Engine] = {}
-        self.router = Router(cloud.machine.name, self, self.sessions, cloud.answer)
+        self.router = Router(cloud.machine.name, self, self.sessions, cloud.answer, choose.join)
         self.why = ""  # why this node is not in its cloud, or ""
         self.failed: CloudError | None = None  # what the last that was asked for a place said
         self._now = cloud.clock
@@ -103,10 +104,23 @@ class Neighbours:
         if self.leaf != zone:
             child = zones.child(zone, self.leaf, self.core.stand)
             found.setdefault(child, []).append(self.core.name)
+        for child, report in self.core.reports.children(roster, self._now()).items():
+            if report.digest.nodes:  # one that was there a moment ago misses in an answer
+                found.setdefault(child, [])
         return {child: zones.rank(child, names) for child, names in found.items()}
 
     def delegates(self, zone: str) -> Sequence[str]:
         return self.core.delegates(zone)
+
+    def narrow(self, zone: str, question: str) -> str:
+        kind, _, rest = question.partition(" ")
+        report = self.core.digest(zone, self._now())
+        if report is None or self._now() - report.at > LIFE:
+            return question
+        if kind == "names":
+            names = [name for name in rest.split() if bloom.holds(report.digest.names, name)]
+            return f"names {' '.join(names)}" if names else ""
+        return question if choose.may_answer(report.digest, question) else ""
 
     def alone(self) -> bool:
         """Whether the own zone is the whole cloud."""
@@ -198,14 +212,6 @@ class Neighbours:
             return text
 
         return Wait(ask)
-
-    def narrow(self, zone: str, question: str) -> str:
-        kind, _, rest = question.partition(" ")
-        report = self.core.digest(zone, self._now()) if kind == "names" else None
-        if report is None:
-            return question
-        names = [name for name in rest.split() if bloom.holds(report.digest.names, name)]
-        return f"names {' '.join(names)}" if names else ""
 
     async def _look_for_rivals(self) -> None:
         """Ask other zones for the names of this one, as its first delegate; tell those of

@@ -1,7 +1,8 @@
 """Which node an object goes to: what will do, and what is best.  Pure.
 
 Nodes are given as name → attributes (`Machine.attributes()`, as each node last told
-them), with `age`, the seconds since it did; a node's own have none.  `state` is
+them), with `age`, the seconds since it did; a node's own have none.  Where a wish names
+them, `rtt` and `rtt(NODE)` are there too, as the node that asks knows them.  `state` is
 "alive" where it takes new objects.
 
 What will do: the node of `on`; every expression of `require`; room for what `limit`
@@ -11,8 +12,8 @@ node that will do may still refuse; then the next one is asked.
 What is best, the first that tells two nodes apart:
   1. `spread ATTRIBUTE`: the fewest siblings on nodes with the same value of it, then
      the fewest on the node itself;
-  2. `prefer`: the most expressions met, then its `sort=` in their order, the smallest
-     first, nodes that do not tell the attribute last;
+  2. `prefer`: the most expressions met, then its `sort=` and `near=` in their order, the
+     smallest first, nodes that do not tell the attribute last;
   3. the score below, in steps of a tenth;
   4. the node that asks; then a hash of the object's id and the node's name, so that
      many who place at once do not all choose the same node.
@@ -32,13 +33,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from cloudfs.errors import CloudError
-from cloudfs.kernel.query import Expr, meets, number
+from cloudfs.kernel.query import ORDERS, Expr, meets, number, place
 from cloudfs.kernel.reserve import NOTHING, Amount, amount
 
 HOME = 0.5  # what being at home is worth, in shares of a machine
 BUSY = 0.1  # a share of idle below which it is worth nothing
 HALF = 30.0  # seconds after which news count half
-FROM_THERE = ("age", "rtt")  # attributes of a node that only the one that asks can tell
 
 Attributes = Mapping[str, object]
 
@@ -93,7 +93,7 @@ def stays(wish: Wish, own: Attributes) -> bool:
 def told(wish: Wish) -> Wish:
     """What a node that was chosen can tell of it: without the terms that only the node
     that chose it can."""
-    terms = tuple(term for term in wish.require if term.attr not in FROM_THERE)
+    terms = tuple(term for term in wish.require if not term.relative)
     return replace(wish, require=terms)
 
 
@@ -130,19 +130,10 @@ def _of(attributes: Attributes, name: str, default: float) -> float:
 
 
 def _rank(wish: Wish, name: str, has: Attributes, home: bool) -> tuple[object, ...]:
-    met = sum(meets(expr, has) for expr in wish.prefer if expr.op != "sort")
-    sorts = [_place_in(has, expr.attr) for expr in wish.prefer if expr.op == "sort"]
+    met = sum(meets(expr, has) for expr in wish.prefer if expr.op not in ORDERS)
+    sorts = [place(expr, has) for expr in wish.prefer if expr.op in ORDERS]
     lot = hashlib.blake2b(f"{wish.id}/{name}".encode(), digest_size=8).digest()
     return -met, sorts, -round(score(has, home), 1), not home, lot
-
-
-def _place_in(has: Attributes, attr: str) -> tuple[int, float, str]:
-    """Where a node stands by one attribute: numbers, then texts, then those without."""
-    found = has.get(attr)
-    if found is None:
-        return 2, 0.0, ""
-    as_number = number(found)
-    return (1, 0.0, str(found)) if as_number is None else (0, as_number, "")
 
 
 def _against(wish: Wish, has: Attributes) -> list[tuple[str, str]]:

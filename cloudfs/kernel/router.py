@@ -3,7 +3,8 @@
 A zone's two delegates also sit in the parent zone.  A question climbs from zone to zone
 and at each level goes down into every other child, so that a cloud of three levels is
 asked in at most four steps, all children at once.  A child is asked through one of its
-delegates, and through the next where that does not answer.
+delegates, and through the next where that does not answer; one whose digest shows that it
+has nothing to say is left out.  What several children say is put together at every step.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from cloudfs.fabric.api import Engine
 log = logging.getLogger(__name__)
 
 SHARE = 0.8  # of the time left that one step downwards gets
+PART = "part"  # the last line of an answer where some zone did not answer; no record is one word
 LEAST = 0.1  # seconds, below which nobody is asked any more
 
 
@@ -47,7 +49,8 @@ class Router:
     """Asks, and answers what others ask.
 
     `sessions`: the engine of every zone that this node is in.  `answer(question)`: the
-    records of this node's own zone.
+    records of this node's own zone.  `join(question, records)`: those of several zones, as
+    far as they matter.
     """
 
     def __init__(
@@ -56,11 +59,13 @@ class Router:
         map: Map,
         sessions: Mapping[str, Engine],
         answer: Callable[[str], list[str]],
+        join: Callable[[str, list[str]], list[str]] = lambda question, records: records,
     ) -> None:
         self.node = node
         self.map = map
         self.sessions = sessions
         self.answer = answer
+        self.join = join
 
     def serve(self, zone: str, engine: Engine) -> None:
         """Answer in a zone that was entered: what comes from below goes up, what comes from
@@ -102,27 +107,32 @@ class Router:
                     step = seconds * SHARE
                     nursery.start_soon(take, partial(self._first, zone, keys, asked, step))
             nursery.start_soon(take, partial(self._up, zone, question, seconds * SHARE))
-        return found, not missed
+        return self.join(question, found), not missed
 
-    async def _down(self, zone: str, question: str, seconds: float) -> list[str]:
-        """What a zone that this node is in has."""
+    async def _down(self, zone: str, question: str, seconds: float) -> tuple[list[str], bool]:
+        """What a zone that this node is in has, and whether all below it answered."""
         if zone == self.map.leaf:
-            return self.answer(question)
+            return self.answer(question), True
         found: list[str] = []
+        missed = False
 
         async def take(child: str, names: Sequence[str]) -> None:
+            nonlocal missed
             if child == self.map.leaf or self.node in names:
-                found.extend(await self._down(child, question, seconds))
-                return
-            keys = [f"down/{child}/{name}" for name in names]
-            asked = self.map.narrow(child, question)
-            if asked:
-                found.extend((await self._first(zone, keys, asked, seconds * SHARE))[0])
+                records, whole = await self._down(child, question, seconds)
+            else:
+                asked = self.map.narrow(child, question)
+                if not asked:
+                    return
+                keys = [f"down/{child}/{name}" for name in names]
+                records, whole = await self._first(zone, keys, asked, seconds * SHARE)
+            found.extend(records)
+            missed = missed or not whole
 
         async with trio.open_nursery() as nursery:
             for child, names in self.map.children(zone).items():
                 nursery.start_soon(take, child, names)
-        return found
+        return self.join(question, found), not missed
 
     async def _first(
         self, zone: str, keys: Sequence[str], question: str, seconds: float
@@ -141,22 +151,26 @@ class Router:
             except CloudError as error:
                 log.debug("zone %s: %s: %s", zone or "/", key, error)
                 continue
-            if answer.nodes and not answer.failed:
+            if answer.replies and not answer.failed:
                 text = b"".join(reply.value for reply in answer.replies).decode(errors="replace")
-                return [line for line in text.splitlines() if line], True
+                lines = [line for line in text.splitlines() if line]
+                return [line for line in lines if line != PART], PART not in lines
         return [], False
 
     async def _on_up(self, zone: str, key: str, payload: bytes) -> list[tuple[str, bytes]]:
         seconds, question = _question(payload)
-        records, _ = await self._up(zone, question, seconds)
-        return [(key, "\n".join(records).encode())]
+        return [(key, _reply(*await self._up(zone, question, seconds)))]
 
     async def _on_down(self, key: str, payload: bytes) -> list[tuple[str, bytes]]:
         seconds, question = _question(payload)
         zone = key.split("/")[1]
         if zone != self.map.leaf and zone not in self.sessions:
             return []  # this node is no delegate of it any more: the next is asked
-        return [(key, "\n".join(await self._down(zone, question, seconds)).encode())]
+        return [(key, _reply(*await self._down(zone, question, seconds)))]
+
+
+def _reply(records: list[str], whole: bool) -> bytes:
+    return "\n".join(records if whole else [*records, PART]).encode()
 
 
 def _question(payload: bytes) -> tuple[float, str]:

@@ -160,13 +160,21 @@ def _on(objects: Objects, made: Object, args: list[str], who: Who) -> None:
 def _require(objects: Objects, made: Object, args: list[str], who: Who) -> None:
     """Only run it on a node that meets every expression, as cpus>=2 arch=x86_64: = or !=
     a word, or < <= > >= a number, of node cluster arch cpus load cpu.idle (cores) mem.free
-    mem.total disk.free (bytes) price label.NAME."""
-    made.require = [str(query.parse(arg)) for arg in args]
+    mem.total disk.free (bytes) price label.NAME rtt(NODE) (seconds)."""
+    exprs = query.parse_all(args, objects.attributes())
+    for expr in exprs:
+        if expr.op in query.ORDERS:
+            raise CloudError("bad", f"require: {expr} is no condition", f"write: prefer {expr}")
+    made.require = [str(expr) for expr in exprs]
 
 
 def _prefer(objects: Objects, made: Object, args: list[str], who: Who) -> None:
-    """Among nodes that will do take one that meets these, or the first by sort=ATTRIBUTE."""
-    made.prefer = [str(query.parse(arg)) for arg in args]
+    """Among nodes that will do take one that meets these, or the first by sort=ATTRIBUTE
+    (sort=-ATTRIBUTE: the last), or the nearest to another by near=NODE."""
+    exprs = query.parse_all(args, objects.attributes())
+    if any(expr.op == "count" for expr in exprs):
+        raise CloudError("bad", "prefer: an object runs on one node", "leave out count=")
+    made.prefer = [str(expr) for expr in exprs]
 
 
 def _spread(objects: Objects, made: Object, args: list[str], who: Who) -> None:

@@ -7,16 +7,19 @@ from dataclasses import dataclass
 
 from cloudfs.kernel.bell import Log
 from cloudfs.kernel.cloud import Cloud
+from cloudfs.kernel.finder import Finder
 from cloudfs.kernel.network import Network
 from cloudfs.kernel.object import Object
 from cloudfs.tree import nodes
 from cloudfs.tree.api import Node, Who
+from cloudfs.tree.cs import Cs
 from cloudfs.tree.imports import Files, Imports
 from cloudfs.tree.inner import InnerSpaces
 from cloudfs.tree.net import Net
 from cloudfs.tree.nodes import Tape
 from cloudfs.tree.probe import Offers
 from cloudfs.tree.proc import Proc
+from cloudfs.tree.query import QueryDir
 from cloudfs.tree.root import root
 from cloudfs.tree.space import ErrLog
 from cloudfs.tree.view import views
@@ -50,12 +53,14 @@ def build(
     machine = cloud.machine
     network = network or Network(cloud)
     network.reach = lambda node, limit: Files(imports.reach(node), Who(machine.owner, None), limit)
-    net = Net(network, offers)
+    finder = Finder(cloud, network)
+    net = Net(network, offers, [Cs(finder)])
     proc = Proc(cloud.objects, lambda: machine.price, imports)
     own = nodes.own(machine, proc, tape, net.own)
     whole = Whole(proc, own, cloud, imports)
     inner = InnerSpaces(cloud.objects, errors, shown)
-    parts = [whole.proc(), whole.nodes(), whole.clusters(), net.dir, views(whole)]
+    query = QueryDir(whole, finder)
+    parts = [whole.proc(), whole.nodes(), whole.clusters(), net.dir, query, views(whole)]
     tree = root(events, machine.owner, parts, [inner])
     inner.serve(tree)
     return Trees(tree, own)

@@ -8,7 +8,7 @@ a directory of plain files: there is no way from one to another.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -16,7 +16,9 @@ import trio
 
 from cloudfs import ndb
 from cloudfs.errors import CloudError
+from cloudfs.kernel import chart
 from cloudfs.kernel.catalog import usable
+from cloudfs.kernel.chart import Star
 from cloudfs.kernel.network import Known, Network, unknown
 from cloudfs.kernel.query import number
 from cloudfs.kernel.verb import Verb, find, help_of, table
@@ -61,21 +63,25 @@ class Way:
 class Net:
     """The directory, at /cloud (`dir`) and in the node's own tree (`own`).
 
-    offers: keys for datagrams, None where they cannot come.
+    offers: keys for datagrams, None where they cannot come.  more: files of `dir` that may
+    ask other nodes.
     """
 
-    def __init__(self, network: Network, offers: Offers | None = None) -> None:
+    def __init__(
+        self, network: Network, offers: Offers | None = None, more: Sequence[Row] = ()
+    ) -> None:
         self.network = network
         self._nodes: dict[str, TableDir] = {}
         machine = network.cloud.machine
         probe = File(
             Probe(network, offers), network, numbers.PROBE, machine.owner, lambda: machine.started
         )
-        self.dir = self._make(numbers.NET, self.find, self._refresh)
-        self.own = self._make(numbers.OWN_NET, self._known, lambda cues: None, probe)
+        self.dir = self._make((*TABLE, *more), numbers.NET, self.find, self._refresh)
+        self.own = self._make(TABLE, numbers.OWN_NET, self._known, lambda cues: None, probe)
 
     def _make(
         self,
+        rows: Sequence[Row],
         number: int,
         find: Callable[[str, Attach, Cues], Node | Wait[Node]],
         refresh: Callable[[Cues], Wait[bool] | None],
@@ -84,7 +90,7 @@ class Net:
         machine, cloud = self.network.cloud.machine, self.network.cloud
         return LiveDir(
             "net",
-            TABLE,
+            rows,
             self.network,
             number,
             machine.owner,
@@ -197,6 +203,27 @@ class Long(Text):
         return super().read(offset, count)
 
 
+class Map(Row):
+    """The picture of kernel/chart.py, of the same figures as `latency`."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "map.svg",
+            0o444,
+            "A picture: nodes at their coordinates, the ways from here coloured by their latency.",
+        )
+
+    def open(self, subject: Network, mode: int, at: Attach, cues: Cues) -> Handle:
+        nodes = subject.cloud.nodes
+        others = []
+        for name in chart.choose(nodes, subject.met):
+            place = subject.coordinate_of(name)
+            if place is not None:
+                others.append(Star(name, place, subject.latency(name)))
+        here = Star(subject.cloud.machine.name, subject.coordinate())
+        return Text(chart.svg(here, others, len(nodes)))
+
+
 def _near(network: Network, at: Attach) -> str:
     """The nearest nodes that were measured and in how many seconds, best first."""
     return "".join(f"{ndb.quote(name):<24} {time:>14.6f}\n" for name, time in network.near())
@@ -253,6 +280,7 @@ TABLE = (
     Value("near", 0o444, _near),
     Value("coordinate", 0o444, _coordinate),
     Value("interfaces", 0o444, _interfaces),
+    Map(),
 )
 
 

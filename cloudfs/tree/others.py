@@ -5,19 +5,22 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from cloudfs.kernel.cloud import Cloud
+from cloudfs.kernel.finder import Finder
 from cloudfs.kernel.placement import Attributes, Wish
 from cloudfs.tree.api import Who
 from cloudfs.tree.imports import Files, Imports
 
 SECONDS = 2.0  # for other zones to tell of their nodes
+NEARER = 1.0  # for probes, where a node near another is wished for; placing waits for 2
 
 
 class Others:
     """See kernel/handover.py."""
 
-    def __init__(self, cloud: Cloud, imports: Imports) -> None:
+    def __init__(self, cloud: Cloud, imports: Imports, finder: Finder | None = None) -> None:
         self._cloud = cloud
         self._imports = imports
+        self._finder = finder
 
     def knows(self, node: str) -> bool:
         cloud = self._cloud
@@ -28,8 +31,13 @@ class Others:
 
     async def candidates(self, wish: Wish) -> Mapping[str, Attributes]:
         question = f"node {wish.on}" if wish.on else "nodes"
-        await self._cloud.refresh(question, SECONDS)
-        return self._cloud.attributes()
+        exprs = (*wish.require, *wish.prefer)
+        near = self._finder is not None and any(expr.op == "near" for expr in exprs)
+        await self._cloud.refresh(question, SECONDS - NEARER if near else SECONDS)
+        nodes = self._cloud.attributes()
+        if self._finder is not None:
+            await self._finder.measure(exprs, nodes, NEARER * 0.9)
+        return nodes
 
     def reach(self, node: str, user: str) -> Files:
         return Files(self._imports.reach(node), Who(user, None))

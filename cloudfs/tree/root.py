@@ -21,6 +21,7 @@ The cloud as files.  In any directory, cat help tells what it holds.
   proc/   every object: a program that runs, ran or will run
   nodes/  every machine
   net/    what the network costs, from this node
+  query/  the nodes that meet conditions: ls query/arch=x86_64/near=NODE
   view/   the same objects by user, application, state and label
 
 Path elements that no directory lists hold for the rest of a path:

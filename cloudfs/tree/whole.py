@@ -184,7 +184,7 @@ class Whole:
         info = self.cloud.node(name)
         return node_status(info, self.cloud.age_of(name)) if info else ""
 
-    def _find_node(self, name: str, at: Attach, cues: Cues) -> Node | Wait[Node]:
+    def find_node(self, name: str, at: Attach, cues: Cues) -> Node | Wait[Node]:
         question = f"node {name}" if usable(name) else ""
         return self.look(question, partial(self.node_dir, name), cues, _no_node(name))
 
@@ -205,7 +205,7 @@ class Whole:
             numbers.NODES,
             machine.owner,
             lambda: machine.changed,
-            find=self._find_node,
+            find=self.find_node,
             every=self._every_node,
             version=lambda: cloud.version,
             refresh=partial(self.refresh, "nodes"),

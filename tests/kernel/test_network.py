@@ -45,7 +45,8 @@ async def test_every_node_measures_those_it_knows(autojump_clock, town):
     assert float(error) < 0.01
     assert n0.network.near()[0] == ("n1", pytest.approx(rtt("n0", "n1")))
     assert sorted(await n0.ls("/cloud/net")) == [
-        *("bandwidth", "coordinate", "ctl", "interfaces", "latency", "loss", "n1", "n2", "near"),
+        *("bandwidth", "coordinate", "cs", "ctl", "interfaces", "latency", "loss", "map.svg"),
+        *("n1", "n2", "near"),
     ]  # fmt: skip
     await town.until(lambda: n1.kept == {"n0", "n2"})
     # The same as that other node sees it.

@@ -12,6 +12,7 @@ from cloudfs.errors import CloudError
 from cloudfs.fabric.local import Bus, LocalEngine
 from cloudfs.kernel.bell import Log
 from cloudfs.kernel.cloud import Cloud
+from cloudfs.kernel.finder import Finder
 from cloudfs.kernel.machine import Machine
 from cloudfs.kernel.measure import Measure
 from cloudfs.kernel.membership import Member
@@ -78,7 +79,7 @@ class Citizen:
         self.measure = Measure(self.network, self)
         self.trees = build(self.cloud, cloud_events, self.errors, Trace(), self, lambda made: {},
                            self.network)  # fmt: skip
-        self.objects.join(Others(self.cloud, self))
+        self.objects.join(Others(self.cloud, self, Finder(self.cloud, self.network)))
         self.scope = trio.CancelScope()
         self.up = False
 

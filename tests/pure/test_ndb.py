@@ -37,6 +37,8 @@ def test_any_text_parses_or_is_refused(text):
         ("''", [""]),
         ("''''", ["'"]),
         ("a''b", ["ab"]),
+        ("a'b''c'd 'x''y'", ["ab'cd", "x'y"]),
+        ("'a b'c\u2003d\te", ["a bc\u2003d", "e"]),
         ("  \t ", []),
     ],
 )
