@@ -22,10 +22,12 @@ from cloudfs import config
 from cloudfs.config import Bounds
 from cloudfs.errors import CloudError
 from cloudfs.fuse.mount import mount
-from cloudfs.joined import Joined
+from cloudfs.joined import Joined, check_address
 from cloudfs.kernel.bell import Log
 from cloudfs.kernel.cloud import Cloud
 from cloudfs.kernel.machine import Machine
+from cloudfs.kernel.measure import Measure
+from cloudfs.kernel.network import Network
 from cloudfs.kernel.object import Object
 from cloudfs.kernel.objects import Objects
 from cloudfs.kernel.records import Records
@@ -36,6 +38,8 @@ from cloudfs.tree.build import build
 from cloudfs.tree.others import Others
 from cloudfs.tree.space import ErrLog, Space
 from cloudfs.who import Who
+from cloudfs.wire.datagrams import Datagrams
+from cloudfs.wire.echo import Echo
 from cloudfs.wire.imports import Pool
 from cloudfs.wire.listen import listen
 from cloudfs.wire.server import Server
@@ -101,7 +105,20 @@ class Daemon:
         )
         self.cloud.changed_node = self.pool.changed
         self.objects.join(Others(self.cloud, self.pool))
-        self.trees = build(self.cloud, self.events, self.errors, self.trace, self.pool, self._shown)
+        self.objects.took_start = self.machine.took_start
+        self.network = Network(self.cloud)
+        self.datagrams = Datagrams(self.network)
+        self.pool.timed = self.network.passive
+        self.trees = build(
+            self.cloud,
+            self.events,
+            self.errors,
+            self.trace,
+            self.pool,
+            self._shown,
+            self.network,
+            self.datagrams,
+        )
 
     def _gone(self, node: str) -> str:
         info = self.cloud.node(node)
@@ -154,6 +171,11 @@ class Daemon:
             )
             self.machine.party = joined
             await nursery.start(partial(joined.run, settings.listen, settings.seeds))
+            if self.machine.public:
+                self.datagrams.listen(*check_address(self.machine.public))
+            nursery.start_soon(self.datagrams.run)
+            measure = Measure(self.network, Echo(self.pool, self.datagrams))
+            await nursery.start(measure.run)
             if settings.trace:
                 nursery.start_soon(self._print_trace)
             if settings.mount is not None:

@@ -39,7 +39,7 @@ LONGEST = 64  # characters of a value that is kept
 LOWEST, HIGHEST = -20, 60  # exponents of 2 of the histogram's outermost buckets
 ZERO = LOWEST - 1  # the bucket of 0; a negative number is in bucket 2 * ZERO - that of its size
 # What names one node says nothing about many.
-OWN = frozenset({"name", "node", "id", "addr", "boot", "state", "zone", "cluster"})
+OWN = frozenset({"name", "node", "id", "addr", "boot", "state", "zone", "cluster", "coordinate"})
 
 
 def bucket(value: float) -> int:

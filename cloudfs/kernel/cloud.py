@@ -6,6 +6,7 @@ somebody looks, through the zones' delegates (kernel/router.py), and kept with i
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field, replace
@@ -21,6 +22,7 @@ from cloudfs.kernel.objects import Objects
 from cloudfs.kernel.roster import GONE
 
 STALE = 1.0  # seconds for which what was asked of other zones is not asked again
+SOME = 1  # nodes that a zone's delegate tells beside itself, of `some`
 FORGET = 86400.0  # seconds after which a node that nobody hears of is forgotten
 
 Ask = Callable[[str, float], Awaitable[tuple[list[str], bool]]]
@@ -146,11 +148,16 @@ class Cloud:
         """The records that this node has for a question that another zone asks: of its own
         zone, itself included.
 
-        Questions: nodes, node NAME, objects, object ID, digest CLUSTER.
+        Questions: nodes, some, node NAME, objects, object ID, digest CLUSTER.  The answer to
+        `some` is a few nodes, others each time.
         """
         kind, _, name = question.partition(" ")
         if kind == "nodes":
             return [self._told_of_self(), *map(self._told_of, self._near())]
+        if kind == "some":
+            near = [info for info in self._near() if info.state == "alive"]
+            picked = random.sample(near, min(SOME, len(near)))
+            return [self._told_of_self(), *map(self._told_of, picked)]
         if kind == "node":
             if name == self.machine.name:
                 return [self._told_of_self()]

@@ -8,12 +8,15 @@ from typing import Any, Protocol
 
 from cloudfs.errors import CloudError
 from cloudfs.kernel.bell import Log
+from cloudfs.kernel.forecast import Series
 from cloudfs.kernel.records import Records
 from cloudfs.kernel.reserve import Reserve, amount
 from cloudfs.node.metrics import Metrics
 from cloudfs.wait import Wait
 
 MAX_LABELS = 64
+LOAD_STEP = 2.0  # seconds between two values of the load that it is foretold by
+START_SMOOTH = 0.2  # what one more start counts in the time that starts take
 
 
 class Party(Protocol):
@@ -50,6 +53,8 @@ class Machine:
         self.drained: str = records.get("drained", "")  # why it takes no new objects
         offer = amount(metrics.cpus, metrics.mem()["total"])
         self.reserve = Reserve(offer)  # what its objects hold
+        self.measured: dict[str, object] = {}  # more attributes: coordinate, start.RUNTIME
+        self.load = Series(LOAD_STEP)
 
     def set_price(self, price: float) -> None:
         """What a core-hour costs, a finite number from 0."""
@@ -75,6 +80,17 @@ class Machine:
         """Take new objects again."""
         self.drain("")
 
+    def watch(self, now: float) -> None:
+        """Note the load, so that `load.ahead` can foretell it; call it every second or so."""
+        self.load.add(self.metrics.load()[0], now)
+
+    def took_start(self, runtime: str, seconds: float) -> None:
+        """An object of this runtime was started, which took so long."""
+        before = self.measured.get(f"start.{runtime}")
+        old = float(str(before)) if before is not None else seconds
+        found = old + START_SMOOTH * (seconds - old)
+        self.measured[f"start.{runtime}"] = float(f"{found:.3g}")
+
     def _keep(self, name: str, value: Any) -> None:
         self._records.set(name, value)
         self.changed = time.time()
@@ -83,7 +99,8 @@ class Machine:
     def attributes(self) -> dict[str, object]:
         """All that a query may ask of a node, flat: state (alive, drained), arch, cpus,
         load, cpu.idle and cpu.unreserved (cores), mem.free and mem.unreserved (bytes),
-        disk.free (bytes), price, cluster, node, label.NAME …"""
+        disk.free (bytes), price, cluster, node, coordinate, start.RUNTIME (seconds to
+        start an object, once one was started), label.NAME …"""
         free = self.reserve.free
         found: dict[str, object] = {
             "node": self.name,
@@ -93,6 +110,7 @@ class Machine:
             **self.metrics.attributes(),
             "cpu.unreserved": free.cores,
             "mem.unreserved": free.mem,
+            **self.measured,
         }
         if self.drained:
             found["drained"] = self.drained

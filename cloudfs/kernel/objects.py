@@ -68,6 +68,7 @@ class Objects:
         self.changed_one: Callable[[Object], None] = lambda made: None  # told of every change
         self.attributes = attributes
         self.reserve = reserve or Reserve()
+        self.took_start: Callable[[str, float], None] = lambda runtime, seconds: None
         self.handover: Handover | None = None
         if others is not None:
             self.join(others)
@@ -338,6 +339,7 @@ class Objects:
         self, made: Object, launch: Launch, event: str, failed: list[CloudError], done: trio.Event
     ) -> None:
         # In a task of its own: who asked for the start may be flushed, the start goes on.
+        begun = trio.current_time()
         try:
             running = await self.host.start(launch)
         except Exception as fault:
@@ -351,6 +353,7 @@ class Objects:
                 self.spawn(self.go_unused, made, trio.current_time() + self.bounds.fresh_seconds)
             self.become(made, "failed" if event == "exec" else "failed-again")
         else:
+            self.took_start(made.runtime, trio.current_time() - begun)
             made.running, made.exit, made.started = running, None, running.started
             made.sampled = 0.0, made.used
             self.become(made, "began", pid=running.pid)

@@ -7,12 +7,15 @@ from dataclasses import dataclass
 
 from cloudfs.kernel.bell import Log
 from cloudfs.kernel.cloud import Cloud
+from cloudfs.kernel.network import Network
 from cloudfs.kernel.object import Object
 from cloudfs.tree import nodes
-from cloudfs.tree.api import Node
-from cloudfs.tree.imports import Imports
+from cloudfs.tree.api import Node, Who
+from cloudfs.tree.imports import Files, Imports
 from cloudfs.tree.inner import InnerSpaces
+from cloudfs.tree.net import Net
 from cloudfs.tree.nodes import Tape
+from cloudfs.tree.probe import Offers
 from cloudfs.tree.proc import Proc
 from cloudfs.tree.root import root
 from cloudfs.tree.space import ErrLog
@@ -35,18 +38,24 @@ def build(
     tape: Tape,
     imports: Imports,
     shown: Callable[[Object], dict[str, str]],
+    network: Network | None = None,
+    offers: Offers | None = None,
 ) -> Trees:
     """The trees of a node.
 
     events: of the whole cloud.  imports: the trees of other nodes.
     shown(object): names of users as the object's sandbox is to see them.
+    network: what the ways to other nodes cost.  offers: keys for probing this node.
     """
     machine = cloud.machine
+    network = network or Network(cloud)
+    network.reach = lambda node, limit: Files(imports.reach(node), Who(machine.owner, None), limit)
+    net = Net(network, offers).dir
     proc = Proc(cloud.objects, lambda: machine.price)
-    own = nodes.own(machine, proc, tape)
+    own = nodes.own(machine, proc, tape, net)
     whole = Whole(proc, own, cloud, imports)
     inner = InnerSpaces(cloud.objects, errors, shown)
-    parts = [whole.proc(), whole.nodes(), whole.clusters(), views(whole)]
+    parts = [whole.proc(), whole.nodes(), whole.clusters(), net, views(whole)]
     tree = root(events, machine.owner, parts, [inner])
     inner.serve(tree)
     return Trees(tree, own)

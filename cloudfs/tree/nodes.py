@@ -11,7 +11,7 @@ from cloudfs.kernel.bell import Log as KernelLog
 from cloudfs.kernel.machine import Machine, Party
 from cloudfs.kernel.verb import Verb, find, help_of, table
 from cloudfs.tree import numbers
-from cloudfs.tree.api import Cues, Handle, Wait
+from cloudfs.tree.api import Cues, Handle, Node, Wait
 from cloudfs.tree.files import Ctl, Log, Row, Value
 from cloudfs.tree.handles import Following, Text
 from cloudfs.tree.introduce import Introduction
@@ -19,6 +19,8 @@ from cloudfs.tree.place import place
 from cloudfs.tree.proc import Proc
 from cloudfs.tree.space import Attach
 from cloudfs.tree.table import File, TableDir
+
+AHEAD = (10, 30)  # seconds for which the load is foretold
 
 DOC = """\
 Every machine of the cloud, each a directory with what it is and how busy it is.
@@ -46,8 +48,8 @@ class Tape(Protocol):
     def subscribe(self) -> Feed: ...
 
 
-def own(machine: Machine, proc: Proc, tape: Tape) -> TableDir:
-    """This node's own directory, which others see as /cloud/nodes/NAME."""
+def own(machine: Machine, proc: Proc, tape: Tape, net: Node) -> TableDir:
+    """This node's own directory, which others see as /cloud/nodes/NAME.  net: its `net`."""
     return TableDir(
         machine.name,
         (*TABLE, Trace(tape)),
@@ -55,7 +57,7 @@ def own(machine: Machine, proc: Proc, tape: Tape) -> TableDir:
         numbers.SELF,
         machine.owner,
         lambda: machine.changed,
-        [proc.own([place(proc.objects)])],
+        [proc.own([place(proc.objects)]), net],
         NODE_DOC + help_of(VERBS.values()),
         [File(Introduction(), machine, numbers.INTRODUCE, machine.owner, lambda: machine.changed)],
     )
@@ -192,9 +194,16 @@ def _cpus(machine: Machine, at: Attach) -> str:
 
 
 def _load(machine: Machine, at: Attach) -> str:
-    """Processes that run or want to, on average over 1, 5 and 15 minutes."""
+    """Processes that run or want to, on average over 1, 5 and 15 minutes; then what to
+    expect of the first in 10 and 30 s, each with its error."""
     one, five, fifteen = machine.metrics.load()
-    return ndb.record({"1min": one, "5min": five, "15min": fifteen}) + "\n"
+    pairs: dict[str, object] = {"1min": one, "5min": five, "15min": fifteen}
+    for seconds in AHEAD:
+        expected = machine.load.ahead(seconds)
+        if expected is not None:
+            pairs[f"in{seconds}"] = round(max(0.0, expected.value), 3)
+            pairs[f"in{seconds}.error"] = round(expected.error, 3)
+    return ndb.record(pairs) + "\n"
 
 
 def _cpu(machine: Machine, at: Attach) -> str:
@@ -210,11 +219,6 @@ def _mem(machine: Machine, at: Attach) -> str:
 def _disk(machine: Machine, at: Attach) -> str:
     """A line for each disk: where it is mounted, then its bytes."""
     return "".join(f"{ndb.quote(d.pop('path'))} {ndb.record(d)}\n" for d in machine.metrics.disk())
-
-
-def _net(machine: Machine, at: Attach) -> str:
-    """A line for each interface: its name, then what it received and sent."""
-    return "".join(f"{ndb.quote(n.pop('name'))} {ndb.record(n)}\n" for n in machine.metrics.net())
 
 
 def _uptime(machine: Machine, at: Attach) -> str:
@@ -249,7 +253,6 @@ TABLE = (
     Value("cpu", 0o444, _cpu),
     Value("mem", 0o444, _mem),
     Value("disk", 0o444, _disk),
-    Value("net", 0o444, _net),
     Value("uptime", 0o444, _uptime),
     Value("price", 0o644, _read_price, lambda m, line, at: _price(m, [line.strip()], at)),
     Value("labels", 0o644, _read_labels, lambda m, line, at: _label(m, ndb.words(line), at)),

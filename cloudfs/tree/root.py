@@ -20,6 +20,7 @@ The cloud as files.  In any directory, cat help tells what it holds.
 
   proc/   every object: a program that runs, ran or will run
   nodes/  every machine
+  net/    what the network costs, from this node
   view/   the same objects by user, application, state and label
 
 Path elements that no directory lists hold for the rest of a path:

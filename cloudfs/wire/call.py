@@ -12,10 +12,11 @@ class Call:
 
     makes: a number from `new_fid`, which is free again unless the server made the fid (by
     a walk: took all `steps`).  takes: one that is free again once the server has answered.
-    done: where somebody waits for the reply.
+    done: where somebody waits for the reply.  sent, took: when the first of those that go
+    together went, and after how many seconds it had its reply; 0 for the others.
     """
 
-    __slots__ = ("done", "fields", "makes", "name", "reply", "steps", "takes")
+    __slots__ = ("done", "fields", "makes", "name", "reply", "sent", "steps", "takes", "took")
 
     def __init__(
         self,
@@ -32,6 +33,7 @@ class Call:
         self.takes = takes
         self.done: trio.Event | None = None
         self.reply: tuple[str, tuple[Any, ...]] | None = None
+        self.sent = self.took = 0.0
 
     def made(self) -> bool:
         """Whether the server has made the fid."""

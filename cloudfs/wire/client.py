@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from time import perf_counter
 from typing import Any
 
 import trio
@@ -45,7 +46,7 @@ class Client:
     root: the file that was attached to.  deadline: seconds for an answer where a call
     does not say otherwise.  why: why it is of no use any more, or ""; `lost` is set then.
     node: whether the server is a node of ours: it answers in the order in which it was
-    asked and says why it refuses.
+    asked and says why it refuses.  timed: told of a request's name and seconds.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class Client:
         self.codec: Codec = codec("9")
         self.msize = MSIZE
         self.root = File(self, _ROOT, (0x80, 0, 0), ())
+        self.timed: Callable[[str, float], None] | None = None
         self._stream = stream
         self._calls: dict[int, Call] = {}  # by tag
         self._flushing: dict[int, Call] = {}  # by tag: nobody waits for these any more
@@ -156,6 +158,7 @@ class Client:
                 self._calls[tag] = call
                 self._send(frame, False)
             begun = len(calls)
+            calls[0].sent = perf_counter()
             self._push()
             for call in calls:
                 if call.reply is None:  # mostly all come together
@@ -174,6 +177,10 @@ class Client:
         """Seconds for which the server has owed an answer that has its time and has said
         nothing at all."""
         return 0.0 if self._owed is None else trio.current_time() - self._owed
+
+    @property
+    def stream(self) -> trio.abc.Stream:
+        return self._stream
 
     @property
     def most(self) -> int:
@@ -404,6 +411,10 @@ class Client:
         if tag in self._calls:
             call = self._calls.pop(tag)
             call.reply = name, fields
+            if call.sent:
+                call.took = perf_counter() - call.sent
+                if self.timed is not None:
+                    self.timed(call.name, call.took)
             if call.done is not None:
                 call.done.set()
         elif tag in self._flushing:

@@ -162,6 +162,7 @@ class Peer(Found):
                         raise CloudError("proto", f"node {self.node} speaks another 9P")
                     scope.deadline = float("inf")
                     self._failed = 0
+                    client.timed = self._timed
                     link = self.link = Link(client)
                     self._done(attempt)
                     try:
@@ -192,6 +193,10 @@ class Peer(Found):
             self._hurry = trio.Event()
             with trio.move_on_after(min(FIRST * 2 ** min(self._failed - 1, 8), LAST)):
                 await self._hurry.wait()
+
+    def _timed(self, name: str, seconds: float) -> None:
+        if name == "Twalk":  # which a node answers at once, in its own tree
+            self._pool.timed(self.node, seconds)
 
     def _address(self) -> str:
         address = self._pool.address_of(self.node)
@@ -245,7 +250,7 @@ class Pool:
     address_of: HOST:PORT where a node is, None where that is not known.  gone: why it
     cannot be reached as far as is known, "" where it may be; who asks then hears that at
     once.  files: this node's keys, None until `use`.  owner: whose the directories are.
-    idle: seconds.
+    idle: seconds.  timed: told after how many seconds a node answered what it answers at once.
     """
 
     def __init__(
@@ -265,6 +270,7 @@ class Pool:
         self.owner = owner
         self.trace = trace
         self.idle = idle
+        self.timed: Callable[[str, float], None] = lambda node, seconds: None
         self._peers: dict[str, Peer] = {}
         self._roots: dict[str, RemoteRoot] = {}
         self._nursery: trio.Nursery | None = None
@@ -279,6 +285,11 @@ class Pool:
             found = self._roots[node] = RemoteRoot(peer, (), stat, NOBODY)
             found.name = node
         return found.beneath(path)
+
+    async def root(self, node: str, who: Who) -> File:
+        """The root of a node's own tree as who sees it, connected to first if need be."""
+        self.reach(node)
+        return await self._peers[node].root(who)
 
     def use(self, files: KeyFiles) -> None:
         """From now on show these keys to other nodes."""

@@ -113,7 +113,7 @@ def t_attach(
     if afid != NOFID:
         raise CloudError("nofid", f"afid {afid} has proved nothing")
     session.free(number)
-    who = session.vouch(uname) if session.vouch is not None else session.who
+    who = session.who if session.vouch is None else session.vouch(uname).by(session.node)
     names = [name for name in aname.split("/") if name]
     make_space = session.make_space
     if session.node_space is not None and names[:1] == [OWN]:

@@ -123,9 +123,9 @@ class Server:
         self._more.append(listener)
         self._nursery.start_soon(self._accept, listener)
 
-    def adopt(self, sock: socket.socket, who: Who, node: bool = False) -> Connection | None:
+    def adopt(self, sock: socket.socket, who: Who, node: str = "") -> Connection | None:
         """While `serve` runs, serve a connected socket on behalf of who, or of those that
-        the node who names; None if there are too many."""
+        the node of that name names; None if there are too many."""
         key = who.user
         if len(self.connections) >= self.max_connections or self._of[key] >= self.max_of_one:
             log.warning("a connection of %s refused: there are too many", key)
@@ -142,6 +142,7 @@ class Server:
             trace=self.trace,
             locks=self._locks,
             name=name,
+            node=node,
         )
         kind = Secured if isinstance(sock, ssl.SSLSocket) else Connection
         connection = kind(sock, who, session, name)
@@ -367,7 +368,7 @@ class Server:
         found = await door.greet(client, name)
         if found is not None:
             sock, node = found
-            connection = self.adopt(sock, Who(f"node {node}", None), True)
+            connection = self.adopt(sock, Who(f"node {node}", None), node)
             if connection is not None:
                 self._receive(connection)  # what came with the end of the handshake
 

@@ -50,8 +50,8 @@ class Session:
 
     who: the caller, as the connection proved it.  make_space: makes the name space of
     each attach, node_space that of an attach to the node's own directory.  vouch: on a
-    connection of another node, the caller that it names.  closed: told each Space that no
-    fid uses any more.  tells: whether errors are answered with their reasons.
+    connection of another node, the caller that it names.  node: its name.  closed: told
+    each Space that no fid uses any more.  tells: whether errors are answered with their reasons.
     """
 
     def __init__(
@@ -65,8 +65,10 @@ class Session:
         trace: Trace | None = None,
         locks: Locks | None = None,
         name: str = "",
+        node: str = "",
     ) -> None:
         self.who = who
+        self.node = node
         self.make_space = make_space
         self.node_space = node_space
         self.vouch = vouch

@@ -3,6 +3,7 @@ node's machine its in-memory twin."""
 
 from __future__ import annotations
 
+import random
 from functools import partial
 
 import trio
@@ -12,8 +13,10 @@ from cloudfs.fabric.local import Bus, LocalEngine
 from cloudfs.kernel.bell import Log
 from cloudfs.kernel.cloud import Cloud
 from cloudfs.kernel.machine import Machine
+from cloudfs.kernel.measure import Measure
 from cloudfs.kernel.membership import Member
 from cloudfs.kernel.neighbours import Neighbours
+from cloudfs.kernel.network import Network
 from cloudfs.kernel.objects import Objects
 from cloudfs.kernel.records import Records
 from cloudfs.node.metrics import Metrics
@@ -68,7 +71,11 @@ class Citizen:
         self.neighbours = Neighbours(self.cloud, core, self.engine, self.ask_seed, cloud_events)
         self.objects.changed_one = self.neighbours.object_changed
         self.errors = ErrLog(lambda: 0.0)
-        self.trees = build(self.cloud, cloud_events, self.errors, Trace(), self, lambda made: {})
+        self.objects.took_start = self.machine.took_start
+        self.network = Network(self.cloud)
+        self.measure = Measure(self.network, self)
+        self.trees = build(self.cloud, cloud_events, self.errors, Trace(), self, lambda made: {},
+                           self.network)  # fmt: skip
         self.objects.join(Others(self.cloud, self))
         self.scope = trio.CancelScope()
         self.up = False
@@ -89,11 +96,30 @@ class Citizen:
             return Silent(node, path)
         return Space(other.trees.own).attach(BOSS).find(path).node
 
+    async def ping(self, node, data):
+        """A probe over a link that takes what `Town.rtt` says."""
+        other = self.town.nodes.get(node)
+        if other is None or not self.town.reaches(self, other):
+            raise CloudError("unreachable", f"node {node} does not answer")
+        self.town.probes.append((trio.current_time(), self.name, node))
+        seconds = self.town.rtt(self.name, node)
+        await trio.sleep(seconds)
+        if self.town.dice.random() < self.town.lost:
+            await trio.sleep(2.0 - seconds)
+            raise CloudError("timeout", f"node {node} did not answer")
+        pong = other.network.pong(data)
+        other.network.answered(self.name, data, seconds)
+        return seconds, pong
+
+    def keep(self, nodes):
+        self.kept = set(nodes)
+
     async def run(self, task_status):
         with self.scope:
             async with trio.open_nursery() as nursery:
                 await nursery.start(self.objects.run)
                 await nursery.start(self.neighbours.run)
+                await nursery.start(self.measure.run)
                 self.up = True
                 task_status.started()
         self.up = False
@@ -138,6 +164,10 @@ class Town:
         self.bus = Bus()
         self.nodes = {}
         self.seed = ""
+        self.rtt = lambda one, other: 0.01  # seconds there and back
+        self.lost = 0.0  # part of the probes without answer
+        self.probes = []  # (when, from, to)
+        self.dice = random.Random(4)
 
     async def add(self, *names, cluster="paris"):
         made = []
