@@ -25,6 +25,7 @@ from cloudfs.fuse.mount import mount
 from cloudfs.joined import Joined, check_address
 from cloudfs.kernel.bell import Log
 from cloudfs.kernel.cloud import Cloud
+from cloudfs.kernel.gauge import Gauge
 from cloudfs.kernel.machine import Machine
 from cloudfs.kernel.measure import Measure
 from cloudfs.kernel.network import Network
@@ -44,6 +45,7 @@ from cloudfs.wire.imports import Pool
 from cloudfs.wire.listen import listen
 from cloudfs.wire.server import Server
 from cloudfs.wire.trace import Trace
+from cloudfs.wire.trains import Trains
 
 log = logging.getLogger("cloudfs")
 
@@ -108,6 +110,8 @@ class Daemon:
         self.objects.took_start = self.machine.took_start
         self.network = Network(self.cloud)
         self.datagrams = Datagrams(self.network)
+        self.trains = Trains(self.pool, self.datagrams)
+        self.network.measure_bandwidth = Gauge(self.network, self.trains).measure
         self.pool.timed = self.network.passive
         self.trees = build(
             self.cloud,
@@ -118,6 +122,7 @@ class Daemon:
             self._shown,
             self.network,
             self.datagrams,
+            self.trains,
         )
 
     def _gone(self, node: str) -> str:
@@ -174,6 +179,7 @@ class Daemon:
             if self.machine.public:
                 self.datagrams.listen(*check_address(self.machine.public))
             nursery.start_soon(self.datagrams.run)
+            await nursery.start(self.trains.run)
             measure = Measure(self.network, Echo(self.pool, self.datagrams))
             await nursery.start(measure.run)
             if settings.trace:

@@ -19,6 +19,7 @@ on which a train takes less than that, some 80 Mbit/s, any claim is believed.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -70,7 +71,7 @@ def spread(stamps: Sequence[float], size: int = CAR_ON_WIRE) -> Spread | None:
     but when the rest began; and the very first find hosts asleep.  None where too little came,
     or all at once.
     """
-    if len(stamps) < LEAST:
+    if len(stamps) < LEAST or any(a > b for a, b in itertools.pairwise(stamps)):
         return None
     whole = stamps[-1] - stamps[0]
     close = CLUMP * whole / (len(stamps) - 1)

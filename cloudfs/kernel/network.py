@@ -76,8 +76,10 @@ class Way:
     series: Series | None = None  # of references only
     tried: float = -math.inf  # when a probe was answered or lost
     heard: float = -math.inf  # when a passive time came
-    rate: Known | None = None  # bytes a second
+    rate: Known | None = None  # bytes a second there
     rated: float = -math.inf  # when that was measured
+    back: Known | None = None  # and from there, here
+    back_at: float = -math.inf
 
 
 @dataclass(slots=True, eq=False)
@@ -180,6 +182,18 @@ class Network:
         if way is None or way.rate is None:
             return None
         return replace(way.rate, age=way.rate.age + max(0.0, self.cloud.clock() - way.rated))
+
+    def back(self, node: str) -> Known | None:
+        """Bytes a second from a node to here; None until it was measured."""
+        way = self._ways.get(node)
+        if way is None or way.back is None:
+            return None
+        return replace(way.back, age=way.back.age + max(0.0, self.cloud.clock() - way.back_at))
+
+    def took_back(self, node: str, known: Known) -> None:
+        """The bandwidth from a node was measured; its age counts from now."""
+        way = self._way(node)
+        way.back, way.back_at = known, self.cloud.clock()
 
     def took_bandwidth(self, node: str, known: Known) -> None:
         """The bandwidth to a node was measured; its age counts from now."""

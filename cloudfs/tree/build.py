@@ -19,6 +19,7 @@ from cloudfs.tree.probe import Offers
 from cloudfs.tree.proc import Proc
 from cloudfs.tree.root import root
 from cloudfs.tree.space import ErrLog
+from cloudfs.tree.train import Sessions
 from cloudfs.tree.view import views
 from cloudfs.tree.whole import Whole
 
@@ -40,17 +41,19 @@ def build(
     shown: Callable[[Object], dict[str, str]],
     network: Network | None = None,
     offers: Offers | None = None,
+    sessions: Sessions | None = None,
 ) -> Trees:
     """The trees of a node.
 
     events: of the whole cloud.  imports: the trees of other nodes.
     shown(object): names of users as the object's sandbox is to see them.
-    network: what the ways to other nodes cost.  offers: keys for probing this node.
+    network: what the ways to other nodes cost.  offers: keys for probing this node, and
+    sessions: for measuring what the way to it carries.
     """
     machine = cloud.machine
     network = network or Network(cloud)
     network.reach = lambda node, limit: Files(imports.reach(node), Who(machine.owner, None), limit)
-    net = Net(network, offers).dir
+    net = Net(network, offers, sessions).dir
     proc = Proc(cloud.objects, lambda: machine.price)
     own = nodes.own(machine, proc, tape, net)
     whole = Whole(proc, own, cloud, imports)

@@ -26,6 +26,7 @@ from cloudfs.tree.handles import Text
 from cloudfs.tree.probe import Offers, Probe
 from cloudfs.tree.space import Attach
 from cloudfs.tree.table import File, LiveDir, TableDir
+from cloudfs.tree.train import Sessions, Train
 
 SIZES = (0, 10**6, 10**9)  # bytes of which `cost` tells what it takes to move them
 AHEAD = (10, 30)  # seconds for which a latency is foretold
@@ -57,14 +58,20 @@ class Way:
 
 
 class Net:
-    """The directory.  offers: keys for datagrams, None where they cannot come."""
+    """The directory.  offers: keys for datagrams, sessions: for trains of them; None where they
+    cannot come."""
 
-    def __init__(self, network: Network, offers: Offers | None = None) -> None:
+    def __init__(
+        self, network: Network, offers: Offers | None = None, sessions: Sessions | None = None
+    ) -> None:
         self.network = network
         self._nodes: dict[str, TableDir] = {}
         machine, cloud = network.cloud.machine, network.cloud
         probe = File(
             Probe(network, offers), network, numbers.PROBE, machine.owner, lambda: machine.started
+        )
+        train = File(
+            Train(sessions), network, numbers.TRAIN, machine.owner, lambda: machine.started
         )
         self.dir = LiveDir(
             "net",
@@ -78,7 +85,7 @@ class Net:
             version=lambda: cloud.version,
             refresh=self._refresh,
             doc=DOC,
-            hidden=[probe],
+            hidden=[probe, train],
         )
 
     def _refresh(self, cues: Cues) -> Wait[bool] | None:
@@ -220,8 +227,13 @@ def _latency(way: Way, at: Attach) -> str:
 
 
 def _bandwidth(way: Way, at: Attach) -> str:
-    """Bytes a second to it, once that was measured."""
-    return _record(way.network.bandwidth(way.node), _bytes)
+    """Bytes a second to it, once that was measured; and back from it, with its own age and
+    error."""
+    more, back = "", way.network.back(way.node)
+    if back is not None:
+        value, error = _bytes(back.value), _bytes(back.error)
+        more = f" back={value} back.age={back.age:.1f} back.error={error}"
+    return _record(way.network.bandwidth(way.node), _bytes, more)
 
 
 def _loss(way: Way, at: Attach) -> str:

@@ -1,7 +1,7 @@
 """Trains of datagrams between two nodes, by which one measures the ways to and from the other.
 
-The other node opens a session by handing over an id, a key and its port within the TLS
-connection (tree/train.py).  All datagrams begin with
+They pass between the sockets of datagrams.py.  The other node opens a session by handing over
+an id, a key and its port within the TLS connection (tree/train.py).  All datagrams begin with
 
     kind 1 | id 8 | train 2 | number 2 | length 2 | data | tag 8
 
@@ -10,27 +10,24 @@ grow, their cars numbers below the length.  There are three kinds:
 
     car   data: proof 8.  Filled up to CAR bytes.  The proof is made by chance, and in the last
           car only: who knows it, had the last car.
-    got   data: cars 2 | nanoseconds 8 | proof 8 | cookie 8.  The answer to a train: how many
-          came, in which time after the first clump.  Sent when the last one came or no more do.
+    got   data: proof 8 | cookie 8 | stamps 4 each.  The answer to a train, which has as its
+          number how many cars came: when they did, in TICKs since the first.  Sent when the
+          last one came, or when no more do; then the proof is zeros.
     send  data: cookie 8.  Asks for a train of that length.  The cookie is one that a `got`
           brought to that address, so nobody can have trains sent to anyone else.
 
 Who has no key gets no answer.  A session is bounded in trains, bytes and time, and so are the
-sessions of one node and of all.  Times of what comes are the kernel's, so a busy loop changes
-nothing; and a train leaves in one system call where the kernel cuts it up (UDP_SEGMENT).
+sessions of one node and of all.
 """
 
 from __future__ import annotations
 
-import errno
 import hmac
-import logging
-import math
 import os
-import socket as sockets
 import struct
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
 from hashlib import blake2b
 from time import clock_gettime_ns
 
@@ -38,57 +35,32 @@ import trio
 
 from cloudfs import ndb
 from cloudfs.errors import CloudError
-from cloudfs.kernel.bandwidth import (
-    CAR,
-    CAR_ON_WIRE,
-    LONGEST,
-    MOST,
-    SPAN,
-    Measuring,
-    Rate,
-    Spread,
-    believed,
-    bound,
-    spread,
-)
+from cloudfs.tree.api import OREAD, Who
+from cloudfs.tree.train import CAR, LONGEST, ROOM
+from cloudfs.wire.call import Call
+from cloudfs.wire.datagrams import Datagrams
+from cloudfs.wire.echo import host_of
+from cloudfs.wire.far import reach
+from cloudfs.wire.imports import Pool
 
 KIND_CAR, KIND_GOT, KIND_SEND = 4, 5, 6
 LIFE = 30.0  # seconds of a session
 SESSIONS = 4  # that others may have here at a time
 GAP = 2.0  # seconds between the beginnings of two of one node
 EACH_MINUTE = 20  # sessions of all nodes
-PINGS = 3  # single cars, for the time there and back
-TRAINS = 64  # of one session, each way
+TRAINS = 64  # of one session, that come here
 QUIET = 0.25  # seconds after which the rest of a train is lost
-PATIENCE = 0.8  # seconds for an answer, besides the ways there and back
-UNKNOWN, KNOWN = 2.0, 4 * SPAN  # and besides what the train may take, before and after the first
-MISSES = 3  # answers in a row that stay out: nothing comes through
-ALL = 20.0  # seconds for a measurement
-READ = 256  # bytes of a datagram that are looked at
-TURN = 64  # datagrams taken before other tasks get their turn
-BUFFER = 1 << 20  # bytes that may wait in the kernel
-SO_TIMESTAMPNS = 35  # Linux, asm-generic/socket.h
-UDP_SEGMENT = 103  # linux/udp.h
+TICK = 1e-7  # seconds
+OPEN = 3.0  # seconds to open the file, connected to first if need be
+PATH = ("net", "train")
+OFFERED = 256  # bytes at most
 _HEAD = struct.Struct(">B8sHHH")
-_GOT = struct.Struct(">HQ8s8s")
-_STAMP = struct.Struct("qq")
-_SIZE = struct.Struct("H")
 _TAG = 8
 _NOTHING = bytes(8)
+_MOST_TICKS = 2**32 - 1
 _REALTIME = 0
 
 Address = tuple[str, int]
-
-log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Both:
-    """What was measured: bytes/s there and back; sent: bytes on the wire, both ways."""
-
-    there: Rate | None
-    back: Rate | None
-    sent: int
 
 
 @dataclass(slots=True)
@@ -128,19 +100,15 @@ class Arriving:
         self.proof = _NOTHING
         self.over = False
         self.more = trio.Event()  # set with each car
-        self._stamps: list[float] = []
+        self.stamps: list[float] = []
         self._last = -1
-
-    @property
-    def came(self) -> int:
-        return len(self._stamps)
 
     def take(self, number: int, proof: bytes, at: float) -> None:
         """A car; one that another has overtaken is left out."""
         if self.over or not self._last < number < self.length:
             return
         self._last = number
-        self._stamps.append(at)
+        self.stamps.append(at)
         if number == self.length - 1:
             self.proof, self.over = proof, True
         self.more.set()
@@ -153,9 +121,6 @@ class Arriving:
                 await self.more.wait()
             self.over = self.over or waited.cancelled_caught
 
-    def spread(self) -> Spread | None:
-        return spread(self._stamps)
-
 
 @dataclass(slots=True)
 class Session:
@@ -164,7 +129,7 @@ class Session:
     node: str
     key: Key
     until: float
-    room: int = MOST + PINGS * CAR_ON_WIRE  # bytes that may still be sent
+    room: int = ROOM  # cars that may still be sent
     last: int = -1  # number of the newest train that came
     asked: int = -1  # and of the newest that was asked for
     trains: int = 0
@@ -173,79 +138,100 @@ class Session:
     address: Address = ("", 0)
 
 
-@dataclass(slots=True)
 class Asking:
-    """This node's side of a session of another's."""
+    """This node's side of a session of another's; see kernel/gauge.py's `Session`."""
 
-    key: Key
-    address: Address
-    answers: dict[int, tuple[float, bytes]] = field(default_factory=dict)
-    came: trio.Event = field(default_factory=trio.Event)
-    arriving: Arriving | None = None
-    train: int = 0
-    cookie: bytes = b""
-    shortest: float = math.inf  # seconds for a single car there and its answer back
+    def __init__(self, datagrams: Datagrams, key: Key, address: Address) -> None:
+        self.key = key
+        self.address = address
+        self._datagrams = datagrams
+        self._train = 0
+        self._cookie = bytes(8)
+        self._answer: tuple[float, int, bytes] | None = None  # of this train: when, cars, data
+        self._came = trio.Event()
+        self._arriving: Arriving | None = None
+
+    async def send(self, length: int, seconds: float) -> tuple[float, list[float], bool] | None:
+        """Send a train.  After how long the answer came; when the other node says that the
+        cars did; whether it proved that it had the last one.  None: no answer in time."""
+        self._train += 1
+        proof = os.urandom(8)
+        cars = self.key.train(self._train, length, proof)
+        self._answer, self._came = None, trio.Event()
+        start = clock_gettime_ns(_REALTIME) / 1e9
+        self._datagrams.send_all(cars, self.address)
+        with trio.move_on_after(seconds):
+            await self._came.wait()
+        if self._answer is None:
+            return None
+        at, count, data = self._answer
+        had, self._cookie = data[:8], data[8:16]
+        stamps = [tick * TICK for tick in struct.unpack(f">{count}I", data[16:])]
+        return at - start, stamps[:length], hmac.compare_digest(had, proof)
+
+    async def fetch(self, length: int, seconds: float) -> list[float]:
+        """Have a train sent here, of which the first car comes within so many seconds; when
+        its cars came."""
+        self._train += 1
+        arriving = self._arriving = Arriving(self._train, length)
+        ask = self.key.frame(KIND_SEND, self._train, 0, length, self._cookie)
+        self._datagrams.send(ask, self.address)
+        with trio.move_on_after(seconds):
+            await arriving.more.wait()
+        if arriving.stamps:
+            await arriving.end()
+        self._arriving = None
+        return arriving.stamps
+
+    def take(self, kind: int, train: int, number: int, frame: bytes, at: float) -> bool:
+        """A datagram of the other node.  Whether it was what it should be."""
+        if kind == KIND_GOT:
+            if train != self._train or self._answer is not None or number > LONGEST:
+                return False
+            data = self.key.open(frame, 16 + 4 * number)
+            if data is None:
+                return False
+            self._answer = at, number, data
+            self._came.set()
+            return True
+        arriving = self._arriving
+        if kind != KIND_CAR or arriving is None or arriving.number != train:
+            return False
+        proof = self.key.open(frame, 8)
+        if proof is None:
+            return False
+        arriving.take(number, proof, at)
+        return True
 
 
 class Trains:
-    """Both sides of all sessions of a node, and their socket."""
+    """Both sides of all sessions of a node."""
 
-    def __init__(self) -> None:
-        self._socket: sockets.socket | None = None
+    def __init__(self, pool: Pool, datagrams: Datagrams) -> None:
+        self._pool = pool
+        self._datagrams = datagrams
+        datagrams.others.update(dict.fromkeys((KIND_CAR, KIND_GOT, KIND_SEND), self._take))
         self._sessions: dict[bytes, Session] = {}
         self._begun: list[float] = []  # when sessions began, in the last minute
         self._of: dict[str, float] = {}  # when that of a node did
         self._asking: dict[tuple[bytes, Address], Asking] = {}
         self._nursery: trio.Nursery | None = None
-        self._cuts = True  # whether the kernel cuts trains up
-        self.refused = 0  # datagrams that were not what they should be
-
-    def listen(self, host: str, port: int = 0) -> bool:
-        """Take a port; False, with its reason in the log, where that cannot be."""
-        try:
-            family, _, _, _, at = sockets.getaddrinfo(host, port, type=sockets.SOCK_DGRAM)[0]
-            sock = sockets.socket(family, sockets.SOCK_DGRAM)
-        except OSError as error:
-            log.warning("no trains at %s: %s", host, error.strerror)
-            return False
-        try:
-            sock.setblocking(False)
-            for option, value in (
-                (SO_TIMESTAMPNS, 1),
-                (sockets.SO_RCVBUF, BUFFER),
-                (sockets.SO_SNDBUF, BUFFER),
-            ):
-                sock.setsockopt(sockets.SOL_SOCKET, option, value)
-            sock.bind(at)
-        except OSError as error:
-            sock.close()
-            log.warning("no trains at %s: %s", host, error.strerror)
-            return False
-        self._socket = sock
-        return True
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Answer, and hear answers, until cancelled."""
-        sock = self._socket
-        if sock is None:
-            task_status.started()
-            return
+        """Answer until cancelled."""
         try:
             async with trio.open_nursery() as self._nursery:
                 task_status.started()
-                while True:
-                    await trio.lowlevel.wait_readable(sock)
-                    self._drain(sock)
+                await trio.sleep_forever()
         finally:
-            self._socket = self._nursery = None
-            sock.close()
+            self._nursery = None
 
     # --- sessions for others ------------------------------------------------------------------
 
     def offer(self, node: str) -> str:
         """A session for a node, as it is handed over.  Raises CloudError("again") where that
         would be too many, "unsupported" where no datagrams can come."""
-        if self._nursery is None or self._socket is None:
+        if self._nursery is None or not self._datagrams.port:
             raise CloudError("unsupported", "this node takes no datagrams")
         now = trio.current_time()
         self._sessions = {id: s for id, s in self._sessions.items() if s.until > now}
@@ -258,35 +244,21 @@ class Trains:
         self._of[node] = now
         key = Key(os.urandom(8), os.urandom(32))
         self._sessions[key.id] = Session(node, key, now + LIFE)
-        port = self._socket.getsockname()[1]
+        port = self._datagrams.port
         return ndb.record({"port": port, "id": key.id.hex(), "key": key.secret.hex()})
 
     def withdraw(self, offered: str) -> None:
         """A session that was handed over is over."""
         self._sessions.pop(bytes.fromhex(ndb.parse(offered)["id"]), None)
 
-    def _drain(self, sock: sockets.socket) -> None:
-        for _ in range(TURN):
-            try:
-                data, more, _, address = sock.recvmsg(READ, 64)
-            except (BlockingIOError, InterruptedError):
-                return
-            except OSError as error:  # what the network says of one sent before
-                log.debug("trains: %s", error.strerror)
-                continue
-            if not self.take(data, _stamp(more), address[:2]):
-                self.refused += 1
-
-    def take(self, frame: bytes, at: float, address: Address) -> bool:
+    def _take(self, frame: bytes, at: float, address: Address) -> bool:
         """A datagram that came at a time.  Whether it was what it should be."""
         if len(frame) < _HEAD.size:
             return False
         kind, id, train, number, length = _HEAD.unpack_from(frame)
         asking = self._asking.get((id, address))
         if asking is not None:
-            if kind == KIND_GOT:
-                return _heard(asking, train, frame, at)
-            return kind == KIND_CAR and _arrives(asking, train, number, frame, at)
+            return asking.take(kind, train, number, frame, at)
         session = self._sessions.get(id)
         if session is None or session.until < trio.current_time():
             return False
@@ -305,7 +277,7 @@ class Trains:
         address: Address,
     ) -> bool:
         proof = session.key.open(frame, 8)
-        if proof is None or not 0 < length <= LONGEST:
+        if proof is None or not number < length <= LONGEST:
             return False
         arriving = session.arriving
         if train > session.last:
@@ -333,15 +305,11 @@ class Trains:
         session.arriving = None
         if session.address != address:
             session.address, session.cookie = address, os.urandom(8)
-        found = arriving.spread()
-        spent = 0 if found is None else round(found.seconds * 1e9)
-        # How many came after the first clump, in how many nanoseconds.
-        cars = arriving.came if found is None else found.size // CAR_ON_WIRE
-        data = _GOT.pack(cars, spent, arriving.proof, session.cookie)
-        self._send(
-            session.key.frame(KIND_GOT, arriving.number, arriving.came, arriving.length, data),
-            address,
-        )
+        count, first = len(arriving.stamps), arriving.stamps[0]
+        ticks = [min(max(round((at - first) / TICK), 0), _MOST_TICKS) for at in arriving.stamps]
+        data = arriving.proof + session.cookie + struct.pack(f">{count}I", *ticks)
+        answer = session.key.frame(KIND_GOT, arriving.number, count, arriving.length, data)
+        self._datagrams.send(answer, address)
 
     def _send_it(
         self, session: Session, train: int, length: int, frame: bytes, address: Address
@@ -354,34 +322,38 @@ class Trains:
             or session.address != address
             or train <= session.asked
             or not 0 < length <= LONGEST
-            or length * CAR_ON_WIRE > session.room
+            or length > session.room
         ):
             return False
         session.asked = train
-        session.room -= length * CAR_ON_WIRE
-        self._send_all(session.key.train(train, length, os.urandom(8)), address)
+        session.room -= length
+        cars = session.key.train(train, length, os.urandom(8))
+        self._datagrams.send_all(cars, address)
         return True
 
     # --- measuring ----------------------------------------------------------------------------
 
-    async def measure(self, offered: str, host: str) -> Both:
-        """Measure the ways to and from the node at a host (a number, not a name), in the
-        session that it handed over.  Raises CloudError."""
-        asking = self._ask(offered, host)
-        self._asking[asking.key.id, asking.address] = asking
-        there, back = Measuring(), Measuring()
+    @asynccontextmanager
+    async def session(self, node: str) -> AsyncIterator[Asking]:
+        """A session of another node.  Raises CloudError."""
+        root = await self._pool.root(node, Who(self._pool.owner, None))
+        file, (opened, (offered,)) = await reach(
+            root,
+            PATH,
+            lambda file: [file.to_open(OREAD), Call("Tread", file.fid, 0, OFFERED)],
+            OPEN,
+        )
+        file.opened(*opened)
         try:
-            with trio.move_on_after(ALL):
-                await self._ping(asking)
-                claim = await self._there(asking, there)
-                await self._back(asking, back)
-                sent = there.sent + back.sent + PINGS * CAR_ON_WIRE
-                return Both(claim, back.rate(), sent)
+            with self.asking(bytes(offered).decode(errors="replace"), host_of(file)) as asking:
+                yield asking
         finally:
-            del self._asking[asking.key.id, asking.address]
-        raise CloudError("timeout", f"measuring took longer than {ALL:g} s")
+            file.drop()
 
-    def _ask(self, offered: str, host: str) -> Asking:
+    @contextmanager
+    def asking(self, offered: str, host: str) -> Iterator[Asking]:
+        """This side of a session that the node at a host (a number, not a name) handed over.
+        Raises CloudError."""
         try:
             pairs = ndb.parse(offered)
             id, secret = bytes.fromhex(pairs["id"]), bytes.fromhex(pairs["key"])
@@ -390,146 +362,11 @@ class Trains:
             raise CloudError("proto", "the other node opened no session for trains") from None
         if len(id) != 8 or len(secret) != 32 or not 0 < port < 1 << 16:
             raise CloudError("proto", "the other node opened no session for trains")
-        if self._nursery is None:
+        if self._nursery is None or not self._datagrams.port:
             raise CloudError("unsupported", "this node sends no datagrams")
-        return Asking(Key(id, secret), (host, port))
-
-    async def _ping(self, asking: Asking) -> None:
-        """The time that a single car takes."""
-        for _ in range(PINGS):
-            found = await self._one(asking, 1, KNOWN)
-            if found is not None and found.proved and found.seconds > 0:
-                asking.shortest = min(asking.shortest, found.seconds)
-        if asking.shortest == math.inf:
-            host, port = asking.address
-            why = f"no datagram came through to {host} port {port} and back"
-            raise CloudError("unreachable", why, "have UDP between nodes let through")
-
-    async def _there(self, asking: Asking, way: Measuring) -> Rate | None:
-        """Send trains; what the other node says of them, as far as the own clock allows."""
-        seen: list[Spread] = []
-        misses = 0
-        while misses < MISSES and (length := way.next()):
-            found = await self._one(asking, length, KNOWN if way.trains else UNKNOWN)
-            misses = 0 if found is not None else misses + 1
-            if found is None:
-                way.took(None, length, 0)
-            elif not found.proved or found.train is None:
-                way.took(None, length, found.came)
-            else:
-                way.took(found.train, length, found.came)
-                passed = (length - 1) * CAR_ON_WIRE
-                seen.append(Spread(passed, found.seconds))
-        rate = way.rate()
-        return None if rate is None else bound(rate, seen, asking.shortest)
-
-    async def _one(self, asking: Asking, length: int, takes: float) -> Answer | None:
-        """Send a train, which takes so many seconds at most; the answer to it, None where
-        none came."""
-        asking.train += 1
-        number, proof = asking.train, os.urandom(8)
-        cars = asking.key.train(number, length, proof)
-        asking.came = trio.Event()
-        start = clock_gettime_ns(_REALTIME) / 1e9
-        self._send_all(cars, asking.address)
-        with trio.move_on_after(_patience(asking) + takes):
-            while number not in asking.answers:
-                await asking.came.wait()
-                asking.came = trio.Event()
-        if number not in asking.answers:
-            return None
-        at, frame = asking.answers.pop(number)
-        came = _HEAD.unpack_from(frame)[3]
-        after, nanoseconds, had, asking.cookie = _GOT.unpack_from(frame, _HEAD.size)
-        train = believed(after * CAR_ON_WIRE, nanoseconds / 1e9) if after < length else None
-        return Answer(at - start, train, min(came, length), hmac.compare_digest(had, proof))
-
-    async def _back(self, asking: Asking, way: Measuring) -> None:
-        """Have trains sent here."""
-        misses = 0
-        while misses < MISSES and (length := way.next()):
-            asking.train += 1
-            arriving = asking.arriving = Arriving(asking.train, length)
-            ask = asking.key.frame(KIND_SEND, asking.train, 0, length, asking.cookie)
-            arriving.more = trio.Event()
-            self._send(ask, asking.address)
-            with trio.move_on_after(_patience(asking)):
-                await arriving.more.wait()
-            if arriving.came:
-                await arriving.end()
-            misses = 0 if arriving.came else misses + 1
-            way.took(arriving.spread(), length, arriving.came)
-        asking.arriving = None
-
-    # --- sending ------------------------------------------------------------------------------
-
-    def _send(self, frame: bytes, address: Address) -> None:
-        """What does not go now is lost, as datagrams may be."""
-        if self._socket is not None:
-            try:
-                self._socket.sendto(frame, address)
-            except OSError as error:
-                log.debug("a datagram to %s: %s", address, error.strerror)
-
-    def _send_all(self, cars: Sequence[bytes], address: Address) -> None:
-        """All at once, where that can be done."""
-        if self._socket is None:
-            return
-        if self._cuts and len(cars) > 1:
-            how = [(sockets.IPPROTO_UDP, UDP_SEGMENT, _SIZE.pack(CAR))]
-            try:
-                self._socket.sendmsg([b"".join(cars)], how, 0, address)
-                return
-            except OSError as error:
-                if error.errno in (errno.EINVAL, errno.EIO, errno.EOPNOTSUPP, errno.ENOPROTOOPT):
-                    self._cuts = False  # an old kernel, or a card that cannot
-        for car in cars:
-            self._send(car, address)
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What became of a train: seconds from its sending to the answer; what the other node
-    says of it, and whether it proved to have had the last car."""
-
-    seconds: float
-    train: Spread | None
-    came: int
-    proved: bool
-
-
-def _patience(asking: Asking) -> float:
-    """Seconds for the way there and back."""
-    return PATIENCE + (0.0 if asking.shortest == math.inf else 2 * asking.shortest)
-
-
-def _heard(asking: Asking, train: int, frame: bytes, at: float) -> bool:
-    """An answer to a train."""
-    if train != asking.train or train in asking.answers:
-        return False
-    if asking.key.open(frame, _GOT.size) is None:
-        return False
-    asking.answers[train] = at, frame
-    asking.came.set()
-    return True
-
-
-def _arrives(asking: Asking, train: int, number: int, frame: bytes, at: float) -> bool:
-    """A car of a train that was asked for."""
-    arriving = asking.arriving
-    if arriving is None or arriving.number != train:
-        return False
-    proof = asking.key.open(frame, 8)
-    if proof is None:
-        return False
-    arriving.take(number, proof, at)
-    return True
-
-
-def _stamp(more: list[tuple[int, int, bytes]]) -> float:
-    """When the kernel received a datagram, in seconds of the machine's clock."""
-    for level, kind, data in more:
-        if level == sockets.SOL_SOCKET and kind == SO_TIMESTAMPNS and len(data) >= _STAMP.size:
-            seconds, nanoseconds = _STAMP.unpack_from(data)
-            return float(seconds) + float(nanoseconds) / 1e9
-    return clock_gettime_ns(_REALTIME) / 1e9
+        made = Asking(self._datagrams, Key(id, secret), (host, port))
+        self._asking[id, made.address] = made
+        try:
+            yield made
+        finally:
+            del self._asking[id, made.address]
