@@ -39,7 +39,7 @@ from cloudfs.tree.build import build
 from cloudfs.tree.others import Others
 from cloudfs.tree.space import ErrLog, Space
 from cloudfs.who import Who
-from cloudfs.wire.datagrams import Datagrams
+from cloudfs.wire.datagrams import ABOVE, Datagrams
 from cloudfs.wire.echo import Echo
 from cloudfs.wire.imports import Pool
 from cloudfs.wire.listen import listen
@@ -177,7 +177,9 @@ class Daemon:
             self.machine.party = joined
             await nursery.start(partial(joined.run, settings.listen, settings.seeds))
             if self.machine.public:
-                self.datagrams.listen(*check_address(self.machine.public))
+                host, port = check_address(self.machine.public)
+                if not self.datagrams.listen(host, port + ABOVE):
+                    self.datagrams.listen(host, 0)  # others are told which it is
             nursery.start_soon(self.datagrams.run)
             await nursery.start(self.trains.run)
             measure = Measure(self.network, Echo(self.pool, self.datagrams))

@@ -100,7 +100,7 @@ class Measuring:
 
     def next(self) -> int:
         """How many cars the next train has; 0 if it is enough."""
-        length = FIRST
+        length = min(FIRST, self._most)
         if self._scout is not None:
             rate = median(one.rate for one in self.trains or [self._scout])
             length = min(self._most, max(int(rate * SPAN / CAR_ON_WIRE), LEAST))
@@ -144,13 +144,18 @@ def bound(claim: Rate, trains: Sequence[Spread], shortest: float) -> Rate:
     """What may be believed of a claim.
 
     trains: with the seconds from the sending of each to the answer, by the sender's clock;
-    shortest: the same for single cars, at their quickest.  Of several trains the quickest
-    answer counts.  What is beyond is cut off and goes into the error.
+    shortest: the same for single cars, at their quickest.  Of several trains, short ones left
+    out, the quickest answer counts.  What is beyond is cut off and goes into the error.
     """
+    longest = max((train.size for train in trains), default=0)
+    # A node may say that it loses the ends of long trains, until they are so short that SLACK
+    # hides all of them; then it has to live with a low figure.
+    least = SLACK if longest < LONGEST // 2 * CAR_ON_WIRE else 0.0
     most = 0.0
     for train in trains:
-        passing = train.seconds - shortest - SLACK
-        most = max(most, train.size / passing if passing > 0 else math.inf)
+        if 2 * train.size >= longest:
+            passing = max(train.seconds - shortest - SLACK, least)
+            most = max(most, train.size / passing if passing > 0 else math.inf)
     if claim.value <= most:
         return claim
     return Rate(most, max(claim.error, (claim.value - most) / 2))

@@ -48,8 +48,8 @@ class Tape(Protocol):
     def subscribe(self) -> Feed: ...
 
 
-def own(machine: Machine, proc: Proc, tape: Tape, net: Node) -> TableDir:
-    """This node's own directory, which others see as /cloud/nodes/NAME.  net: its `net`."""
+def own(machine: Machine, proc: Proc, tape: Tape, *more: Node) -> TableDir:
+    """This node's own directory, which others see as /cloud/nodes/NAME, with more in it."""
     return TableDir(
         machine.name,
         (*TABLE, Trace(tape)),
@@ -57,7 +57,7 @@ def own(machine: Machine, proc: Proc, tape: Tape, net: Node) -> TableDir:
         numbers.SELF,
         machine.owner,
         lambda: machine.changed,
-        [proc.own([place(proc.objects)]), net],
+        [proc.own([place(proc.objects)]), *more],
         NODE_DOC + help_of(VERBS.values()),
         [File(Introduction(), machine, numbers.INTRODUCE, machine.owner, lambda: machine.changed)],
     )

@@ -8,14 +8,16 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from threading import Thread
 
 import pytest
 
+from cloudfs import ndb
 from cloudfs.errors import CloudError
 from cloudfs.node.machines import Machines
+from cloudfs.node.wan import example
 from tests.cloud.links import Links, address, links, waiting
 from tests.cloud.net import Net, eventually, expect
 from tests.cloud.test_links import between
@@ -195,6 +197,7 @@ def test_no_link_leads_to_nobody(wired: Links) -> None:
 OWNER = """
 import sys
 from cloudfs.node.machines import Machines
+from cloudfs.node.wan import example
 with Machines(["m1", "m2"], wan=True) as made:
     made.wan.link("m1", "m2", delay=0.1)
     print(made.tag, made.base, flush=True)
@@ -218,3 +221,118 @@ def test_the_links_go_with_their_owner() -> None:
         with Machines(["m1"], wan=True):  # the next one
             assert left(tag, Path(base), base) == []
     assert left(tag, Path(base), base) == []
+
+
+# --- what nodes measure of it -----------------------------------------------------------
+
+RATES = [1e7, 1e8, 5e8]  # bit/s
+
+
+@pytest.fixture(scope="module")
+def nodes() -> Iterator[Net]:
+    """Two nodes far from each other."""
+    with Net(2, wan=True) as net:
+        net.link("n1", "n2", delay=0.01)
+        yield net
+
+
+def figure(net: Net, name: str, node: str = "n2") -> list[str]:
+    """What n1's table of that name says of a node: value, age, how, error."""
+    for line in net["n1"].read("net", name).splitlines():
+        if line.split()[0] == node:
+            return line.split()[1:]
+    raise AssertionError(f"the table {name} has no row of {node}")
+
+
+def says(net: Net, trip: float) -> None:
+    """The table's latency is that of the link, within 5 % or 0.5 ms."""
+    value, age, how, _ = figure(net, "latency")
+    assert how == "measured"
+    assert abs(float(value) - trip) <= max(0.05 * trip, 0.0005), (
+        f"{value} after {age} s, not {trip}"
+    )
+
+
+def sent(net: Net) -> int:
+    """Bytes that both nodes have sent over their interfaces."""
+    total = 0
+    for text in net.each(lambda node: node.sh("cat /proc/net/dev")).values():
+        (line,) = (line for line in text.splitlines() if "eth0:" in line)
+        total += int(line.partition(":")[2].split()[8])
+    return total
+
+
+def probe_bandwidth(net: Net) -> dict[str, str]:
+    """Measure the way from n1 to n2, once that may be done again."""
+
+    def probe() -> None:
+        done = net["n1"].run(
+            "sh",
+            "-c",
+            'echo probe bandwidth >"$0"',
+            net["n1"].path("net/n2/ctl"),
+            status=None,
+            seconds=30,
+        )
+        assert done.returncode == 0, f"{done.stderr}{net['n1'].sh('cloudfs why')}"
+
+    eventually(probe, 30, every=1.0)
+    return net["n1"].status("net/n2/bandwidth")
+
+
+def right(found: dict[str, str], rate: float) -> None:
+    for value in (found["value"], found["back"]):
+        assert float(value) * 8 == pytest.approx(rate, rel=0.2)
+
+
+def test_latency_and_a_change_of_it_are_seen(nodes: Net) -> None:
+    eventually(lambda: says(nodes, 0.02), 30)
+    nodes.link("n1", "n2", delay=0.1)
+    start = time.monotonic()
+    eventually(lambda: says(nodes, 0.2), 15)
+    print(f"20 to 200 ms: seen after {time.monotonic() - start:.1f} s")
+    nodes.link("n1", "n2", delay=0.01)
+    eventually(lambda: says(nodes, 0.02), 15)
+
+
+def test_bandwidth_is_measured_with_less_than_a_megabyte(nodes: Net) -> None:
+    nodes.link("n1", "n2", rate=1e8)
+    before = sent(nodes)
+    found = probe_bandwidth(nodes)
+    spent = sent(nodes) - before
+    print(f"100 Mbit/s: {ndb.record(found)}, {spent} bytes")
+    right(found, 1e8)
+    assert 3e5 < spent < 1e6
+    refused = nodes["n1"].refused("probe bandwidth", "net/n2/ctl")
+    assert "just now" in refused
+
+
+@pytest.mark.parametrize("trip", [0.001, 0.02, 0.1])
+def test_bandwidths_of_all_links(nodes: Net, trip: float) -> None:
+    for rate in RATES:
+        nodes.link("n1", "n2", rate=rate, delay=trip / 2)
+        found = probe_bandwidth(nodes)
+        print(f"{rate / 1e6:g} Mbit/s, {trip * 1e3:g} ms: {ndb.record(found)}")
+        right(found, rate)
+
+
+def test_latencies_of_a_matrix(make_net: Callable[..., Net]) -> None:
+    """Six towns: each says of each what lies between them."""
+    net = make_net(6, wan=True)
+    trips = example(6)
+    net.machines.wan.shape(trips)
+
+    def all_right() -> None:
+        for a, node in enumerate(net):
+            lines = map(str.split, node.read("net/latency").splitlines())
+            rows = {name: rest for name, *rest in lines}
+            expect(len(rows), 5, f"rows of {node.name}")
+            for b, other in enumerate(net.all):
+                if a != b:
+                    value, _, how, _ = rows[other]
+                    expect(how, "measured")
+                    assert abs(float(value) - trips[a][b]) <= max(0.05 * trips[a][b], 0.0005), (
+                        f"{node.name} {other}: {value}, not {trips[a][b]}"
+                    )
+
+    eventually(all_right, 60, every=1.0)

@@ -44,11 +44,12 @@ async def test_every_node_measures_those_it_knows(autojump_clock, town):
     assert float(age) < 5
     assert float(error) < 0.01
     assert n0.network.near()[0] == ("n1", pytest.approx(rtt("n0", "n1")))
-    assert await n0.ls("/cloud/net") == [
+    assert sorted(await n0.ls("/cloud/net")) == [
         *("bandwidth", "coordinate", "interfaces", "latency", "loss", "n1", "n2", "near"),
     ]  # fmt: skip
-    assert n1.kept == {"n0", "n2"}
+    await town.until(lambda: n1.kept == {"n0", "n2"})
     # The same as that other node sees it.
+    await town.until(lambda: n1.network.latency("n2") is not None)
     there = await n0.cat("/cloud/nodes/n1/net/n2/latency")
     assert float(record(there)["value"]) == pytest.approx(rtt("n1", "n2"), rel=0.01)
 
@@ -56,7 +57,7 @@ async def test_every_node_measures_those_it_knows(autojump_clock, town):
 async def test_coordinates_are_told_and_predict_what_nobody_measured(autojump_clock, town):
     await town.add(*PLACES)
     await town.settle()
-    await trio.sleep(300)
+    await trio.sleep(90)
     n0 = town.nodes["n0"]
     off = []
     for one in PLACES:
@@ -78,8 +79,8 @@ async def test_a_coordinate_that_stands_still_is_told_seldom(autojump_clock, tow
     await town.settle()
     await trio.sleep(120)
     told, changes = None, 0
-    for _ in range(240):
-        await trio.sleep(1)
+    for _ in range(60):
+        await trio.sleep(2)
         now = n1.cloud.nodes["n0"].told["coordinate"]
         changes += now != told
         told = now
@@ -100,9 +101,9 @@ async def test_a_changed_link_shows_within_fifteen_seconds(autojump_clock, town)
 
 
 async def test_few_probes_are_sent(autojump_clock, town):
-    await town.add(*PLACES)
+    await town.add(*list(PLACES)[:5])
     await town.settle()
-    await trio.sleep(60)
+    await trio.sleep(20)
     town.probes.clear()
     await trio.sleep(60)
     sent = [probe for probe in town.probes if probe[1] == "n0"]
@@ -228,9 +229,9 @@ async def test_passive_times_confirm_or_raise_a_doubt(autojump_clock, town):
     await town.settle()
     await trio.sleep(30)
     usual = n0.network.latency("n1").value
-    n0.measure.network.schedule.keep([])  # only what is asked for from now on
-    await trio.sleep(60)
-    n1.measure.network.schedule.keep([])
+    for node in (n0, n1):  # only what is asked for from now on
+        node.network.refer({})
+        node.measure._chosen = math.inf
     await trio.sleep(20)
     assert n0.network.latency("n1").age > 15
     n0.network.passive("n1", usual * 1.01)
@@ -241,7 +242,8 @@ async def test_passive_times_confirm_or_raise_a_doubt(autojump_clock, town):
     for _ in range(5):
         n0.network.passive("n1", 0.3)
     await trio.sleep(3)
-    assert 2 <= len(town.probes) <= 6
+    probes = [probe for probe in town.probes if probe[1:] == ("n0", "n1")]
+    assert 2 <= len(probes) <= 6
     assert n0.network.latency("n1").value == pytest.approx(0.3)
 
 
@@ -253,7 +255,7 @@ async def test_the_cost_of_moving_and_starting(autojump_clock, town):
     await trio.sleep(60)
     one = (await n0.cat("/cloud/net/n1/cost")).splitlines()
     assert one[0].startswith("move bytes=0 seconds=0.034")
-    assert [line.split()[1] for line in one[1:]] == ["runtime=sandbox"]
+    assert [line.split()[1] for line in one[1:]] == ["runtime=process"]
     n0.network.took_bandwidth("n1", Known(1e6, 0.0, "measured", 1e5))
     assert float((await n0.cat("/cloud/net/bandwidth")).split()[1]) == 1e6
     lines = (await n0.cat("/cloud/net/n1/cost")).splitlines()

@@ -253,7 +253,7 @@ async def test_the_node(autojump_clock, cloud):
             await cloud.echo(bad, "/cloud/nodes/n1/ctl")
     assert cloud.machine.attributes()["label.gpu"] == "a100"
     assert ndb.parse(await cloud.cat("/cloud/nodes/n1/status"))["cluster"] == "paris"
-    for file in ("load", "cpu", "mem", "disk", "net", "uptime", "arch", "os", "cpus"):
+    for file in ("load", "cpu", "mem", "disk", "net/interfaces", "uptime", "arch", "os", "cpus"):
         assert (await cloud.cat(f"/cloud/nodes/n1/{file}")).endswith("\n")
     id = await cloud.run("sleep 9", "limit cpu=4")
     assert await cloud.cat(f"/cloud/proc/{id}/cost") == "total=0 hour=2\n"

@@ -1,0 +1,104 @@
+"""/cloud/net of real nodes: what the network costs, measured over real sockets."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from cloudfs import ndb
+from tests.cloud.machine import Machine
+from tests.cloud.net import Net, eventually, expect
+from tests.cloud.views import AGREE, GONE, settle
+
+
+@pytest.fixture(scope="module")
+def net() -> Iterator[Net]:
+    """Three nodes, the last of which dies in the last test."""
+    with Net({"east": "n1 n2", "west": "n3"}) as found:
+        yield settle(found)
+
+
+def table(node: Machine, *path: str) -> dict[str, list[str]]:
+    """The rows of a table by their node."""
+    rows = (ndb.words(line) for line in node.read(*path).splitlines())
+    return {name: rest for name, *rest in rows}
+
+
+def all_measured(net: Net) -> None:
+    for node in net:
+        rows = table(node, "net/latency")
+        expect(set(rows), {other.name for other in net if other is not node})
+        for value, age, how, error in rows.values():
+            expect(how, "measured")
+            assert 0 < float(value) < 0.1
+            assert 0 <= float(age) < 60
+            assert 0 <= float(error) < 0.1
+
+
+def test_every_node_has_a_row_for_every_other(net: Net) -> None:
+    eventually(lambda: all_measured(net), AGREE)
+    here = net["n1"]
+    nearest = here.sh("sort -n -k2 $cloud/net/latency | head -3").splitlines()
+    assert len(nearest) == 2
+    assert float(nearest[0].split()[1]) <= float(nearest[1].split()[1])
+    assert here.ls("net/n2") == [
+        *("bandwidth", "coordinate", "cost", "ctl", "help", "jitter", "latency", "loss"),
+    ]  # fmt: skip
+    assert here.ls("nodes/n2/net/n3") == here.ls("net/n2")
+    assert "move bytes=0 seconds=0.00" in here.read("net/n2/cost")
+    assert here.read("net/interfaces").split()[0] == "lo"
+
+
+def test_datagrams_come_through(net: Net) -> None:
+    """Both sides of a probe have bound the port, and what comes there is what was sent."""
+
+    def received() -> int:
+        lines = net["n1"].sh("cat /proc/net/snmp").splitlines()
+        _, values = (line.split() for line in lines if line.startswith("Udp:"))
+        return int(values[1])
+
+    port = net["n1"].status("nodes/n1/status")
+    assert port["state"] == "alive"
+    before = received()
+    net["n1"].write("probe count=20", "net/n2/ctl")
+    assert received() - before >= 20  # QUIC's come on top
+
+
+def test_coordinates_are_told(net: Net) -> None:
+    def told() -> None:
+        place = net["n1"].read("net/n2/coordinate").split()
+        expect([word.partition("=")[0] for word in place], ["place", "height", "error"])
+
+    eventually(told, 2 * AGREE)
+
+
+def test_probes_on_demand(net: Net) -> None:
+    here = net["n1"]
+    here.write("probe count=10", "net/n3/ctl")
+    assert float(here.status("net/n3/latency")["age"]) < 2
+    assert 0 <= float(here.read("net/n3/jitter")) < 0.1
+    here.write("probe", "nodes/n2/net/n3/ctl")
+    assert "count=N" in here.refused("probe often", "net/n3/ctl")
+    done = here.run("cat", here.path("net/n9/latency"), status=1)
+    assert "No such file" in done.stderr
+    done = here.run("cat", here.path("net/probe"), status=1)
+    assert "Permission denied" in done.stderr
+
+
+def test_a_node_that_dies_keeps_its_last_values(net: Net) -> None:
+    here = net["n1"]
+    eventually(lambda: all_measured(net), AGREE)
+    net["n3"].kill()
+    eventually(lambda: expect(here.status("nodes/n3/status")["state"], "gone"), GONE)
+    first = here.status("net/n3/latency")
+    assert first["how"] == "measured"
+
+    def older() -> None:
+        now = here.status("net/n3/latency")
+        expect(now["value"], first["value"])
+        assert float(now["age"]) > float(first["age"]) + 2
+
+    eventually(older, AGREE)
+    assert "n3 is gone" in here.refused("probe", "net/n3/ctl")
+    assert list(table(here, "net/near")) == ["n2"]
