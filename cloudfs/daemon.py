@@ -113,6 +113,7 @@ class Daemon:
         self.trains = Trains(self.pool, self.datagrams)
         self.network.measure_bandwidth = Gauge(self.network, self.trains).measure
         self.pool.timed = self.network.passive
+        self.pool.carried = self.network.carried
         self.trees = build(
             self.cloud,
             self.events,

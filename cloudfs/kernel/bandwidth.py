@@ -27,7 +27,7 @@ from statistics import median
 
 CAR = 1232  # bytes of data in a datagram of a train: what goes everywhere in one piece
 CAR_ON_WIRE = CAR + 28  # with what IPv4 and UDP add
-MOST = 430_000  # bytes on the wire that one measurement sends one way
+MOST = 400_000  # bytes on the wire that one measurement sends one way
 FIRST = 8  # cars of the first train, when nothing is known of the link
 LEAST = 4  # cars that tell anything
 LONGEST = 50  # cars: what goes into one send, and small buffers hold
@@ -39,6 +39,9 @@ SLACK = 0.006  # seconds that a busy node may need to answer
 CLUMP = 0.25  # of the mean gap: cars that come closer came together
 STAMP = 1e-5  # seconds by which a stamp may be wrong, at best
 WAKING = 8  # one car in so many is the first, while a host that slept wakes up
+STRETCH = 1.0  # seconds of bulk that tell a rate
+STALL = 0.5  # seconds without any that end a stretch
+BULK = 256 << 10  # bytes of a stretch at least
 FASTEST = 1e11  # bytes a second, beyond which no figure is believed
 NORMAL = 1.4826  # a normal deviation over the median absolute one
 MEDIAN_COST = 1.2533  # the deviation of a median over that of a mean
@@ -159,6 +162,33 @@ def bound(claim: Rate, trains: Sequence[Spread], shortest: float) -> Rate:
     if claim.value <= most:
         return claim
     return Rate(most, max(claim.error, (claim.value - most) / 2))
+
+
+class Flow:
+    """What comes from a node in bulk anyway: nothing is sent to know it, but all it tells is
+    that the way carries as much at least.
+
+    Rates are those of whole stretches, so that what had waited in the kernel's buffers while
+    this node was busy counts little.
+    """
+
+    def __init__(self) -> None:
+        self._start = self._last = -math.inf
+        self._size = 0
+
+    def took(self, size: int, now: float) -> float | None:
+        """So many bytes came; bytes/s, where a stretch is full with them."""
+        if now - self._last > STALL:
+            self._start, self._size = now, 0  # these began to come one does not know when
+        else:
+            self._size += size
+        self._last = now
+        seconds = now - self._start
+        if seconds < STRETCH:
+            return None
+        rate = self._size / seconds if self._size >= BULK else None
+        self._start, self._size = now, 0
+        return rate
 
 
 def pause(sent: int, rate: float) -> float:

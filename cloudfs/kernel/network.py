@@ -24,6 +24,7 @@ import trio
 from cloudfs import ndb
 from cloudfs.errors import CloudError
 from cloudfs.kernel import coordinate
+from cloudfs.kernel.bandwidth import Flow
 from cloudfs.kernel.bell import Bell
 from cloudfs.kernel.catalog import usable
 from cloudfs.kernel.cloud import Cloud
@@ -80,6 +81,7 @@ class Way:
     rated: float = -math.inf  # when that was measured
     back: Known | None = None  # and from there, here
     back_at: float = -math.inf
+    flow: Flow | None = None  # of what comes in bulk
 
 
 @dataclass(slots=True, eq=False)
@@ -194,6 +196,18 @@ class Network:
         """The bandwidth from a node was measured; its age counts from now."""
         way = self._way(node)
         way.back, way.back_at = known, self.cloud.clock()
+
+    def carried(self, node: str, size: int) -> None:
+        """So many bytes came from a node at once, of what it sends anyway.  Where more comes
+        than was known to be possible, it is known now, and that it may be still more."""
+        way, now = self._way(node), self.cloud.clock()
+        way.flow = way.flow or Flow()
+        rate = way.flow.took(size, now)
+        if rate is None:
+            return
+        known = self.back(node)
+        if known is None or rate > known.value + 2 * known.error:
+            self.took_back(node, Known(rate, 0.0, "measured", rate / 2))
 
     def took_bandwidth(self, node: str, known: Known) -> None:
         """The bandwidth to a node was measured; its age counts from now."""

@@ -228,12 +228,13 @@ def _latency(way: Way, at: Attach) -> str:
 
 def _bandwidth(way: Way, at: Attach) -> str:
     """Bytes a second to it, once that was measured; and back from it, with its own age and
-    error."""
+    error, once that was measured or much came from it."""
     more, back = "", way.network.back(way.node)
     if back is not None:
         value, error = _bytes(back.value), _bytes(back.error)
         more = f" back={value} back.age={back.age:.1f} back.error={error}"
-    return _record(way.network.bandwidth(way.node), _bytes, more)
+    known = way.network.bandwidth(way.node)
+    return _record(known, _bytes, more) if known is not None or not more else f"{more.strip()}\n"
 
 
 def _loss(way: Way, at: Attach) -> str:

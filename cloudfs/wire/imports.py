@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from functools import partial
 from hashlib import blake2b
 from time import monotonic, time
 from typing import Any
@@ -163,6 +164,7 @@ class Peer(Found):
                     scope.deadline = float("inf")
                     self._failed = 0
                     client.timed = self._timed
+                    client.carried = partial(self._pool.carried, self.node)
                     link = self.link = Link(client)
                     self._done(attempt)
                     try:
@@ -251,6 +253,7 @@ class Pool:
     cannot be reached as far as is known, "" where it may be; who asks then hears that at
     once.  files: this node's keys, None until `use`.  owner: whose the directories are.
     idle: seconds.  timed: told after how many seconds a node answered what it answers at once.
+    carried: told how many bytes of it came in bulk.
     """
 
     def __init__(
@@ -271,6 +274,7 @@ class Pool:
         self.trace = trace
         self.idle = idle
         self.timed: Callable[[str, float], None] = lambda node, seconds: None
+        self.carried: Callable[[str, int], None] = lambda node, size: None
         self._peers: dict[str, Peer] = {}
         self._roots: dict[str, RemoteRoot] = {}
         self._nursery: trio.Nursery | None = None

@@ -22,6 +22,7 @@ from tests.cloud.links import Links, address, links, waiting
 from tests.cloud.net import Net, eventually, expect
 from tests.cloud.test_links import between
 from tests.cloud.test_net import left
+from tests.cloud.views import settle
 
 NAMES = ["n1", "n2", "n3"]
 
@@ -42,7 +43,7 @@ def short(request: pytest.FixtureRequest) -> Iterator[None]:
             net.link(a, b, delay=0, jitter=0, loss=0, rate=0)
 
 
-def round_trips(wired: Links, a: str, b: str, count: int = 40) -> list[float]:
+def round_trips(wired: Links, a: str, b: str, count: int = 40, *, tell: bool = True) -> list[float]:
     """Seconds until a datagram has been there and back, the shortest first."""
     there, back = wired.udp[a], wired.udp[b]
     times = []
@@ -57,11 +58,14 @@ def round_trips(wired: Links, a: str, b: str, count: int = 40) -> list[float]:
         times.append(time.perf_counter() - start)
     for one in (there, back):
         one.setblocking(False)
-    print(f"{a} {b}: least {min(times) * 1e3:.2f}, median {statistics.median(times) * 1e3:.2f} ms")
+    if tell:
+        print(
+            f"{a} {b}: least {min(times) * 1e3:.2f}, median {statistics.median(times) * 1e3:.2f} ms"
+        )
     return sorted(times)
 
 
-def bit_rate(wired: Links, a: str, b: str, size: int) -> float:
+def bit_rate(wired: Links, a: str, b: str, size: int, *, tell: bool = True) -> float:
     """bit/s of a TCP transfer of so many bytes, as its receiver sees it."""
     pair = wired.connect(a, b)
     assert pair is not None
@@ -78,7 +82,8 @@ def bit_rate(wired: Links, a: str, b: str, size: int) -> float:
             got += len(called.recv(1 << 18))
         seconds = time.perf_counter() - start
         sender.join()
-    print(f"{a} {b}: {left_over * 8 / seconds / 1e6:.1f} Mbit/s")
+    if tell:
+        print(f"{a} {b}: {left_over * 8 / seconds / 1e6:.1f} Mbit/s")
     return left_over * 8 / seconds
 
 
@@ -233,7 +238,7 @@ def nodes() -> Iterator[Net]:
     """Two nodes far from each other."""
     with Net(2, wan=True) as net:
         net.link("n1", "n2", delay=0.01)
-        yield net
+        yield settle(net)
 
 
 def figure(net: Net, name: str, node: str = "n2") -> list[str]:
@@ -307,6 +312,19 @@ def test_bandwidth_is_measured_with_less_than_a_megabyte(nodes: Net) -> None:
     assert "just now" in refused
 
 
+def test_what_is_read_in_bulk_tells_what_the_way_carries(nodes: Net) -> None:
+    nodes.link("n1", "n2", rate=4e7, delay=0.001)
+    id = nodes["n1"].begin("head -c 16000000 /dev/zero; echo end >&2")
+    eventually(lambda: expect(nodes["n1"].read("proc", id, "stderr"), "end\n"), 10)
+    name = nodes["n2"].path("nodes/n1/proc", id, "stdout")
+    assert int(nodes["n2"].sh(f"cat {name} | wc -c", seconds=30)) == 16_000_000
+    found = nodes["n2"].status("net/n1/bandwidth")  # which measured nothing by itself
+    print(f"40 Mbit/s, by reading: {ndb.record(found)}")
+    # Bytes of files, without what TLS and TCP add.
+    assert 0.5 * 4e7 < float(found["back"]) * 8 < 1.05 * 4e7
+    assert "value" not in found
+
+
 @pytest.mark.parametrize("trip", [0.001, 0.02, 0.1])
 def test_bandwidths_of_all_links(nodes: Net, trip: float) -> None:
     for rate in RATES:
@@ -336,3 +354,10 @@ def test_latencies_of_a_matrix(make_net: Callable[..., Net]) -> None:
                     )
 
     eventually(all_right, 60, every=1.0)
+
+
+def test_only_nodes_get_keys_for_trains(nodes: Net) -> None:
+    done = nodes["n1"].run("cat", nodes["n1"].path("net/train"), status=1)
+    assert "ermission denied" in done.stderr
+    assert "only other nodes" in nodes["n1"].sh("cloudfs why")
+    assert "train" not in nodes["n1"].ls("net")

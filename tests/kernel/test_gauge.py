@@ -15,7 +15,7 @@ from cloudfs.errors import CloudError
 from cloudfs.kernel import gauge
 from cloudfs.kernel.bandwidth import CAR_ON_WIRE, SHARE
 from cloudfs.kernel.gauge import Gauge
-from cloudfs.kernel.network import Network
+from cloudfs.kernel.network import Known, Network
 from tests.kernel.test_cloud import make
 
 
@@ -219,3 +219,24 @@ async def test_what_is_no_claim_tells_nothing(
     assert caught.value.kind == "nodata"
     assert network.back("n2") is not None
     assert way.sent < 1e6
+
+
+async def test_bulk_shows_that_a_way_carries_more(
+    autojump_clock: trio.testing.MockClock, network: Network, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(network.cloud, "clock", trio.current_time)
+
+    async def bulk(rate: float, seconds: float = 3) -> Known:
+        for _ in range(int(seconds * 100)):
+            network.carried("n2", int(rate / 100))
+            await trio.sleep(0.01)
+        found = network.back("n2")
+        assert found is not None
+        return found
+
+    slow = await bulk(1e6)
+    assert slow.value == pytest.approx(1e6, rel=0.02)
+    assert slow.error >= slow.value / 2  # it may well carry more
+    network.took_back("n2", Known(5e6, 0.0, "measured", 1e5))
+    assert (await bulk(4e6)).value == 5e6  # which was known better
+    assert (await bulk(2e7)).value == pytest.approx(2e7, rel=0.02)

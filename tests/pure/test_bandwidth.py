@@ -18,7 +18,9 @@ from cloudfs.kernel.bandwidth import (
     SHARE,
     SLACK,
     SPAN,
+    STRETCH,
     TRAINS,
+    Flow,
     Measuring,
     Rate,
     Spread,
@@ -168,3 +170,33 @@ def test_measuring_takes_a_share_of_the_link() -> None:
     for rate in (12.5e3, 1.25e6, 62.5e6):
         made = measure(rate)
         assert made.sent / pause(made.sent, rate) <= SHARE * rate * 1.001
+
+
+# --- what comes anyway ------------------------------------------------------------------
+
+
+def flow(times: list[float], size: int = 16 << 10) -> list[float]:
+    """The rates that these arrivals tell."""
+    made = Flow()
+    return [rate for at in times if (rate := made.took(size, at)) is not None]
+
+
+@given(st.floats(3e5, 1e9), st.floats(0, 1e9))
+def test_bulk_tells_its_rate(rate: float, start: float) -> None:
+    size = max(1 << 14, int(rate / 1000))
+    found = flow([start + n * size / rate for n in range(int(3.5 * rate / size) + 2)], size)
+    assert len(found) >= 2
+    assert all(one == pytest.approx(rate, rel=0.02) for one in found)
+
+
+def test_what_is_no_bulk_tells_nothing() -> None:
+    assert flow([n * 0.3 for n in range(100)]) == []  # a little now and then
+    assert flow([n * 1.0 for n in range(100)], 1 << 20) == []  # much, and long pauses
+    assert flow([5.0] * 1000) == []  # at once
+
+
+@given(st.lists(st.floats(0, 0.3), min_size=30, max_size=200), st.integers(1, 1 << 20))
+def test_a_flow_never_tells_more_than_came(gaps: list[float], size: int) -> None:
+    times = [sum(gaps[:n]) for n in range(len(gaps))]
+    for rate in flow(times, size):
+        assert rate <= size * len(gaps) / STRETCH
