@@ -41,6 +41,7 @@ TABLE: dict[str, tuple[str, str]] = {
     "drain": ("nodes", "Have nodes take no new objects."),
     "undrain": ("nodes", "Have drained nodes take objects again."),
     "top": ("nodes", "Watch the nodes and the busiest objects."),
+    "net": ("net", "Show what the network costs, nearest nodes first."),
     "why": ("manual", "Print the reason of the last refusal."),
     "demo": ("demo", "A cloud of several nodes on this machine, to try."),
     "doctor": ("doctor", "Check what this machine can do; each lack has its fix."),

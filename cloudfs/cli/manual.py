@@ -21,6 +21,7 @@ TREE = {
     "object": ("proc/ID", "one object: its files and verbs"),
     "nodes": ("nodes", "machines"),
     "node": ("nodes/NODE", "one machine: its files and verbs"),
+    "net": ("net", "what the network costs"),
     "view": ("view", "objects in other arrangements"),
 }
 

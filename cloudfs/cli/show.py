@@ -27,6 +27,23 @@ def size(count: float) -> str:
     return f"{count:.0f}P"
 
 
+def duration(seconds: float) -> str:
+    """Seconds of a way as 0.25ms, 12.3ms, 1.20s."""
+    if seconds >= 1:
+        return f"{seconds:.2f}s"
+    return f"{seconds * 1e3:.1f}ms" if seconds >= 0.01 else f"{seconds * 1e3:.2f}ms"
+
+
+def rate(bytes_a_second: float) -> str:
+    """As networks are sold: 100Mbit/s, 1.5Gbit/s."""
+    bits = bytes_a_second * 8
+    for unit in ("", "k", "M", "G"):
+        if bits < 999.5:
+            return f"{bits:.3g}{unit}bit/s"
+        bits /= 1000
+    return f"{bits:.3g}Tbit/s"
+
+
 def span(seconds: float) -> str:
     """Seconds as 1.2s, 45s, 12m, 3h, 6d."""
     if seconds < 10:

@@ -32,10 +32,11 @@ LOOK = 1.0  # seconds between two looks at whether nodes came or went
 REFRESH = 60.0  # seconds after which references are chosen anew for what was measured since
 UNDER_WAY = 32  # probes at once
 PING = 5.0  # seconds for a probe, a new connection included
-EXPLORE = 30.0, 300.0  # seconds from the start, and from one time to the next
+EXPLORE = 30.0, 600.0  # seconds from the start, and from one time to the next
 FEW = 4  # strangers, and near ones of near ones, that are explored at a time
 ASK = 4  # of the nearest, that are asked whom they have near
-FAR = 3600.0  # seconds after which other zones are asked for a few of their nodes
+BEYOND = 5.0  # seconds between two looks at whom of other zones this node should know
+FAR = 3600.0  # seconds after which other zones are asked anew for a few of their nodes
 SAMPLE = 512  # nodes that are looked at for likeness
 HEARD = 16  # near ones that one node may name
 
@@ -124,13 +125,17 @@ class Measure:
             await self._cloud.refresh(f"node {node}", PING)  # it may have gone, unheard of here
 
     async def _look_beyond(self) -> None:
-        """Know a few nodes of every other zone, since some references should be far."""
-        first, _ = EXPLORE
+        """Know a few nodes of every other zone, since some references should be far, and
+        those that probe this one."""
+        cloud, some = self._cloud, 0.0
         while True:
-            await trio.sleep(first * self._dice.uniform(0.5, 1.0))
-            if not self._cloud.alone():
-                await self._cloud.refresh("some", PING)
-                await trio.sleep(FAR * self._dice.uniform(0.5, 1.0))
+            await trio.sleep(BEYOND * self._dice.uniform(0.5, 1.0))
+            for node in self.network.unheard():
+                await cloud.refresh(f"node {node}", PING)
+            if not cloud.alone() and cloud.clock() >= some:
+                await cloud.refresh("some", PING)
+                far = any(not info.near for info in cloud.nodes.values())
+                some = cloud.clock() + (FAR if far else 2 * BEYOND) * self._dice.uniform(0.5, 1)
 
     # --- strangers ----------------------------------------------------------------------------
 

@@ -37,6 +37,7 @@ from cloudfs.kernel.query import number
 
 KEPT = 256  # nodes whose times are kept
 FRESH = 120.0  # seconds for which what was measured is better than a prediction
+UNHEARD = 16  # nodes that probe this one and are not known yet
 NEAR = 16  # nodes that `near` tells
 AHEAD = 5.0  # seconds: the step of the series that latencies are foretold by
 MOVED = 0.1  # a coordinate is told again when it moved by so many usual round trips,
@@ -112,6 +113,7 @@ class Network:
         self.reach: Callable[[str, float], Reach] | None = None
         self._ways: dict[str, Way] = {}
         self._demands: dict[str, list[Demand]] = {}
+        self._unheard: set[str] = set()  # who probed this node and is not known
         self._placed = -math.inf  # when the own coordinate moved last
         self._told: Coordinate | None = None
         self._told_at = -math.inf
@@ -342,7 +344,14 @@ class Network:
 
     def answered(self, node: str, ping: bytes, seconds: float) -> None:
         """The node that sent `ping` had the answer, `seconds` after it left, both ways."""
+        if self.cloud.node(node) is None and len(self._unheard) < UNHEARD:
+            self._unheard.add(node)
         self.took(node, seconds, coordinate.unpack(ping[1:]), "explore" if ping[0] else "answer")
+
+    def unheard(self) -> list[str]:
+        """The nodes that probed this one since the last call and are not known."""
+        found, self._unheard = self._unheard, set()
+        return sorted(found)
 
     def _tell(self, now: float) -> None:
         """Have the own coordinate told with this node's record, if it moved far: so the
@@ -406,7 +415,7 @@ class Network:
             raise CloudError("bad", f"node {source} cannot probe {ndb.quote(node[:64])}")
         there = self.reach(source, seconds)
         with trio.move_on_after(seconds):
-            await there.write(f"net/{node}/ctl", f"probe count={count}\n")
+            await there.write("net/ctl", f"probe {ndb.quote(node)} count={count}\n")
             return read_known(await there.read(f"net/{node}/latency"), source)
         raise CloudError("timeout", f"node {source} did not probe {node} in {seconds:g} s")
 

@@ -53,12 +53,12 @@ def build(
     machine = cloud.machine
     network = network or Network(cloud)
     network.reach = lambda node, limit: Files(imports.reach(node), Who(machine.owner, None), limit)
-    net = Net(network, offers, sessions).dir
+    net = Net(network, offers, sessions)
     proc = Proc(cloud.objects, lambda: machine.price)
-    own = nodes.own(machine, proc, tape, net)
+    own = nodes.own(machine, proc, tape, net.own)
     whole = Whole(proc, own, cloud, imports)
     inner = InnerSpaces(cloud.objects, errors, shown)
-    parts = [whole.proc(), whole.nodes(), whole.clusters(), net, views(whole)]
+    parts = [whole.proc(), whole.nodes(), whole.clusters(), net.dir, views(whole)]
     tree = root(events, machine.owner, parts, [inner])
     inner.serve(tree)
     return Trees(tree, own)

@@ -1,7 +1,8 @@
 """/cloud/net: what the network costs, as seen from one node.
 
-The same directory stands in the node's own tree, so /cloud/nodes/X/net is the network as X
-sees it.  A node in it is a directory of plain files: there is no way from one to another.
+The same stands in the node's own tree, so /cloud/nodes/X/net is the network as X sees it; there
+other zones are asked for nothing, since whoever looks may be one who was asked.  A node in it is
+a directory of plain files: there is no way from one to another.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ What the network costs, from the node whose directory this is.  A directory for 
 node.  Tables have a node a line: its name, the value, the age of what the value rests on in
 seconds, how it was got (measured or predicted), and its standard error.  Nodes of which
 nothing is known are left out.  The three nearest: sort -n -k2 latency | head -3
+Verbs of ctl:
 """
 
 NODE_DOC = """\
@@ -58,35 +60,53 @@ class Way:
 
 
 class Net:
-    """The directory.  offers: keys for datagrams, sessions: for trains of them; None where they
-    cannot come."""
+    """The directory, at /cloud (`dir`) and in the node's own tree (`own`).
+
+    offers: keys for datagrams, sessions: for trains of them; None where they cannot come.
+    """
 
     def __init__(
         self, network: Network, offers: Offers | None = None, sessions: Sessions | None = None
     ) -> None:
         self.network = network
         self._nodes: dict[str, TableDir] = {}
-        machine, cloud = network.cloud.machine, network.cloud
+        machine = network.cloud.machine
         probe = File(
             Probe(network, offers), network, numbers.PROBE, machine.owner, lambda: machine.started
         )
         train = File(
             Train(sessions), network, numbers.TRAIN, machine.owner, lambda: machine.started
         )
-        self.dir = LiveDir(
+        self.dir = self._make(numbers.NET, self.find, self._refresh)
+        self.own = self._make(numbers.OWN_NET, self._known, lambda cues: None, probe, train)
+
+    def _make(
+        self,
+        number: int,
+        find: Callable[[str, Attach, Cues], Node | Wait[Node]],
+        refresh: Callable[[Cues], Wait[bool] | None],
+        *hidden: Node,
+    ) -> LiveDir:
+        machine, cloud = self.network.cloud.machine, self.network.cloud
+        return LiveDir(
             "net",
             TABLE,
-            network,
-            numbers.NET,
+            self.network,
+            number,
             machine.owner,
             lambda: machine.started,
-            find=self.find,
+            find=find,
             every=lambda: {name: self._dir(name) for name in sorted(cloud.nodes)},
             version=lambda: cloud.version,
-            refresh=self._refresh,
-            doc=DOC,
-            hidden=[probe, train],
+            refresh=refresh,
+            doc=DOC + help_of(VERBS.values()),
+            hidden=hidden,
         )
+
+    def _known(self, name: str, at: Attach, cues: Cues) -> Node:
+        if self.network.cloud.node(name) is None:
+            raise unknown(name)
+        return self._dir(name)
 
     def _refresh(self, cues: Cues) -> Wait[bool] | None:
         cloud = self.network.cloud
@@ -121,7 +141,7 @@ class Net:
                 numbers.named("net", name),
                 machine.owner,
                 lambda: machine.started,
-                doc=NODE_DOC + help_of(VERBS.values()),
+                doc=NODE_DOC + help_of(WAY_VERBS.values()),
             )
         return found
 
@@ -143,26 +163,44 @@ class Figures(Row):
         self.figure = figure
         self.form = form
 
-    def open(self, subject: Network, mode: int, at: Attach, cues: Cues) -> Handle | Wait[Handle]:
+    def open(self, subject: Network, mode: int, at: Attach, cues: Cues) -> Handle:
         names = sorted(subject.cloud.nodes)
         if len(names) <= TURN:
-            return Text(self._rows(subject, names))
-        return Wait(partial(self._open, subject, names))
+            return Text(self.rows(subject, names))
+        return Long(self, subject, names)
 
-    async def _open(self, network: Network, names: list[str]) -> Handle:
-        parts = []
-        for first in range(0, len(names), TURN):
-            parts.append(self._rows(network, names[first : first + TURN]))
-            await trio.lowlevel.checkpoint()
-        return Text("".join(parts))
-
-    def _rows(self, network: Network, names: list[str]) -> str:
+    def rows(self, network: Network, names: list[str]) -> str:
         found = ((name, self.figure(network, name)) for name in names)
         return "".join(self._row(name, known) for name, known in found if known is not None)
 
     def _row(self, name: str, known: Known) -> str:
         value, error = self.form(known.value), self.form(known.error)
         return f"{ndb.quote(name):<24} {value:>14} {known.age:>9.1f} {known.how:<9} {error:>14}\n"
+
+
+class Long(Text):
+    """A table of so many rows that others get their turn while the first read makes them."""
+
+    __slots__ = ("_made", "_names", "_network", "_table")
+
+    def __init__(self, table: Figures, network: Network, names: list[str]) -> None:
+        super().__init__("")
+        self._table, self._network, self._names = table, network, names
+        self._made = False
+
+    def read(self, offset: int, count: int) -> bytes | Wait[bytes]:  # type: ignore[override]
+        return (
+            super().read(offset, count) if self._made else Wait(partial(self._make, offset, count))
+        )
+
+    async def _make(self, offset: int, count: int) -> bytes:
+        parts = []
+        for first in range(0, len(self._names), TURN):
+            parts.append(self._table.rows(self._network, self._names[first : first + TURN]))
+            await trio.lowlevel.checkpoint()
+        if not self._made:
+            self.data, self._made = "".join(parts).encode(), True
+        return super().read(offset, count)
 
 
 def _near(network: Network, at: Attach) -> str:
@@ -194,7 +232,27 @@ def _fraction(value: float) -> str:
     return f"{value:.4f}"
 
 
+def _probe_any(network: Network, args: list[str]) -> Wait[None]:
+    """Measure the way to a node, as its own ctl does; it may be one that is not known here
+    yet."""
+    return _probe(Way(network, args[0]), args[1:])
+
+
+VERBS = table(Verb("probe NODE [count=N|bandwidth]", 1, 2, _probe_any))
+
+
+def _net_ctl(network: Network, at: Attach) -> str:
+    """Read: the verbs it takes.  Write: a verb a line."""
+    return "".join(f"{verb.usage}\n" for verb in VERBS.values())
+
+
+def _net_act(network: Network, line: str, at: Attach) -> Wait[None] | None:
+    found = find(VERBS, line)
+    return found[0].run(network, found[1]) if found else None
+
+
 TABLE = (
+    Ctl("ctl", 0o666, _net_ctl, _net_act),
     Figures("latency", "Seconds to each node and back.", Network.latency, _seconds),
     Figures("bandwidth", "Bytes a second to each node.", Network.bandwidth, _bytes),
     Figures("loss", "Part of the probes that each node left unanswered.", Network.loss, _fraction),
@@ -310,16 +368,16 @@ async def _probe_bandwidth(way: Way) -> None:
     await way.network.bandwidth_of(way.node)
 
 
-VERBS = table(Verb("probe [count=N|bandwidth]", 0, 1, _probe))
+WAY_VERBS = table(Verb("probe [count=N|bandwidth]", 0, 1, _probe))
 
 
 def _ctl(way: Way, at: Attach) -> str:
     """Read: the node's name and the verbs it takes.  Write: a verb a line."""
-    return f"{way.node}\n" + "".join(f"{verb.usage}\n" for verb in VERBS.values())
+    return f"{way.node}\n" + "".join(f"{verb.usage}\n" for verb in WAY_VERBS.values())
 
 
 def _act(way: Way, line: str, at: Attach) -> Wait[None] | None:
-    found = find(VERBS, line)
+    found = find(WAY_VERBS, line)
     return found[0].run(way, found[1]) if found else None
 
 

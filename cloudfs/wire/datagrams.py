@@ -34,7 +34,7 @@ from cloudfs import ndb
 from cloudfs.errors import CloudError
 from cloudfs.tree.probe import Answering
 
-ABOVE = 20  # by how much the port is above that of 9P; those of zones lie between
+ABOVE = 18  # by how much the port is above that of 9P; those of zones lie between
 PING, PONG, ANSWER = 1, 2, 3
 MOST = 256  # bytes of a datagram that are looked at
 BUFFER = 1 << 20  # bytes that may wait in the kernel

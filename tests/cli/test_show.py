@@ -4,7 +4,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cloudfs.cli.show import columns, size, span
+from cloudfs.cli.show import columns, duration, rate, size, span
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0, "0.00ms"), (0.00025, "0.25ms"), (0.0123, "12.3ms"), (1.2, "1.20s"), (0.2, "200.0ms")],
+)
+def test_duration(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [(0, "0bit/s"), (12.5e6, "100Mbit/s"), (1.875e8, "1.5Gbit/s"), (1e15, "8e+03Tbit/s")],
+)
+def test_rate(count: float, text: str) -> None:
+    assert rate(count) == text
 
 
 @pytest.mark.parametrize(

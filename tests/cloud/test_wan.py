@@ -357,7 +357,7 @@ def test_latencies_of_a_matrix(make_net: Callable[..., Net]) -> None:
 
 
 def test_only_nodes_get_keys_for_trains(nodes: Net) -> None:
-    done = nodes["n1"].run("cat", nodes["n1"].path("net/train"), status=1)
+    done = nodes["n1"].run("cat", nodes["n1"].path("nodes/n1/net/train"), status=1)
     assert "ermission denied" in done.stderr
     assert "only other nodes" in nodes["n1"].sh("cloudfs why")
-    assert "train" not in nodes["n1"].ls("net")
+    assert "train" not in nodes["n1"].ls("nodes/n1/net")

@@ -45,7 +45,7 @@ async def test_every_node_measures_those_it_knows(autojump_clock, town):
     assert float(error) < 0.01
     assert n0.network.near()[0] == ("n1", pytest.approx(rtt("n0", "n1")))
     assert sorted(await n0.ls("/cloud/net")) == [
-        *("bandwidth", "coordinate", "interfaces", "latency", "loss", "n1", "n2", "near"),
+        *("bandwidth", "coordinate", "ctl", "interfaces", "latency", "loss", "n1", "n2", "near"),
     ]  # fmt: skip
     await town.until(lambda: n1.kept == {"n0", "n2"})
     # The same as that other node sees it.
@@ -141,6 +141,10 @@ async def test_probes_on_demand(autojump_clock, town):
     assert trio.current_time() - began < 2
     assert len([probe for probe in town.probes if probe[1:] == ("n0", "n1")]) >= 10
     assert float(await n0.cat("/cloud/net/n1/jitter")) == 0
+    await n0.echo("probe n1 count=2", "/cloud/net/ctl")
+    for line in ("probe", "probe n9", "probe n0", "probe ../n1", "probe n1 2 3"):
+        with pytest.raises(CloudError):
+            await n0.echo(line, "/cloud/net/ctl")
     for line, kind in (
         ("probe count=0", "bad"),
         ("probe count=33", "bad"),
@@ -277,6 +281,15 @@ async def test_bandwidth_is_measured_by_whoever_can(autojump_clock, town):
     n0.network.measure_bandwidth = measure
     await n0.echo("probe bandwidth", "/cloud/net/n1/ctl")
     assert n0.network.bandwidth("n1") == Known(12.5e6, 0.0, "measured", 1e6)
+
+
+async def test_nodes_of_other_zones_are_found(autojump_clock, town):
+    n0, n1 = await town.add("n0", "n1")
+    n2 = await town.add("n2", cluster="tokyo")
+    await town.settle(n0, n1)
+    await town.until(lambda: len(n2.network.near()) == 2 and len(n0.network.near()) == 2, 60)
+    assert not n0.cloud.nodes["n2"].near
+    assert n0.network.references == {"n1": True, "n2": False}
 
 
 async def test_state_grows_with_neighbours_only(autojump_clock, town):
