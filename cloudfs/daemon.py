@@ -22,7 +22,7 @@ from cloudfs import config
 from cloudfs.config import Bounds
 from cloudfs.errors import CloudError
 from cloudfs.fuse.mount import mount
-from cloudfs.joined import Joined, check_address
+from cloudfs.joined import Joined
 from cloudfs.kernel.bell import Log
 from cloudfs.kernel.cloud import Cloud
 from cloudfs.kernel.gauge import Gauge
@@ -39,7 +39,7 @@ from cloudfs.tree.build import build
 from cloudfs.tree.others import Others
 from cloudfs.tree.space import ErrLog, Space
 from cloudfs.who import Who
-from cloudfs.wire.datagrams import ABOVE, Datagrams
+from cloudfs.wire.datagrams import Datagrams
 from cloudfs.wire.echo import Echo
 from cloudfs.wire.imports import Pool
 from cloudfs.wire.listen import listen
@@ -110,7 +110,7 @@ class Daemon:
         self.objects.took_start = self.machine.took_start
         self.network = Network(self.cloud)
         self.datagrams = Datagrams(self.network)
-        self.trains = Trains(self.pool, self.datagrams)
+        self.trains = Trains(settings.node, self.pool, self.datagrams)
         self.network.measure_bandwidth = Gauge(self.network, self.trains).measure
         self.pool.timed = self.network.passive
         self.pool.carried = self.network.carried
@@ -176,14 +176,11 @@ class Daemon:
                 settings.state, self.cloud, self.records, server, self.pool, self.events
             )
             self.machine.party = joined
+            joined.listen_beside = self.datagrams.listen_above
             await nursery.start(partial(joined.run, settings.listen, settings.seeds))
-            if self.machine.public:
-                host, port = check_address(self.machine.public)
-                if not self.datagrams.listen(host, port + ABOVE):
-                    self.datagrams.listen(host, 0)  # others are told which it is
             nursery.start_soon(self.datagrams.run)
             await nursery.start(self.trains.run)
-            measure = Measure(self.network, Echo(self.pool, self.datagrams))
+            measure = Measure(self.network, Echo(settings.node, self.pool, self.datagrams))
             await nursery.start(measure.run)
             if settings.trace:
                 nursery.start_soon(self._print_trace)

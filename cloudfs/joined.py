@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -56,6 +56,8 @@ class Joined:
     ) -> None:
         self.cloud = cloud
         self.neighbours: Neighbours | None = None
+        # Told host and port before others can come, for what listens there as well.
+        self.listen_beside: Callable[[str, int], None] = lambda host, port: None
         self._state = state
         self._records = records
         self._server = server
@@ -172,6 +174,7 @@ class Joined:
             )
         if not seeds and not (self._state / "cloud.key").exists():
             cloudkey.make_cloud(self._state)
+        self.listen_beside(host, port)
         listener = listen(f"tls:{at}", self._files())
         self._server.listen_also(listener)
         self.cloud.machine.public = at

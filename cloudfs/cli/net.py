@@ -94,7 +94,12 @@ def probe(options: Options, node: str, count: int, bandwidth: bool) -> None:
     files = open_files(options)
     if not node or "/" in node or node.startswith("."):
         raise CloudError("bad", f"{node!r} is no node's name", "see: cloudfs nodes")
-    files.write(f"net/{node}/ctl", "probe bandwidth" if bandwidth else f"probe count={count}")
+    try:
+        files.write(f"net/{node}/ctl", "probe bandwidth" if bandwidth else f"probe count={count}")
+    except CloudError as error:
+        if error.kind != "absent":
+            raise
+        raise CloudError("absent", f"there is no node {node!r}", "see: cloudfs nodes") from None
     if isinstance(files, Shell):
         what = "bandwidth" if bandwidth else "latency"
         files.say(f"cat {files.name(f'net/{node}/{what}')}")
@@ -103,8 +108,8 @@ def probe(options: Options, node: str, count: int, bandwidth: bool) -> None:
         known = ndb.parse(files.read(f"net/{node}/bandwidth"))
         text = f"{node}: {rate(float(known['value']))} ± {rate(float(known['error']))}"
         if "back" in known:
-            back, error = float(known["back"]), float(known["back.error"])
-            text += f", back {rate(back)} ± {rate(error)}"
+            back, doubt = float(known["back"]), float(known["back.error"])
+            text += f", back {rate(back)} ± {rate(doubt)}"
         click.echo(text)
         return
     known, lost = (ndb.parse(files.read(f"net/{node}/{name}")) for name in ("latency", "loss"))

@@ -1,8 +1,8 @@
 """probe of a node's directory `net`, by which other nodes measure the way here.
 
-It is walked to and not listed, and only nodes of the cloud may open it.  A first read hands
-over a key for datagrams (wire/datagrams.py), or nothing where they cannot come here.  Then, for
-as long as it is open:
+It is walked to and not listed, and only nodes of the cloud may open it, not their users.  A
+first read hands over a key for datagrams (wire/datagrams.py), or nothing where they cannot come
+here.  Then, for as long as it is open:
 
     write NUMBER 8, DATA   a ping; a read after it gives NUMBER and the pong's data
     write NUMBER 8         the answer to the pong, so that this side has a time as well
@@ -23,6 +23,11 @@ from cloudfs.tree.space import Attach
 
 NUMBER = 8  # bytes
 OUTSTANDING = 16  # pings whose answer has no answer yet
+
+
+def itself(node: str) -> str:
+    """The user as whom a node comes on its own behalf; no user of a machine has such a name."""
+    return f"node {node}"
 
 
 class Answering(Protocol):
@@ -58,11 +63,12 @@ class Probe(Row):
         self.clock = clock
 
     def open(self, subject: Any, mode: int, at: Attach, cues: Cues) -> Handle:
-        if not at.who.node:
+        node = at.who.node
+        if not node or at.who.user != itself(node):
             raise CloudError(
                 "denied", "only other nodes may use this file", "see: cloudfs net --help"
             )
-        return Probed(self, at.who.node)
+        return Probed(self, node)
 
 
 class Probed(Handle):

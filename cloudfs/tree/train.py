@@ -1,6 +1,7 @@
 """train of a node's directory `net`, by which other nodes measure how much the way carries.
 
-It is walked to and not listed, and only nodes of the cloud may open it.  Reading it gives a
+It is walked to and not listed, and only nodes of the cloud may open it, not their users.
+Reading it gives a
 session for trains of datagrams (wire/trains.py), which holds as long as the file is open.
 """
 
@@ -13,6 +14,7 @@ from cloudfs.kernel import bandwidth
 from cloudfs.tree.api import Cues, Handle
 from cloudfs.tree.files import Row
 from cloudfs.tree.handles import Text
+from cloudfs.tree.probe import itself
 from cloudfs.tree.space import Attach
 
 CAR = bandwidth.CAR  # bytes of a datagram of a train
@@ -36,11 +38,12 @@ class Train(Row):
         self.sessions = sessions
 
     def open(self, subject: Any, mode: int, at: Attach, cues: Cues) -> Handle:
-        if not at.who.node:
+        node = at.who.node
+        if not node or at.who.user != itself(node):
             raise CloudError("denied", "only other nodes may use this file", "see: cloudfs net")
         if self.sessions is None:
             raise CloudError("unsupported", "no datagrams can come to this node")
-        return Taken(self.sessions, at.who.node)
+        return Taken(self.sessions, node)
 
 
 class Taken(Text):

@@ -137,6 +137,11 @@ class Datagrams:
         self._asking: dict[tuple[bytes, tuple[str, int]], Asking] = {}
         self.refused = 0  # datagrams that were not what they should be
 
+    def listen_above(self, host: str, port: int) -> None:
+        """Take the port that goes with one of 9P, or any: others are told which it is."""
+        if not self.listen(host, port + ABOVE):
+            self.listen(host, 0)
+
     def listen(self, host: str, port: int) -> bool:
         """Take a port; False, with its reason in the log, where that cannot be."""
         try:

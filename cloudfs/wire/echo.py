@@ -17,7 +17,7 @@ import trio
 
 from cloudfs.errors import CloudError
 from cloudfs.tree.api import ORDWR, Who
-from cloudfs.tree.probe import NUMBER
+from cloudfs.tree.probe import NUMBER, itself
 from cloudfs.wire import tls
 from cloudfs.wire.call import Call
 from cloudfs.wire.datagrams import Asking, Datagrams
@@ -29,7 +29,7 @@ WAIT = 2.0  # seconds for a pong
 OPEN = 3.0  # seconds to open the file, connected to first if need be
 IDLE = 30.0  # seconds that the file of a node that is no reference stays open
 LOST = 4  # datagrams in a row without a pong until the connection is asked
-AGAIN = 60.0  # seconds until datagrams that did not come through are tried again
+AGAIN = 4.0, 64.0  # seconds, at first and at most, until lost datagrams are tried again
 PATH = ("net", "probe")
 OFFERED, PONG = 256, 64  # bytes at most
 
@@ -45,6 +45,7 @@ class Line:
         self.proved = False  # whether datagrams come through
         self.lost = 0  # in a row
         self.try_at = 0.0  # when datagrams are tried again
+        self.pause = AGAIN[0]  # seconds until that
         self.used = monotonic()
         self._number = 0
 
@@ -59,9 +60,9 @@ class Line:
             self.lost += 1
             if self.lost < LOST:
                 raise CloudError("timeout", f"no answer within {WAIT:g} s")
-            self.proved, self.try_at = False, monotonic() + AGAIN
+            self.proved = False
         if self.asking is not None and monotonic() >= self.try_at:
-            self.try_at = monotonic() + AGAIN
+            self.try_at, self.pause = monotonic() + self.pause, min(2 * self.pause, AGAIN[1])
             return await self._both(self.asking, data)
         return await self._within(data)
 
@@ -72,14 +73,14 @@ class Line:
         async def beside() -> None:
             answer = await asking.ping(data, WAIT)
             if answer is not None:
-                self.proved, self.lost = True, 0
+                self.proved, self.lost, self.pause = True, 0, AGAIN[0]
                 found.append(answer)
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(beside)
             within = await self._within(data)
             # What goes beside is there about as soon, if at all.
-            nursery.cancel_scope.deadline = trio.current_time() + 0.1 + within[0]
+            nursery.cancel_scope.deadline = trio.current_time() + 0.5 + within[0]
         return found[0] if found else within
 
     async def _within(self, data: bytes) -> tuple[float, bytes]:
@@ -100,9 +101,10 @@ class Line:
 
 
 class Echo:
-    """See kernel/measure.py's `Carrier`."""
+    """See kernel/measure.py's `Carrier`.  node: this one."""
 
-    def __init__(self, pool: Pool, datagrams: Datagrams) -> None:
+    def __init__(self, node: str, pool: Pool, datagrams: Datagrams) -> None:
+        self._who = Who(itself(node), None)
         self._pool = pool
         self._datagrams = datagrams
         self._lines: dict[str, Line] = {}
@@ -154,7 +156,7 @@ class Echo:
         raise CloudError("timeout", f"node {node} did not answer within {OPEN:g} s")
 
     async def _open(self, node: str) -> Line:
-        root = await self._pool.root(node, Who(self._pool.owner, None))
+        root = await self._pool.root(node, self._who)
         file, (opened, (offered,)) = await reach(
             root,
             PATH,

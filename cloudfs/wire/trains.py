@@ -36,6 +36,7 @@ import trio
 from cloudfs import ndb
 from cloudfs.errors import CloudError
 from cloudfs.tree.api import OREAD, Who
+from cloudfs.tree.probe import itself
 from cloudfs.tree.train import CAR, LONGEST, ROOM
 from cloudfs.wire.call import Call
 from cloudfs.wire.datagrams import Datagrams
@@ -205,9 +206,10 @@ class Asking:
 
 
 class Trains:
-    """Both sides of all sessions of a node."""
+    """Both sides of all sessions of a node, which is called `node`."""
 
-    def __init__(self, pool: Pool, datagrams: Datagrams) -> None:
+    def __init__(self, node: str, pool: Pool, datagrams: Datagrams) -> None:
+        self._who = Who(itself(node), None)
         self._pool = pool
         self._datagrams = datagrams
         datagrams.others.update(dict.fromkeys((KIND_CAR, KIND_GOT, KIND_SEND), self._take))
@@ -336,7 +338,7 @@ class Trains:
     @asynccontextmanager
     async def session(self, node: str) -> AsyncIterator[Asking]:
         """A session of another node.  Raises CloudError."""
-        root = await self._pool.root(node, Who(self._pool.owner, None))
+        root = await self._pool.root(node, self._who)
         file, (opened, (offered,)) = await reach(
             root,
             PATH,

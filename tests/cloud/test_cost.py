@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Iterator
 
 import pytest
@@ -80,8 +82,31 @@ def test_probes_on_demand(net: Net) -> None:
     assert "count=N" in here.refused("probe often", "net/n3/ctl")
     done = here.run("cat", here.path("net/n9/latency"), status=1)
     assert "No such file" in done.stderr
-    done = here.run("cat", here.path("net/probe"), status=1)
-    assert "Permission denied" in done.stderr
+    for path in ("nodes/n1/net/probe", "nodes/n2/net/probe"):  # for nodes, not for users
+        done = here.run("cat", here.path(path), status=1)
+        assert "Permission denied" in done.stderr
+
+
+def test_the_command_line(net: Net) -> None:
+    here = net["n1"]
+    lines = here.sh("cloudfs net").splitlines()
+    assert lines[0].split()[:3] == ["NODE", "LATENCY", "±"]
+    assert {line.split()[0] for line in lines[1:]} == {"n2", "n3"}
+    assert all("ms" in line and " measured " in line for line in lines[1:])
+    rows = json.loads(here.sh("cloudfs net --json"))
+    assert 0 < rows[0]["latency"]["value"] <= rows[1]["latency"]["value"]
+    said = here.sh("cloudfs net probe n2 --count 5")
+    assert re.fullmatch(r"n2: [0-9.]+ms ± [0-9.]+ms, jitter [0-9.]+ms, loss [0-9.]+%\n", said)
+    assert "no node 'n9'" in here.run("cloudfs", "net", "probe", "n9", status=1).stderr
+    assert "no node's name" in here.run("cloudfs", "net", "probe", "a/b", status=1).stderr
+    script = here.sh("cloudfs -x net; cloudfs -x net probe n2 -c 2")
+    assert here.sh(script).count(" measured ") == 2
+
+
+def test_a_directory_of_another_node(net: Net) -> None:
+    assert "n3" in net["n1"].ls("nodes/n2/net")
+    there = table(net["n1"], "nodes/n2/net/latency")
+    assert set(there) == {"n1", "n3"}
 
 
 def test_a_node_that_dies_keeps_its_last_values(net: Net) -> None:

@@ -360,4 +360,6 @@ def test_only_nodes_get_keys_for_trains(nodes: Net) -> None:
     done = nodes["n1"].run("cat", nodes["n1"].path("nodes/n1/net/train"), status=1)
     assert "ermission denied" in done.stderr
     assert "only other nodes" in nodes["n1"].sh("cloudfs why")
+    done = nodes["n1"].run("cat", nodes["n1"].path("nodes/n2/net/train"), status=1)
+    assert "ermission denied" in done.stderr  # a user of a node is no node
     assert "train" not in nodes["n1"].ls("nodes/n1/net")

@@ -26,7 +26,7 @@ from cloudfs.wire.datagrams import ANSWER, PING, PONG, Asking, Datagrams, Key
 from cloudfs.wire.echo import Echo
 from cloudfs.wire.imports import Pool
 from tests.synthetic import Dir
-from tests.wire.nodes import FarNode, attach, two
+from tests.wire.nodes import FarNode, attach, read, two
 from tests.wire.talk import BOSS
 
 
@@ -56,7 +56,7 @@ class Pair:
     def __init__(self, far: FarNode, pool: Pool, there: Datagrams, here: Datagrams) -> None:
         self.far, self.pool, self.there, self.here = far, pool, there, here
         self.answering: Any = there._answering
-        self.echo = Echo(pool, here)
+        self.echo = Echo("near", pool, here)
 
     @property
     def line(self) -> Any:
@@ -162,6 +162,15 @@ async def test_files_of_nodes_that_are_no_references_are_closed(
         assert not made.echo._lines
 
 
+async def test_requests_that_go_anyway_are_timed(tmp_path: Path) -> None:
+    async with pair(tmp_path, udp=False) as made:
+        times: list[tuple[str, float]] = []
+        made.pool.timed = lambda node, seconds: times.append((node, seconds))
+        assert b"help" not in await read(attach(made.pool), "net/help")
+        assert times
+        assert all(node == "far" and 0 < seconds < 1 for node, seconds in times)
+
+
 async def test_a_lost_connection_is_made_anew(tmp_path: Path) -> None:
     async with pair(tmp_path, udp=False) as made:
         await made.echo.ping("far", b"a")
@@ -175,11 +184,24 @@ async def test_a_lost_connection_is_made_anew(tmp_path: Path) -> None:
         assert pongs == [b"pong of b"]
 
 
-async def test_only_nodes_may_open_the_file() -> None:
-    made = Probe(Far(), None)
+@pytest.mark.parametrize(
+    "who", [BOSS, BOSS.by("near"), Who("node near", None), Who("node far", None, node="near")]
+)
+async def test_only_nodes_may_open_the_file(who: Who) -> None:
+    made: Any = Probe(Far(), None)
     with pytest.raises(CloudError) as failed:
-        made.open(None, ORDWR, attach_as(BOSS), None)  # type: ignore[arg-type]
+        made.open(None, ORDWR, attach_as(who), None)
     assert failed.value.kind == "denied"
+    assert made.open(None, ORDWR, attach_as(Who("node near", None, node="near")), None)
+
+
+async def test_a_user_of_another_node_gets_no_key(tmp_path: Path) -> None:
+    async with pair(tmp_path) as made:
+        at = attach(made.pool)
+        with pytest.raises(CloudError) as failed:
+            await settle(at.open(await settle(at.find(["net", "probe"])), ORDWR))
+        assert failed.value.kind == "denied"
+        assert not made.there._offers
 
 
 def attach_as(who: Who) -> Any:
@@ -193,7 +215,7 @@ def attach_as(who: Who) -> Any:
 
 async def test_nonsense_within_the_connection(tmp_path: Path) -> None:
     async with pair(tmp_path, udp=False) as made:
-        at = attach(made.pool)
+        at = attach(made.pool, Who("node near", None))
         handle = await settle(at.open(await settle(at.find(["net", "probe"])), ORDWR))
         for bad in (b"1234567", b"\0" * NUMBER + b"nonsense"):
             with pytest.raises(CloudError):

@@ -22,7 +22,7 @@ HOST = "127.0.0.1"
 
 
 def node() -> Trains:
-    return Trains(Pool(None, lambda name: None), Datagrams(Nobody()))
+    return Trains("n1", Pool(None, lambda name: None), Datagrams(Nobody()))
 
 
 def told(answer: bytes) -> tuple[bytes, bytes, tuple[int, ...]]:
