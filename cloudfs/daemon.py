@@ -26,6 +26,7 @@ from cloudfs.joined import Joined
 from cloudfs.kernel.bell import Log
 from cloudfs.kernel.cloud import Cloud
 from cloudfs.kernel.finder import Finder
+from cloudfs.kernel.gauge import Gauge
 from cloudfs.kernel.machine import Machine
 from cloudfs.kernel.measure import Measure
 from cloudfs.kernel.network import Network
@@ -45,6 +46,7 @@ from cloudfs.wire.imports import Pool
 from cloudfs.wire.listen import listen
 from cloudfs.wire.server import Server
 from cloudfs.wire.trace import Trace
+from cloudfs.wire.trains import Trains
 
 log = logging.getLogger("cloudfs")
 
@@ -109,7 +111,10 @@ class Daemon:
         self.objects.join(Others(self.cloud, self.pool, Finder(self.cloud, self.network)))
         self.objects.took_start = self.machine.took_start
         self.datagrams = Datagrams(self.network)
+        self.trains = Trains(settings.node, self.pool, self.datagrams)
+        self.network.measure_bandwidth = Gauge(self.network, self.trains).measure
         self.pool.timed = self.network.passive
+        self.pool.carried = self.network.carried
         self.trees = build(
             self.cloud,
             self.events,
@@ -119,6 +124,7 @@ class Daemon:
             self._shown,
             self.network,
             self.datagrams,
+            self.trains,
         )
 
     def _gone(self, node: str) -> str:
@@ -175,6 +181,7 @@ class Daemon:
             joined.listen_beside = self.datagrams.listen_near
             await nursery.start(partial(joined.run, settings.listen, settings.seeds))
             nursery.start_soon(self.datagrams.run)
+            await nursery.start(self.trains.run)
             measure = Measure(self.network, Echo(settings.node, self.pool, self.datagrams))
             await nursery.start(measure.run)
             if settings.trace:

@@ -22,6 +22,7 @@ from cloudfs.cli.attach import attached
 from cloudfs.cli.local import LocalNode
 from cloudfs.cli.up import until
 from cloudfs.errors import CloudError
+from cloudfs.node import wan
 from cloudfs.node.machines import Machines, lack
 
 MEET = 30.0  # seconds for all to hear of each other
@@ -40,9 +41,21 @@ LINES = """\
 @click.argument("count", metavar="[N]", default=5, type=click.IntRange(1, MOST))
 @click.option("--mount", "mount", metavar="DIR", help="Where to mount the first node's tree.")
 @click.option("--ports", is_flag=True, help="Nodes on loopback ports, as without root.")
+@click.option("--wan", "matrix", metavar="FILE", help="Make the links as long as FILE says.")
+@click.option("--delay", type=click.FloatRange(0, 30), help="Seconds from a node to another.")
+@click.option("--rate", type=click.FloatRange(0, 1e12), help="bit/s that a link carries.")
 @click.option("-c", "line", metavar="LINE", help="Run this shell line instead of a prompt.")
 @click.pass_obj
-def demo(options: Options, count: int, mount: str | None, ports: bool, line: str | None) -> None:
+def demo(
+    options: Options,
+    count: int,
+    mount: str | None,
+    ports: bool,
+    matrix: str | None,
+    delay: float | None,
+    rate: float | None,
+    line: str | None,
+) -> None:
     """A cloud of N nodes on this machine, 5 unless told; it goes when you leave it.
 
     For root every node has a network, processes, mounts and a host name of its own; for
@@ -56,6 +69,13 @@ def demo(options: Options, count: int, mount: str | None, ports: bool, line: str
     \b
       python -m cloudfs.node.netns $CLOUDFS_NET n1 n2 / n3 n4 n5
       python -m cloudfs.node.netns $CLOUDFS_NET n1 n2 n3 n4 n5
+
+    Its links are as quick as this machine unless told otherwise: all alike with --delay and
+    --rate, or with --wan by a matrix of round trips in milliseconds, one row a line, for as
+    many nodes at least; the word "example" is one between six towns.  Each can be changed:
+
+    \b
+      python -m cloudfs.node.wan $CLOUDFS_NET n1 n2 delay=0.2 loss=0.01 rate=1e7
     """
     if options.explain:
         _explain(count, mount)
@@ -63,9 +83,15 @@ def demo(options: Options, count: int, mount: str | None, ports: bool, line: str
     apart = not ports and os.geteuid() == 0
     if apart and (word := lack()):
         raise CloudError("unsupported", word, "or type: cloudfs demo --ports")
+    far = matrix is not None or delay is not None or rate is not None
+    if far and not apart:
+        raise CloudError("unsupported", "links of loopback ports have no length", "be root")
+    if matrix is not None and delay is not None:
+        raise CloudError("bad", "--wan and --delay both say how long links are", "give one")
+    links = _links(count, matrix, delay, rate) if far else None
     with contextlib.ExitStack() as stack:
         stack.enter_context(_signals())
-        cloud = stack.enter_context(_apart(count) if apart else _beside(count))
+        cloud = stack.enter_context(_apart(count, links) if apart else _beside(count))
         local.start(cloud.nodes)
         first = cloud.nodes[0]
         point = stack.enter_context(_mounted(first, mount, cloud.folder))
@@ -103,11 +129,31 @@ class Cloud:
     tag: str = ""
 
 
+@dataclass(slots=True)
+class Links:
+    """Round trips in seconds, and what each link carries in bit/s, 0 for no bound."""
+
+    trips: wan.Matrix
+    rate: float = 0.0
+
+
+def _links(count: int, matrix: str | None, delay: float | None, rate: float | None) -> Links:
+    if matrix == "example":
+        trips = wan.example(count)
+    elif matrix is not None:
+        trips = wan.load(Path(matrix), count)
+    else:
+        trips = [[2 * (delay or 0.0)] * count] * count
+    return Links(trips, rate or 0.0)
+
+
 @contextlib.contextmanager
-def _apart(count: int) -> Iterator[Cloud]:
+def _apart(count: int, links: Links | None) -> Iterator[Cloud]:
     """Nodes in enclosures."""
     named = local.clusters(count)
-    with Machines([name for name, _ in named]) as machines:
+    with Machines([name for name, _ in named], wan=links is not None) as machines:
+        if links is not None:
+            machines.wan.shape(links.trips, links.rate)
         yield Cloud(local.enclosed(machines, dict(named)), machines.base, machines.tag)
 
 

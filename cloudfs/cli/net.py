@@ -150,7 +150,11 @@ def probe(options: Options, node: str, count: int, bandwidth: bool) -> None:
         return
     if bandwidth:
         known = ndb.parse(files.read(f"net/{node}/bandwidth"))
-        click.echo(f"{node}: {rate(float(known['value']))} ± {rate(float(known['error']))}")
+        text = f"{node}: {rate(float(known['value']))} ± {rate(float(known['error']))}"
+        if "back" in known:
+            back, doubt = float(known["back"]), float(known["back.error"])
+            text += f", back {rate(back)} ± {rate(doubt)}"
+        click.echo(text)
         return
     known, lost = (ndb.parse(files.read(f"net/{node}/{name}")) for name in ("latency", "loss"))
     jitter = files.read(f"net/{node}/jitter").strip()

@@ -24,6 +24,7 @@ import trio
 from cloudfs import ndb
 from cloudfs.errors import CloudError
 from cloudfs.kernel import coordinate
+from cloudfs.kernel.bandwidth import Flow
 from cloudfs.kernel.bell import Bell
 from cloudfs.kernel.catalog import usable
 from cloudfs.kernel.cloud import Cloud
@@ -77,8 +78,11 @@ class Way:
     series: Series | None = None  # of references only
     tried: float = -math.inf  # when a probe was answered or lost
     heard: float = -math.inf  # when a passive time came
-    rate: Known | None = None  # bytes a second
+    rate: Known | None = None  # bytes a second there
     rated: float = -math.inf  # when that was measured
+    back: Known | None = None  # and from there, here
+    back_at: float = -math.inf
+    flow: Flow | None = None  # of what comes in bulk
 
 
 @dataclass(slots=True, eq=False)
@@ -182,6 +186,30 @@ class Network:
         if way is None or way.rate is None:
             return None
         return replace(way.rate, age=way.rate.age + max(0.0, self.cloud.clock() - way.rated))
+
+    def back(self, node: str) -> Known | None:
+        """Bytes a second from a node to here; None until it was measured."""
+        way = self._ways.get(node)
+        if way is None or way.back is None:
+            return None
+        return replace(way.back, age=way.back.age + max(0.0, self.cloud.clock() - way.back_at))
+
+    def took_back(self, node: str, known: Known) -> None:
+        """The bandwidth from a node was measured; its age counts from now."""
+        way = self._way(node)
+        way.back, way.back_at = known, self.cloud.clock()
+
+    def carried(self, node: str, size: int) -> None:
+        """So many bytes came from a node at once, of what it sends anyway.  Where more comes
+        than was known to be possible, it is known now, and that it may be still more."""
+        way, now = self._way(node), self.cloud.clock()
+        way.flow = way.flow or Flow()
+        rate = way.flow.took(size, now)
+        if rate is None:
+            return
+        known = self.back(node)
+        if known is None or rate > known.value + 2 * known.error:
+            self.took_back(node, Known(rate, 0.0, "measured", rate / 2))
 
     def took_bandwidth(self, node: str, known: Known) -> None:
         """The bandwidth to a node was measured; its age counts from now."""

@@ -8,20 +8,16 @@ for as long as it lives, so "is there a keeper" never depends on a pid.
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import os
-import shutil
-import subprocess
-import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from cloudfs.errors import CloudError
 from cloudfs.node.api import Exit
+from cloudfs.node.compiled import compiled
 
 SOURCES = [Path(__file__).with_name(name) for name in ("keeper.c", "keeper_out.c", "keeper_proc.c")]
-FLAGS = ["-O2", "-s", "-std=gnu11", "-D_FILE_OFFSET_BITS=64"]
 ORDER_MAX = 4 << 20  # bytes of arguments and environment
 
 
@@ -30,34 +26,7 @@ def build(state: Path) -> str:
 
     Raises CloudError("unsupported") where there is no C compiler.
     """
-    text = b"".join(source.read_bytes() for source in SOURCES)
-    binary = state / "bin" / f"keeper-{hashlib.sha256(text).hexdigest()[:16]}"
-    if binary.exists():
-        return str(binary)
-    compiler = shutil.which("musl-gcc") or shutil.which("cc") or shutil.which("gcc")
-    if compiler is None:
-        raise CloudError("unsupported", "there is no C compiler here", "apt install gcc libc6-dev")
-    binary.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=binary.parent) as scratch:
-        made = Path(scratch) / "keeper"
-        # Static starts twice as fast and needs less memory, where the libc allows it.
-        for linking in (["-static"], []):
-            command = [compiler, *FLAGS, *linking, "-o", str(made), *map(str, SOURCES)]
-            done = subprocess.run(
-                command,
-                capture_output=True,
-                text=True,
-                check=False,
-                env={**os.environ, "TMPDIR": scratch},  # of a compiler that is killed
-            )
-            if done.returncode == 0:
-                made.rename(binary)
-                return str(binary)
-    said = done.stderr.splitlines()
-    why = next((line for line in said if "error" in line), "no reason given")
-    raise CloudError(
-        "unsupported", f"the keeper cannot be compiled: {why}", "apt install gcc libc6-dev"
-    )
+    return compiled(state, "keeper", SOURCES)
 
 
 def order(pairs: Iterable[tuple[str, object]]) -> bytes:

@@ -16,6 +16,7 @@ from cloudfs.node.claims import Claim, orphans
 from cloudfs.node.enclosure import Enclosure
 from cloudfs.node.groups import Groups
 from cloudfs.node.netns import FIX, Switch, tool
+from cloudfs.node.wan import Wan
 
 PROGRAMS = ("ip", "bridge", "nsenter", "unshare")
 
@@ -35,15 +36,22 @@ def lack() -> str:
 class Machines:
     """Machines by name, on one switch.  Their files are under base, one directory for
     each, named as the machine.  clocks: seconds by which a machine's monotonic clock is
-    ahead.
+    ahead.  wan: whether the links can be long and slow (node/wan.py).
 
     A context: begun when entered, gone when left.  What an earlier owner that was
     killed has left is cleared first.  Raises CloudError.
     """
 
-    def __init__(self, names: Iterable[str], clocks: Mapping[str, float] | None = None) -> None:
+    def __init__(
+        self,
+        names: Iterable[str],
+        clocks: Mapping[str, float] | None = None,
+        *,
+        wan: bool = False,
+    ) -> None:
         self.names = list(names)
         self.clocks = dict(clocks or {})
+        self._long = wan
         self.all: dict[str, Enclosure] = {}
 
     def __enter__(self) -> Machines:
@@ -54,7 +62,11 @@ class Machines:
         self.base.chmod(0o711)  # sandboxes have users of their own
         self._claim = Claim({"base": str(self.base), "nodes": " ".join(self.names)})
         self.tag = self._claim.tag
-        self.switch = Switch(self.tag, self.names)
+        self.switch: Switch
+        if self._long:
+            self.switch = Wan(self.tag, self.names, self.base)
+        else:
+            self.switch = Switch(self.tag, self.names)
         try:
             self.switch.open()
             for name in self.names:
@@ -70,6 +82,12 @@ class Machines:
 
     def __exit__(self, *_: object) -> None:
         self._close()
+
+    @property
+    def wan(self) -> Wan:
+        """The network, of machines that were made with one."""
+        assert isinstance(self.switch, Wan)
+        return self.switch
 
     def _close(self) -> None:
         for one in self.all.values():

@@ -89,15 +89,7 @@ class Switch:
         """Make all of it.  Raises CloudError, with what is there left to close()."""
         spaces = [self.namespace(), *map(self.namespace, self.ports)]
         batch({"": [f"netns add {space}" for space in spaces]})
-        lines = ["link add hub type bridge", "link set hub up"]
-        for port in self.ports.values():
-            end = f"eth0 address {port.hardware} netns {self.namespace(port.name)}"
-            lines.append(f"link add p{port.number} type veth peer name {end}")
-            lines.append(f"link set p{port.number} master hub up")
-        batch({self.namespace(): lines})
-        deaf = "flood off bcast_flood off mcast_flood off"
-        bridge = [f"link set dev p{port.number} {deaf}" for port in self.ports.values()]
-        batch({self.namespace(): bridge}, "bridge")
+        self._join()
         self._lost = set()
         batch(
             {
@@ -110,6 +102,18 @@ class Switch:
                 for name, port in self.ports.items()
             }
         )
+
+    def _join(self) -> None:
+        """Give every namespace its eth0, with the port's hardware address."""
+        lines = ["link add hub type bridge", "link set hub up"]
+        for port in self.ports.values():
+            end = f"eth0 address {port.hardware} netns {self.namespace(port.name)}"
+            lines.append(f"link add p{port.number} type veth peer name {end}")
+            lines.append(f"link set p{port.number} master hub up")
+        batch({self.namespace(): lines})
+        deaf = "flood off bcast_flood off mcast_flood off"
+        bridge = [f"link set dev p{port.number} {deaf}" for port in self.ports.values()]
+        batch({self.namespace(): bridge}, "bridge")
 
     def _entry(self, at: str, other: str) -> str:
         """What `at` believes of `other`, as a line of ip(8)."""

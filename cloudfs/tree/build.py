@@ -22,6 +22,7 @@ from cloudfs.tree.proc import Proc
 from cloudfs.tree.query import QueryDir
 from cloudfs.tree.root import root
 from cloudfs.tree.space import ErrLog
+from cloudfs.tree.train import Sessions
 from cloudfs.tree.view import views
 from cloudfs.tree.whole import Whole
 
@@ -43,18 +44,20 @@ def build(
     shown: Callable[[Object], dict[str, str]],
     network: Network | None = None,
     offers: Offers | None = None,
+    sessions: Sessions | None = None,
 ) -> Trees:
     """The trees of a node.
 
     events: of the whole cloud.  imports: the trees of other nodes.
     shown(object): names of users as the object's sandbox is to see them.
-    network: what the ways to other nodes cost.  offers: keys for probing this node.
+    network: what the ways to other nodes cost.  offers: keys for probing this node, and
+    sessions: for measuring what the way to it carries.
     """
     machine = cloud.machine
     network = network or Network(cloud)
     network.reach = lambda node, limit: Files(imports.reach(node), Who(machine.owner, None), limit)
     finder = Finder(cloud, network)
-    net = Net(network, offers, [Cs(finder)])
+    net = Net(network, offers, sessions, [Cs(finder)])
     proc = Proc(cloud.objects, lambda: machine.price, imports)
     own = nodes.own(machine, proc, tape, net.own)
     whole = Whole(proc, own, cloud, imports)

@@ -29,6 +29,7 @@ from cloudfs.tree.handles import Text
 from cloudfs.tree.probe import Offers, Probe
 from cloudfs.tree.space import Attach
 from cloudfs.tree.table import File, LiveDir, TableDir
+from cloudfs.tree.train import Sessions, Train
 
 SIZES = (0, 10**6, 10**9)  # bytes of which `cost` tells what it takes to move them
 AHEAD = (10, 30)  # seconds for which a latency is foretold
@@ -63,12 +64,16 @@ class Way:
 class Net:
     """The directory, at /cloud (`dir`) and in the node's own tree (`own`).
 
-    offers: keys for datagrams, None where they cannot come.  more: files of `dir` that may
-    ask other nodes.
+    offers: keys for datagrams, sessions: for trains of them; None where they cannot come.
+    more: files of `dir` that may ask other nodes.
     """
 
     def __init__(
-        self, network: Network, offers: Offers | None = None, more: Sequence[Row] = ()
+        self,
+        network: Network,
+        offers: Offers | None = None,
+        sessions: Sessions | None = None,
+        more: Sequence[Row] = (),
     ) -> None:
         self.network = network
         self._nodes: dict[str, TableDir] = {}
@@ -76,8 +81,11 @@ class Net:
         probe = File(
             Probe(network, offers), network, numbers.PROBE, machine.owner, lambda: machine.started
         )
+        train = File(
+            Train(sessions), network, numbers.TRAIN, machine.owner, lambda: machine.started
+        )
         self.dir = self._make((*TABLE, *more), numbers.NET, self.find, self._refresh)
-        self.own = self._make(TABLE, numbers.OWN_NET, self._known, lambda cues: None, probe)
+        self.own = self._make(TABLE, numbers.OWN_NET, self._known, lambda cues: None, probe, train)
 
     def _make(
         self,
@@ -307,8 +315,14 @@ def _latency(way: Way, at: Attach) -> str:
 
 
 def _bandwidth(way: Way, at: Attach) -> str:
-    """Bytes a second to it, once that was measured."""
-    return _record(way.network.bandwidth(way.node), _bytes)
+    """Bytes a second to it, once that was measured; and back from it, with its own age and
+    error, once that was measured or much came from it."""
+    more, back = "", way.network.back(way.node)
+    if back is not None:
+        value, error = _bytes(back.value), _bytes(back.error)
+        more = f" back={value} back.age={back.age:.1f} back.error={error}"
+    known = way.network.bandwidth(way.node)
+    return _record(known, _bytes, more) if known is not None or not more else f"{more.strip()}\n"
 
 
 def _loss(way: Way, at: Attach) -> str:

@@ -36,6 +36,7 @@ TAGS = 256  # requests at a time
 MAX_LATER = 32  # fids let go of that the server has not heard of yet
 FIDS = 4096
 RECEIVE = 64 << 10  # bytes received at a time
+MUCH = 8 << 10  # bytes received at a time that are part of something large
 # The tag of a Tflush and of a Tclunk that nobody waits for follow from what they are
 # about, so that neither ever lacks one.
 _FLUSH, _CLUNK = 0x8000, 0x4000
@@ -60,6 +61,7 @@ class Client:
     does not say otherwise.  why: why it is of no use any more, or ""; `lost` is set then.
     node: whether the server is a node of ours: it answers in the order in which it was
     asked and says why it refuses.  timed: told of a request's name and seconds.
+    carried: told of bytes that come in bulk.
     """
 
     def __init__(
@@ -75,6 +77,7 @@ class Client:
         self.msize = MSIZE
         self.root = File(self, _ROOT, (0x80, 0, 0), ())
         self.timed: Callable[[str, float], None] | None = None
+        self.carried: Callable[[int], None] | None = None
         self._stream = stream
         self._calls: dict[int, Call] = {}  # by tag
         self._flushing: dict[int, Call] = {}  # by tag: nobody waits for these any more
@@ -488,6 +491,8 @@ class Client:
             self._lose(f"{self.name} closed the connection")
             return
         self._owed = None
+        if len(data) >= MUCH and self.carried is not None:
+            self.carried(len(data))
         try:
             self._data = self._replies(self._data + data if self._data else data)
         except BadMessage as error:

@@ -11,16 +11,18 @@ order, the others only where they are due, so nothing can be played again; who d
 key gets no reply, and no reply is longer than what asked for it.
 
 Times are the kernel's for what comes in, so a busy loop makes no way longer on the side that
-measures.
+measures.  Datagrams of other kinds, those of trains.py, pass through the same socket.
 """
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import socket as sockets
 import struct
 from collections import OrderedDict
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from time import clock_gettime_ns, monotonic
 
@@ -33,15 +35,19 @@ from cloudfs.errors import CloudError
 from cloudfs.tree.probe import Answering
 
 PING, PONG, ANSWER = 1, 2, 3
-MOST = 256  # bytes of a datagram
+MOST = 256  # bytes of a datagram that are looked at
+BUFFER = 1 << 20  # bytes that may wait in the kernel
 OFFERS = 4096  # keys handed out that hold, the oldest of which make room
 OUTSTANDING = 16  # pings of one key whose answer has no answer yet
 RATE, BURST = 16.0, 32.0  # pings of one key that are answered: a second, and at once
 TURN = 64  # datagrams taken before other tasks get their turn
 SO_TIMESTAMPNS = 35  # Linux, asm-generic/socket.h
+UDP_SEGMENT = 103  # linux/udp.h
+UNABLE = (errno.EINVAL, errno.EIO, errno.EOPNOTSUPP, errno.ENOPROTOOPT)  # to cut up
 _HEAD = struct.Struct(">B8sQ")
 _NONCE = struct.Struct(">IQ")
 _STAMP = struct.Struct("qq")
+_SIZE = struct.Struct("H")
 _REALTIME = 0
 
 log = logging.getLogger(__name__)
@@ -123,6 +129,9 @@ class Datagrams:
     def __init__(self, answering: Answering) -> None:
         self._answering = answering
         self._socket: sockets.socket | None = None
+        self._cuts = True  # whether the kernel cuts up what is sent as one
+        # What takes datagrams of other kinds: the bytes, the time, from where.
+        self.others: dict[int, Callable[[bytes, float, tuple[str, int]], bool]] = {}
         self._offers: OrderedDict[bytes, Offer] = OrderedDict()
         self._asking: dict[tuple[bytes, tuple[str, int]], Asking] = {}
         self.refused = 0  # datagrams that were not what they should be
@@ -143,6 +152,8 @@ class Datagrams:
         try:
             sock.setblocking(False)
             sock.setsockopt(sockets.SOL_SOCKET, SO_TIMESTAMPNS, 1)
+            sock.setsockopt(sockets.SOL_SOCKET, sockets.SO_RCVBUF, BUFFER)
+            sock.setsockopt(sockets.SOL_SOCKET, sockets.SO_SNDBUF, BUFFER)
             sock.bind(found[0][4])
         except OSError as error:
             sock.close()
@@ -164,6 +175,23 @@ class Datagrams:
             self._socket = None
             sock.close()
 
+    @property
+    def port(self) -> int:
+        """Where they come; 0 for nowhere."""
+        return 0 if self._socket is None else int(self._socket.getsockname()[1])
+
+    def send_all(self, frames: Sequence[bytes], address: tuple[str, int]) -> None:
+        """Send frames of one size at once: in one call where the kernel cuts them up."""
+        if self._socket is not None and self._cuts and len(frames) > 1:
+            how = [(sockets.IPPROTO_UDP, UDP_SEGMENT, _SIZE.pack(len(frames[0])))]
+            try:
+                self._socket.sendmsg([b"".join(frames)], how, 0, address)
+                return
+            except OSError as error:
+                self._cuts = error.errno not in UNABLE
+        for frame in frames:
+            self.send(frame, address)
+
     def send(self, frame: bytes, address: tuple[str, int]) -> None:
         """What does not go now is lost, as datagrams may be."""
         if self._socket is not None:
@@ -182,8 +210,7 @@ class Datagrams:
         self._offers[id] = Offer(node, Key(id, ChaCha20Poly1305(secret)))
         if len(self._offers) > OFFERS:
             self._offers.popitem(last=False)
-        port = self._socket.getsockname()[1]
-        return ndb.record({"port": port, "id": id.hex(), "key": secret.hex()})
+        return ndb.record({"port": self.port, "id": id.hex(), "key": secret.hex()})
 
     def withdraw(self, offered: str) -> None:
         """A key that was handed over holds no more."""
@@ -228,6 +255,9 @@ class Datagrams:
         if len(data) < _HEAD.size:
             return False
         kind, id, number = _HEAD.unpack_from(data)
+        other = self.others.get(kind)
+        if other is not None:
+            return other(data, at, address)
         if kind == PONG:
             asking = self._asking.get((id, address))
             return asking is not None and self._pong(asking, number, data, at)

@@ -165,11 +165,11 @@ class Echo:
         )
         file.opened(*opened)
         text = bytes(offered).decode(errors="replace")
-        host = _host(file)
+        host = host_of(file)
         return Line(file, self._datagrams.ask(text, host) if host else None)
 
 
-def _host(file: File) -> str:
+def host_of(file: File) -> str:
     """The address, in numbers, of the machine at the other end."""
     stream = file.client.stream
     return str(stream.socket.getpeername()[0]) if isinstance(stream, tls.Stream) else ""

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from functools import partial
 from hashlib import blake2b
 from time import monotonic, time
 from typing import Any
@@ -176,6 +177,7 @@ class Peer(Found):
                     scope.deadline = float("inf")
                     self._failed = 0
                     client.timed = self._timed
+                    client.carried = partial(self._pool.carried, self.node)
                     link = self.link = Link(client)
                     self._done(attempt)
                     await self._serve(link)
@@ -262,7 +264,7 @@ class Pool:
     once.  files: this node's keys, None until `use`.  owner: whose the directories are.
     idle: seconds.  watcher: who looks whether something has come; without one each
     connection has a task that waits for it.  timed: told after how many seconds a node
-    answered what it answers at once.
+    answered what it answers at once.  carried: told how many bytes of it came in bulk.
     """
 
     def __init__(
@@ -284,6 +286,7 @@ class Pool:
         self.idle = idle
         self.watcher: Watcher | None = None
         self.timed: Callable[[str, float], None] = lambda node, seconds: None
+        self.carried: Callable[[str, int], None] = lambda node, size: None
         self._peers: dict[str, Peer] = {}
         self._roots: dict[str, RemoteRoot] = {}
         self._nursery: trio.Nursery | None = None

@@ -112,3 +112,20 @@ def test_bad_words(own: Session) -> None:
     assert text.count("cloudfs.daemon") == 2
     own.run("sh", "-n", stdin=text)
     assert left(own) == []
+
+
+@pytest.mark.one_person
+def test_links_are_as_long_as_asked_for(own: Session) -> None:
+    if own.person.uid:
+        done = own.cloudfs("demo", "2", "--delay", "0.05", "-c", "true", status=1)
+        assert "be root" in done.stderr
+        return
+    (own.home / "trips").write_text("0 300 1\n300 0 1\n1 1 0\n")
+    # A first look at a node asks it, and so takes one round trip at least.
+    line = 'a=$(date +%s%N); cat "$CLOUDFS_MOUNT/nodes/n2/load"; b=$(date +%s%N); echo $((b - a))'
+    done = own.cloudfs("demo", "3", "--wan", str(own.home / "trips"), "-c", line, seconds=120)
+    assert int(done.stdout.splitlines()[-1]) > 300e6
+    done = own.cloudfs("demo", "4", "--wan", str(own.home / "trips"), "-c", "true", status=1)
+    assert "3 rows, for 4 nodes" in done.stderr
+    done = own.cloudfs("demo", "2", "--wan", "example", "--delay", "1", "-c", "true", status=1)
+    assert "--wan and --delay" in done.stderr

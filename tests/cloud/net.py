@@ -17,7 +17,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from cloudfs.cli import local
 from cloudfs.errors import CloudError
@@ -32,7 +32,7 @@ class Net:
 
     nodes: how many, or the names of each cluster's, blank-separated: {"east": "a b"}.
     clocks: seconds by which a node's monotonic clock is ahead.  start: whether the daemons
-    are started at once.
+    are started at once.  wan: whether links can be long and slow, by `link`.
     """
 
     open: ClassVar[list[Net]] = []  # those that are up now, for reports of failures
@@ -43,12 +43,13 @@ class Net:
         *,
         clocks: Mapping[str, float] | None = None,
         start: bool = True,
+        wan: bool = False,
     ) -> None:
         if isinstance(nodes, int):
             self.cluster_of = dict(local.clusters(nodes))
         else:
             self.cluster_of = {n: cluster for cluster, text in nodes.items() for n in text.split()}
-        self.machines = Machines(self.cluster_of, clocks)
+        self.machines = Machines(self.cluster_of, clocks, wan=wan)
         self.all: dict[str, Machine] = {}
         self._start = start
 
@@ -91,6 +92,10 @@ class Net:
             raise AssertionError(f"{error}\n{self.logs()}") from None
 
     # --- links ------------------------------------------------------------------------
+
+    def link(self, a: str, b: str, **settings: Any) -> None:
+        """Make the link between two nodes of a wan so; see Wan.link()."""
+        self.machines.wan.link(a, b, **settings)
 
     def cut(self, a: str, b: str) -> None:
         """Cut the link between two nodes, both ways; what is sent is silently lost."""

@@ -253,7 +253,7 @@ async def test_hearsay_leads_to_the_nearest(autojump_clock, world):
     """Of two hundred that look alike one knows the nearest."""
     for n in range(200):
         world.add(f"a{n}", at(0.02, height=0.02))
-        world.ways.true[("n1", f"a{n}")] = 0.01
+        world.ways.true[("n1", f"a{n}")] = 0.003
     world.add("best", at(0.9))
     world.ways.true[("n1", "best")] = 0.0002
     world.ways.tell()

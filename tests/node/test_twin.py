@@ -64,6 +64,15 @@ async def test_frozen_time_does_not_count(tmp_path, autojump_clock):
     assert (await running.ended()).real == pytest.approx(105)
 
 
+async def test_a_rest_that_the_clock_cannot_tell_is_none(tmp_path, autojump_clock):
+    autojump_clock.jump(1024.0584 - trio.current_time())
+    twin = Twin()
+    with trio.fail_after(1):
+        for _ in range(5):
+            running = await twin.start(launch(tmp_path, "sleep", "0.1"))
+            await running.ended()
+
+
 async def test_it_adopts_and_discards(tmp_path, autojump_clock):
     twin = Twin()
     assert twin.adopt("a", tmp_path / "a") is None

@@ -26,7 +26,7 @@ from cloudfs.wire.datagrams import ANSWER, PING, PONG, Asking, Datagrams, Key
 from cloudfs.wire.echo import Echo
 from cloudfs.wire.imports import Pool
 from tests.synthetic import Dir
-from tests.wire.nodes import FarNode, attach, two
+from tests.wire.nodes import FarNode, attach, read, two
 from tests.wire.talk import BOSS
 
 
@@ -160,6 +160,15 @@ async def test_files_of_nodes_that_are_no_references_are_closed(
         assert made.echo._lines
         made.echo.keep(set())
         assert not made.echo._lines
+
+
+async def test_requests_that_go_anyway_are_timed(tmp_path: Path) -> None:
+    async with pair(tmp_path, udp=False) as made:
+        times: list[tuple[str, float]] = []
+        made.pool.timed = lambda node, seconds: times.append((node, seconds))
+        assert b"help" not in await read(attach(made.pool), "net/help")
+        assert times
+        assert all(node == "far" and 0 < seconds < 1 for node, seconds in times)
 
 
 async def test_a_lost_connection_is_made_anew(tmp_path: Path) -> None:
