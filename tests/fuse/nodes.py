@@ -19,6 +19,7 @@ from cloudfs.tree.root import TABLE
 from cloudfs.tree.space import Space
 from cloudfs.tree.table import TableDir
 from cloudfs.wire.imports import Pool
+from cloudfs.wire.server import Server
 from tests.synthetic import Dir
 from tests.wire.nodes import FarNode
 
@@ -37,6 +38,9 @@ async def near(state: str, port: str, directory: str) -> None:
     space = Space(TableDir("/", rows, None, 1 << 60, "root", lambda: 0.0, [nodes]))
     async with trio.open_nursery() as nursery:
         await nursery.start(pool.run)
+        server = Server(lambda who: space)
+        await nursery.start(server.serve, [])
+        pool.watcher = server  # as in the daemon
         await mount(space, directory, who_of=lambda uid, gid, pid: who_of(uid, {0}))
         nursery.cancel_scope.cancel()
 
