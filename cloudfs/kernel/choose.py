@@ -29,7 +29,7 @@ from cloudfs.kernel.placement import score
 from cloudfs.kernel.query import ORDERS, Expr
 
 HERE = "query"  # the first word of a question
-DOUBT = 4.0  # how many times shorter than predicted a way may still be
+DOUBT, SLACK = 4.0, 0.02  # how many times shorter than predicted a way may be; and seconds
 CANDIDATES = 2 * MOST  # of a zone, by likeness and by prediction, for a search by probes
 TARGETS = 8  # coordinates that one question may carry
 LINE = 3 * query.MAX_QUERY  # characters of a question
@@ -185,7 +185,7 @@ def _in_reach(question: Question, place: Coordinate | None) -> bool:
         if target is None or expr.op not in ("<", "<=", "="):
             continue
         limit = query.number(expr.value) or 0.0
-        if min(target.distance(place), likeness(target, place)) > DOUBT * limit:
+        if min(target.distance(place), likeness(target, place)) > DOUBT * limit + SLACK:
             return False
     return True
 

@@ -26,7 +26,7 @@ from cloudfs.kernel import choose, nearby, query
 from cloudfs.kernel.choose import Question
 from cloudfs.kernel.cloud import Cloud, NodeInfo
 from cloudfs.kernel.network import Known, Network
-from cloudfs.kernel.query import Expr
+from cloudfs.kernel.query import ORDERS, Expr
 
 PATIENCE = 0.6  # part of the time left in which other zones are to answer
 GATHERED, SEARCHED = 1.0, 5.0  # seconds for which an answer is given again, one with probes
@@ -165,9 +165,7 @@ class Finder:
         left = (until - trio.current_time()) * PATIENCE
         rows, whole = await self._gather(exprs, left, fresh)
         target = choose.near_of(exprs)
-        # What probes will tell better is no condition before them.
-        surely = tuple(e for e in exprs if not target or e.target != target)
-        rows = self._meet(surely, self._measured(exprs, rows))
+        rows = self._meet(_before_probes(exprs), self._measured(exprs, rows))
         if target:
             rows = [row for row in rows if row.node != target]
             await self._search(target, rows, until - trio.current_time() - SPARE * seconds)
@@ -196,7 +194,7 @@ class Finder:
         return [*self._near_rows(exprs), *(r for r in rows if choose.shown(exprs, r.has))], whole
 
     def _question(self, exprs: tuple[Expr, ...], every: bool) -> Question:
-        exprs = choose.absolute(exprs, self.cloud.machine.name)
+        exprs = choose.absolute(_before_probes(exprs), self.cloud.machine.name)
         places = {target: self.network.coordinate_of(target) for target in choose.targets(exprs)}
         few = list(places.items())[: choose.TARGETS]
         return Question(exprs, {name: place for name, place in few if place is not None}, every)
@@ -338,3 +336,9 @@ class Finder:
                 del self._running[key]
                 done.set()
         raise CloudError("timeout", f"no answer within {seconds:g} s", "give it more: .MaxTime=5")
+
+
+def _before_probes(exprs: tuple[Expr, ...]) -> tuple[Expr, ...]:
+    """Without the conditions on times that near= will have measured."""
+    target = choose.near_of(exprs)
+    return tuple(e for e in exprs if not target or e.target != target or e.op in ORDERS)

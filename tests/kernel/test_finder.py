@@ -159,6 +159,14 @@ async def test_other_zones_hear_where_the_nodes_of_a_time_are(autojump_clock, wo
     assert f"@n1={at()}" in question
 
 
+async def test_other_zones_leave_to_probes_what_these_will_tell(autojump_clock, world):
+    world.add("n2", at(0.010))
+    world.add("m1", at(0.9), near=False)
+    world.ways.true[("n2", "m1")] = 0.001
+    assert await world.names("near=n2 rtt(n2)<0.002") == ["m1"]
+    assert world.asked[0].startswith("query near=n2 '@n2=")
+
+
 async def test_a_node_that_is_not_there_has_no_times(autojump_clock, world):
     world.add("n2", at(0.01), state="gone", age=30)
     for text, kind, why in (
