@@ -41,7 +41,7 @@ def halved(
         if len(some) <= most:
             found[zone] = some
             continue
-        for part in {half(zone, one) for one in some}:
+        for part in sorted({half(zone, one) for one in some}):
             todo.append((part, [one for one in some if half(zone, one) == part]))
     return found
 
