@@ -27,7 +27,8 @@ from cloudfs.kernel.zones import ROOT
 from tests.sim.net import Net, Node
 from tests.sim.table import Load, Result, figures, show
 
-STAND = 30.0  # seconds over which bytes are counted
+SETTLE = 30.0  # seconds until all that was told of the cloud's forming has been told again,
+STAND = 60.0  # and over which bytes are then counted: as long as a digest's whole round
 
 
 def halved(
@@ -41,7 +42,7 @@ def halved(
         if len(some) <= most:
             found[zone] = some
             continue
-        for part in {half(zone, one) for one in some}:
+        for part in sorted({half(zone, one) for one in some}):
             todo.append((part, [one for one in some if half(zone, one) == part]))
     return found
 
@@ -104,7 +105,7 @@ def form(net: Net, count: int, clusters: int = 0) -> list[Node]:
             lines += [f"peer={peer} zone={zone} addr={peer}:5640" for zone, peer in near]
             text = "\n".join(lines)
             net.later(
-                net.random.random() * 3,
+                net.random.random() * 1.5,  # sooner than one who knows nobody founds a leaf
                 lambda n=node, t=text: net._do(n, n.member.introduced(t, n.now)),
             )
             nodes.append(node)
@@ -164,9 +165,8 @@ def stand(count: int, clusters: int = 0, seed: int = 1) -> tuple[Net, list[Node]
     net = Net(seed)
     nodes = form(net, count, clusters)
     formed = net.until(lambda: at_root(nodes, count), 120, 1.0)
-    net.run(max(0.0, 20.0 - net.now))
     work(net, nodes)
-    net.run(10.0)
+    net.run(SETTLE)
     for node in nodes:
         node.sent = node.received = node.messages = node.heard = 0
     net.run(STAND)
