@@ -58,10 +58,11 @@ GRAVITY = 0.01  # what the origin weighs, in all references together
 DAMPING = 0.2  # Levenberg's: added to the diagonal, in mean diagonal elements
 SOFT = 6.0  # by how much the own error softens weights
 FLAT = 0.05  # the part of that below which a residual counts as none
-EXACT = 0.15  # the same, as a part of the time measured
+EXACT = 0.12  # the same, as a part of the time measured
 CONFIDENT = 0.1  # claimed errors count as at least this
-AGEING = 2.0  # how fast what was heard ages while the own error is large
+AGEING = 1.7  # how fast what was heard ages while the own error is large
 SUSPECT = 3.5  # times the usual residual, of trusted references where there are: beyond it is doubt
+HARMLESS = 0.1  # times the usual time: residuals up to SUSPECT of these are never doubted
 TRUSTED = 3  # references of the own cluster that it takes to doubt others by them
 WORST = 1.0  # the relative error of a node that knows nothing
 SMOOTH = 0.3  # what one step's error counts in the node's own
@@ -239,7 +240,7 @@ class Position:
         """The residual, in seconds, beyond which a reference is doubted."""
         references = self.references.values()
         good = [part for part, ref in zip(off, references, strict=True) if ref.trusted]
-        return SUSPECT * max(median(good if len(good) >= TRUSTED else off), EXACT * typical)
+        return SUSPECT * max(median(good if len(good) >= TRUSTED else off), HARMLESS * typical)
 
     def _step(
         self, rows: list[tuple[list[float], float, float]], weights: list[float], typical: float

@@ -3,8 +3,8 @@
     python -m tests.sim.forecasts            # tests/sim/load.txt and the made traces
     python -m tests.sim.forecasts FILE …     # other traces: one value a line, or columns, 1 s apart
 
-load.txt is a trace of a busy machine of two processors: each second, how many were busy, and the
-load of the last minute.  For each distance ahead: the root mean square of what the forecast was
+load.txt is what /proc/loadavg said each second, for nine minutes, of the load of the last minute on
+a machine of two processors that was busy with tests.  For each distance ahead: the root mean square of what the forecast was
 off, in standard deviations of the trace; the same for the last value and for the mean of the
 last WINDOW; and which part of the truths lay within one and two of the errors told (68 and 95 %
 of a normal one's).
@@ -105,7 +105,7 @@ def traces(files: Sequence[Path]) -> Iterator[tuple[str, list[list[float]]]]:
     """Each kind with its traces: one of a recorded column, one a seed of a made kind."""
     for path in files:
         for index, column in enumerate(recorded(path)):
-            yield f"{path.name} column {index + 1}", [column]
+            yield f"{path.name}, column {index + 1}", [column]
     for name, make in MADE.items():
         yield name, [make(seed) for seed in SEEDS]
 

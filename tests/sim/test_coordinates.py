@@ -73,3 +73,11 @@ def test_curves_are_svg():
     text = curves.draw("t", "x", "y", {"a": [(1, 0.5), (10, 0.1)]}, {"aim": 0.09})
     assert text.startswith("<svg")
     assert "polyline" in text
+
+
+def test_the_recorded_load_is_there_and_foretold_a_second_ahead():
+    [trace] = forecasts.recorded(forecasts.RECORDED)
+    assert len(trace) == 540
+    found = forecasts.score(trace, 1)
+    assert found.forecast < 0.1
+    assert found.forecast < found.mean
