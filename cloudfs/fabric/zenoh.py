@@ -35,6 +35,7 @@ RECALL = 300.0  # seconds for which the address of a member that went is called 
 PATIENCE = 5.0  # seconds the first opening may find its address in use
 CLOSING = 4.0  # seconds the end of a session may take before it is left behind
 STUCK = 20.0  # seconds after which a job counts as hung
+BUSY = 1.0  # seconds between two attempts at an address in use, at most
 LOOK = 1.0  # seconds between looks at the clock and the session
 SETTLE = 3.0  # seconds after a new opening in which members may show up again
 # A session that is deaf to a peer: seconds until it is opened anew the first time, at least,
@@ -137,7 +138,7 @@ class _Zenoh:
             if error.kind != "busy" or trio.current_time() + pause > ends:
                 raise error
             await trio.sleep(pause)
-            pause = min(2 * pause, 5.0)
+            pause = min(2 * pause, BUSY)
 
     async def _opened(self, worker: Worker, session: Session) -> CloudError | None:
         """What opening it in that thread raises."""
@@ -170,15 +171,32 @@ class _Zenoh:
             _log.warning("zone %s: the session does not close", self.hub.zone)
 
     async def _run_clock(self) -> None:
-        """Reopen after a sleep, or where the session does not do its work."""
+        """Reopen where the session does not do its work, or has not come back after a sleep."""
         while True:
-            before = _now()
+            before, there = _now(), self._here()
             await trio.sleep(LOOK)
             slept = _now() - before - LOOK
-            why = f"this node slept for {slept:.0f} s" if slept > LEASE else self._ill()
+            why = self._ill()
+            if slept > LEASE and not await self._recovers(there):
+                why = f"this node slept for {slept:.0f} s"
             if why:
                 _log.warning("zone %s: the session is opened anew: %s", self.hub.zone, why)
                 await self._reopen()
+
+    def _here(self) -> frozenset[str]:
+        return frozenset(node for node, _ in self._addresses)
+
+    async def _recovers(self, there: frozenset[str]) -> bool:
+        """Whether the session finds again by itself who was there before a sleep.
+
+        It mostly does, in a moment.  To open it anew costs far more: what others dialled
+        meanwhile holds the old one's port for as long as twenty seconds.
+        """
+        for _ in range(round(SETTLE / LOOK)):
+            await trio.sleep(LOOK)  # for the session to see that its links are dead
+            if there <= self._here():
+                return True
+        return False
 
     def _ill(self) -> str:
         """What is wrong with the session, or ""."""
