@@ -15,43 +15,29 @@ import math
 import os
 from collections import deque
 from collections.abc import Callable, Sequence
-from functools import partial
 from time import perf_counter
-from typing import Any, Protocol
+from typing import Any
 
 import trio
 
 from cloudfs.errors import CloudError, from_errno, from_text
 from cloudfs.tree.idmap import user_of
-from cloudfs.wire import tls
 from cloudfs.wire.call import REPLY, Answers, Asking, Call, Deadlines
 from cloudfs.wire.codec import HEAD, HEAD_SIZE, BadMessage, Codec, codec
 from cloudfs.wire.file import File
 from cloudfs.wire.messages import IOHDRSZ, MAX_WALK, NODES, NOFID, NOTAG, VERSIONS
+from cloudfs.wire.pipe import MAX_LATER, Pipe
 from cloudfs.wire.trace import Trace
 
 MSIZE = 64 << 10  # bytes of a frame asked for
 DEADLINE = 10.0  # seconds for an answer
 TAGS = 256  # requests at a time
-MAX_LATER = 32  # fids let go of that the server has not heard of yet
 FIDS = 4096
-RECEIVE = 64 << 10  # bytes received at a time
 MUCH = 8 << 10  # bytes received at a time that are part of something large
 # The tag of a Tflush and of a Tclunk that nobody waits for follow from what they are
 # about, so that neither ever lacks one.
 _FLUSH, _CLUNK = 0x8000, 0x4000
 _ROOT = 0  # the fid of the attach
-
-
-class Watcher(Protocol):
-    """Who looks at sockets anyway: the server's loop."""
-
-    def watch(self, fd: int, ready: Callable[[], int]) -> bool:
-        """Call ready whenever there is something to receive; False if it does not run.
-        It returns how many answers have come."""
-
-    def unwatch(self, fd: int) -> None:
-        """Not any more.  May be called again."""
 
 
 class Client:
@@ -78,17 +64,13 @@ class Client:
         self.root = File(self, _ROOT, (0x80, 0, 0), ())
         self.timed: Callable[[str, float], None] | None = None
         self.carried: Callable[[int], None] | None = None
-        self._stream = stream
+        self.pipe = Pipe(stream, self._received, self._broke)
         self._calls: dict[int, Call] = {}  # by tag
         self._flushing: dict[int, Call] = {}  # by tag: nobody waits for these any more
         self._tags = list(range(TAGS - 1, -1, -1))
         self._queue: deque[Asking[Any]] = deque()  # what waits for tags
-        self._deadlines = Deadlines()
+        self.deadlines = Deadlines()
         self._fids = list(range(FIDS - 1, _ROOT, -1))
-        self._out: list[bytes] = []
-        self._wake = trio.Event()
-        self._later = 0  # requests in _out that nobody is in a hurry for
-        self._sending = False  # whether the writer is at it
         self._spare: list[int] = []  # fids in use of which nothing is wanted any more
         self._ended = 0  # of what was asked
         self._data = b""  # received, of a frame that is not whole yet
@@ -162,11 +144,11 @@ class Client:
             now = trio.current_time()
             if self._owed is None:
                 self._owed = now
-            self._deadlines.add(asking, now + asking.seconds)
+            self.deadlines.add(asking, now + asking.seconds)
 
     def give_up(self, asking: Asking[Any]) -> None:
         """Nobody wants the answers any more."""
-        self._deadlines.drop(asking)
+        self.deadlines.drop(asking)
         if asking in self._queue:
             self._queue.remove(asking)
             self._unused(asking.calls)
@@ -192,7 +174,7 @@ class Client:
                     raise CloudError("toobig", f"{call.name} is more than {self.msize} bytes")
                 frames.append(frame)
         except CloudError as error:
-            self._deadlines.drop(asking)
+            self.deadlines.drop(asking)
             self._unused(calls)
             asking.end(None, error)
             return
@@ -201,11 +183,9 @@ class Client:
             self._calls[tag] = call
         if mine[0] != NOTAG:
             del tags[kept:]
-        if self._tracing:
-            self._trace("->", frames)
-        self._out += frames
+        self._show("->", *frames)
         calls[0].sent = perf_counter()
-        self._push()
+        self.pipe.push(frames)
 
     def _unused(self, calls: Sequence[Call]) -> None:
         """The fids of calls that were never sent are as they were."""
@@ -227,7 +207,7 @@ class Client:
     def _answered(self, asking: Asking[Any]) -> None:
         """All its calls have their replies."""
         self._ended += 1
-        self._deadlines.drop(asking)
+        self.deadlines.drop(asking)
         found: Answers = []
         whole = asking.whole
         try:
@@ -255,7 +235,7 @@ class Client:
 
     @property
     def stream(self) -> trio.abc.Stream:
-        return self._stream
+        return self.pipe.stream
 
     @property
     def most(self) -> int:
@@ -346,17 +326,15 @@ class Client:
             return
         if not soon and self.node and len(self._spare) < MAX_LATER:
             self._spare.append(fid)
-            return
-        self._later += 1
-        self._send(self.codec.encode["Tclunk"](_CLUNK | fid, fid), soon or self._later >= MAX_LATER)
+        else:
+            self._send(self.codec.encode["Tclunk"](_CLUNK | fid, fid), soon)
 
     def flush(self) -> None:
         """Send what waits for something to go with."""
         spare, self._spare = self._spare, []
         for fid in spare:
             self.forget(fid)
-        if self._out:
-            self._wake.set()
+        self.pipe.flush()
 
     async def walk(
         self, names: Sequence[str], start: File | None = None, deadline: float | None = None
@@ -450,46 +428,12 @@ class Client:
             self.msize = msize
         return keys.get(version, "")
 
-    async def run_reader(self, watcher: Watcher | None = None) -> None:
-        """Receive until the connection ends; by way of the watcher where the stream can."""
-        stream = self._stream
-        try:
-            if watcher is not None and isinstance(stream, tls.Stream):
-                fd = stream.socket.fileno()
-                ready = partial(self._receive, stream, watcher, fd)
-                ready()  # what came with the end of the handshake
-                if not self.why and watcher.watch(fd, ready):
-                    try:
-                        await self.lost.wait()
-                    finally:
-                        watcher.unwatch(fd)
-                    return
-            while not self.why:
-                self._received(bytes(await stream.receive_some(RECEIVE)))
-        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
-            self._broke(error)
-
-    def _receive(self, stream: tls.Stream, watcher: Watcher, fd: int) -> int:
-        """Take what there is; how many answers that ended."""
+    def _received(self, data: bytes) -> int:
+        """Take what has come, b"" at the end; how many Askings that ended."""
         before = self._ended
-        try:
-            for _ in range(tls.RECEIVE):
-                data = None if self.why else stream.receive_now()
-                if data is None:
-                    break
-                self._received(data)
-                if not stream.more:
-                    break
-        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
-            self._broke(error)
-        if self.why:
-            watcher.unwatch(fd)
-        return self._ended - before
-
-    def _received(self, data: bytes) -> None:
         if not data:
             self._lose(f"{self.name} closed the connection")
-            return
+            return self._ended - before
         self._owed = None
         if len(data) >= MUCH and self.carried is not None:
             self.carried(len(data))
@@ -497,31 +441,13 @@ class Client:
             self._data = self._replies(self._data + data if self._data else data)
         except BadMessage as error:
             self._lose(f"{self.name} does not speak 9P: {error.why}")
-
-    async def run_deadlines(self) -> None:
-        """End what is not answered in time."""
-        await self._deadlines.run()
-
-    async def run_writer(self) -> None:
-        """Send what calls put out, together what came together."""
-        try:
-            while True:
-                await self._wake.wait()
-                self._wake = trio.Event()
-                self._later = 0
-                out, self._out = self._out, []
-                if out:
-                    self._sending = True
-                    await self._stream.send_all(b"".join(out))
-                    self._sending = False
-        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
-            self._broke(error)
+        return self._ended - before
 
     def _replies(self, data: bytes) -> bytes:
         """Take all whole frames; what is left of data."""
         at, end = 0, len(data)
         head = HEAD.unpack_from
-        tracing = self._tracing
+        tracing = self.trace is not None and self.trace.on
         while end - at >= HEAD_SIZE:
             size, number, tag = head(data, at)
             if not HEAD_SIZE <= size <= self.msize:
@@ -530,7 +456,7 @@ class Client:
             if stop > end:
                 break
             if tracing:
-                self._trace("<-", [data[at:stop]])
+                self._show("<-", data[at:stop])
             name, fields = self.codec.body(number, data, at + HEAD_SIZE, stop)
             self._reply(name, tag, fields)
             at = stop
@@ -562,47 +488,21 @@ class Client:
             raise BadMessage(f"an answer to tag {tag}, which asked nothing")
 
     def _send(self, frame: bytes, soon: bool = True) -> None:
-        if self._tracing:
-            self._trace("->", [frame])
-        self._out.append(frame)
-        if soon:
-            self._wake.set()
+        self._show("->", frame)
+        self.pipe.send(frame, soon)
 
-    @property
-    def _tracing(self) -> bool:
-        return self.trace is not None and self.trace.on
+    def _show(self, arrow: str, *frames: bytes) -> None:
+        if self.trace is not None and self.trace.on:
+            for frame in frames:
+                self.trace.frame(self.name, arrow, self.codec, frame)
 
-    def _trace(self, arrow: str, frames: Sequence[bytes]) -> None:
-        assert self.trace is not None
-        for frame in frames:
-            self.trace.frame(self.name, arrow, self.codec, frame)
-
-    def _push(self) -> None:
-        """Send at once what goes without waiting, where the stream can: to wake the
-        writer costs as much as a small request."""
-        if self._sending or not isinstance(self._stream, tls.Stream):
-            self._wake.set()
-            return
-        out = self._out
-        data = out[0] if len(out) == 1 else b"".join(out)
-        try:
-            sent = self._stream.send_now(data)
-        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
-            self._broke(error)
-            return
-        self._later = 0
-        self._out = []
-        if sent < len(data):
-            self._out.append(data[sent:])
-            self._wake.set()
-
-    def _broke(self, error: Exception) -> None:
-        why = error.why if isinstance(error, tls.Broken) else "the connection broke"
+    def _broke(self, why: str) -> None:
         self._lose(f"{self.name}: {why}")
 
     def _lose(self, why: str) -> None:
         self.why = self.why or why
         self.lost.set()
+        self.pipe.end()
         calls, self._calls = self._calls, {}
         for call in calls.values():
             call.reply = "lost", ()

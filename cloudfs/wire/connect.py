@@ -9,7 +9,8 @@ import trio
 
 from cloudfs.errors import CloudError
 from cloudfs.wire.address import Address, parse
-from cloudfs.wire.client import DEADLINE, Client, Watcher
+from cloudfs.wire.client import DEADLINE, Client
+from cloudfs.wire.pipe import Watcher
 from cloudfs.wire.trace import Trace
 
 
@@ -47,9 +48,9 @@ async def attended(
     failed: Exception | None = None
     async with stream, trio.open_nursery() as nursery:
         client = Client(stream, name, deadline, trace)
-        nursery.start_soon(client.run_reader, watcher)
-        nursery.start_soon(client.run_writer)
-        nursery.start_soon(client.run_deadlines)
+        nursery.start_soon(client.pipe.run_reader, watcher)
+        nursery.start_soon(client.pipe.run_writer)
+        nursery.start_soon(client.deadlines.run)
         try:
             yield client
         except Exception as error:

@@ -29,12 +29,13 @@ from cloudfs.tree import numbers
 from cloudfs.tree.api import DMDIR, NOBODY, PLAIN, Node, Stat, Who
 from cloudfs.wire import tls
 from cloudfs.wire.address import parse
-from cloudfs.wire.client import Client, Watcher
+from cloudfs.wire.client import Client
 from cloudfs.wire.connect import attended
 from cloudfs.wire.far import Found, Turns, too_late
 from cloudfs.wire.file import File
 from cloudfs.wire.messages import NODES
 from cloudfs.wire.ops import OWN
+from cloudfs.wire.pipe import Watcher
 from cloudfs.wire.remote import KEEP, RemoteNode
 from cloudfs.wire.trace import Trace
 

@@ -56,7 +56,7 @@ class Near:
         await self.near.until(lambda: len(connection.session.fids) == 1)
         assert not connection.session.jobs
         assert len(self.link._tags) == TAGS
-        assert not self.link._deadlines._all
+        assert not self.link.deadlines._all
 
 
 @pytest.fixture(params=["watched", "by a task"])
@@ -179,7 +179,7 @@ async def test_a_client_that_is_gone(nodes: Near) -> None:
                 nursery.start_soon(file.read, 0, 10)
             await nodes.near.until(lambda: nodes.never.waiting == 10)
             nursery.cancel_scope.cancel()
-            await other._stream.aclose()
+            await other.pipe.stream.aclose()
     await nodes.near.until(lambda: nodes.never.waiting == 0)
     assert not nodes.near.server._begun
     await nodes.settled()

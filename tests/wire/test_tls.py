@@ -143,8 +143,8 @@ async def test_a_client_that_does_not_read_is_waited_for(tmp_path: Path) -> None
         async with stream:
             client = Client(stream, "far", 5.0, None)
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(client.run_reader)
-                nursery.start_soon(client.run_writer)
+                nursery.start_soon(client.pipe.run_reader, None)
+                nursery.start_soon(client.pipe.run_writer)
                 await client.agree(NODES)
                 root = await client.attach("root", "node")
                 file = await client.walk(["big"], start=root)
