@@ -23,7 +23,7 @@ from cloudfs.kernel.aggregate import Digest, Packed
 from cloudfs.kernel.roster import GONE, Peer, Roster
 from cloudfs.kernel.zones import Size
 
-REPEAT = 60.0  # seconds after which the whole of a digest is told again,
+REPEAT = 120.0  # seconds after which the whole of a digest is told again,
 LOOK = 20.0  # and what went beyond that meanwhile; counts of nodes are told when they change
 LIFE = 3 * REPEAT  # seconds after which one that is not told again counts no more
 ALONE = GONE + 6.0  # the same where none of the child's delegates is left
@@ -33,7 +33,7 @@ STANDBY = 3.0  # seconds that the second delegate gives the first
 ECHOES = (4.0, 20.0)
 LEAF_PAUSE, INNER_PAUSE = 1.0, 3.0  # seconds between two of one zone at least
 DOWN_PAUSE, DOWN_REPEAT = 5.0, 90.0  # the same on the way down
-DOORS = 6  # members of a zone above that are passed down
+DOORS = 4  # members of a zone above that are passed down
 
 WHOLE, NEWS = "", "-news"  # what is told, as a key's first word says it
 

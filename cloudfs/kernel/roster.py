@@ -133,7 +133,10 @@ class Roster:
         return [p for p in self.live() if zones.stands(p.leaf, p.stand, self.zone, child)]
 
     def manned(self, child: str) -> bool:
-        """Whether anybody does."""
+        """Whether anybody does; of a child that can be no inner zone, itself.  Where it was
+        split and somebody missed that it was withdrawn, those below do not keep it alive."""
+        if len(zones.parts(child)[1]) % zones.STEP:
+            return any(child in (p.leaf, p.stand) for p in self.live())
         return any(zones.stands(p.leaf, p.stand, self.zone, child) for p in self.live())
 
     def clusters(self) -> set[str]:

@@ -239,3 +239,18 @@ def test_delegates_from_below_beat_slower_and_are_waited_for_longer():
     found.hint("n1", False, 22.0)
     found.judge(27.6)
     assert state(found) == "gone"
+
+
+def test_a_split_zone_is_not_kept_alive_by_its_halves():
+    """An inner zone is, by those in the leaves below it."""
+    found = Roster("c", "n0", 0.0, 0.0)
+    found.beat("n1", beat(1, leaf="c.01"), 0.0)
+    found.beat("n2", beat(1, leaf="c.1101"), 0.0)
+    assert found.manned("c.01")
+    assert not found.manned("c.0")
+    assert found.manned("c.110")
+    root = Roster("", "n0", 0.0, 0.0)
+    root.beat("n1", beat(1, leaf="paris.01", stand=".01"), 0.0)
+    assert not root.manned(".0")
+    assert not root.manned("paris")
+    assert root.manned(".01")

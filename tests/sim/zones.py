@@ -28,7 +28,7 @@ from tests.sim.net import Net, Node
 from tests.sim.table import Load, Result, figures, show
 
 SETTLE = 30.0  # seconds until all that was told of the cloud's forming has been told again,
-STAND = 60.0  # and over which bytes are then counted: as long as a digest's whole round
+STAND = 120.0  # and over which bytes are then counted: as long as a digest's whole round
 
 
 def halved(
