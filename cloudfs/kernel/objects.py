@@ -457,7 +457,8 @@ class Objects:
     async def run(self, task_status: trio.TaskStatus[Any] = trio.TASK_STATUS_IGNORED) -> None:
         """Find again what an earlier daemon left, then serve until cancelled.  Objects
         live on when this ends."""
-        self.home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.home.mkdir(mode=0o711, parents=True, exist_ok=True)
+        self.home.chmod(0o711)  # the root of a restored sandbox passes through it
         found = dict(self._records.all())
         adoption.sweep(self, found)
         try:

@@ -47,6 +47,14 @@ class Launch:
 
 
 @dataclass(slots=True)
+class Image:
+    """What `Running.dump` wrote, to be restored.  ran: for how many seconds it had run."""
+
+    dir: Path
+    ran: float
+
+
+@dataclass(slots=True)
 class Usage:
     """What an object has used so far: cpu in seconds, memory in bytes and byte-seconds,
     I/O in bytes.  None where this node cannot tell."""
@@ -112,6 +120,11 @@ class Running(Protocol):
 
     def close_stdin(self) -> None: ...
 
+    async def dump(self, images: Path) -> None:
+        """Write an image of all its processes into an empty directory, and leave them
+        frozen until `thaw` or `kill`.  Raises CloudError with why that cannot be, and it
+        runs on.  All that it wrote before is in its files then."""
+
     def usage(self) -> Usage: ...
 
     def pids(self) -> list[tuple[int, int, str]]:
@@ -129,6 +142,10 @@ class Host(Protocol):
     async def start(self, launch: Launch) -> Running:
         """Start it; returns once the program runs.  Raises CloudError if it does not,
         with nothing left behind."""
+
+    async def restore(self, launch: Launch, image: Image) -> Running:
+        """As `start`, but what an image holds goes on.  launch: that of the object; its
+        argv and env are not used."""
 
     def adopt(self, id: str, dir: Path) -> Running | Exit | None:
         """What became of an object that an earlier daemon started: still running, ended

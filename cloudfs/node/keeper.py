@@ -20,7 +20,10 @@ from pathlib import Path
 from cloudfs.errors import CloudError
 from cloudfs.node.api import Exit
 
-SOURCES = [Path(__file__).with_name(name) for name in ("keeper.c", "keeper_out.c", "keeper_proc.c")]
+SOURCES = [
+    Path(__file__).with_name(f"{name}.c")
+    for name in ("keeper", "keeper_out", "keeper_proc", "keeper_box")
+]
 FLAGS = ["-O2", "-s", "-std=gnu11", "-D_FILE_OFFSET_BITS=64"]
 ORDER_MAX = 4 << 20  # bytes of arguments and environment
 
