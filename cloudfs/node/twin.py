@@ -154,7 +154,7 @@ class Played:
     async def sleep(self, seconds: float) -> None:
         """Sleep; time while frozen does not count."""
         left = seconds
-        while left > 0:
+        while left > 1e-9:  # less than the clock can tell would never pass
             await self._thawed.wait()
             since, change = trio.current_time(), self._changed
             with trio.move_on_after(left):
