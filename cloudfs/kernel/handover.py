@@ -39,6 +39,7 @@ from cloudfs.kernel.object import Object, new_id
 from cloudfs.kernel.offer import begin_line, lines_of, withdraw_line
 from cloudfs.kernel.placement import Attributes, Wish
 from cloudfs.kernel.reserve import wanted
+from cloudfs.node.api import Running
 from cloudfs.wait import Wait
 
 if TYPE_CHECKING:
@@ -59,6 +60,9 @@ UNSURE = frozenset({"timeout", "unreachable", "pipe", "stale", "interrupted", "p
 class Reach(Protocol):
     """The tree of another node, as one user."""
 
+    async def read(self, path: str) -> bytes:
+        """All of a file.  Raises as `write`."""
+
     async def write(self, path: str, text: str) -> None:
         """Write a file of that node's own directory ("proc/place") by one open, its
         lines in order, with one close.  Raises that node's own error as CloudError, its
@@ -76,8 +80,8 @@ class Cloud(Protocol):
         """Nodes that may do, each with its attributes and their `age` in seconds.  Those
         that are not alive are left out.  This node may be in it or not."""
 
-    def reach(self, node: str, user: str) -> Reach:
-        """The own tree of a node, to work on as that user."""
+    def reach(self, node: str, user: str, seconds: float) -> Reach:
+        """The own tree of a node, to work on as that user, with so long for each step."""
 
 
 class Handover:
@@ -86,12 +90,12 @@ class Handover:
     def __init__(self, objects: Objects, cloud: Cloud) -> None:
         self.moved = Moved()
         self._objects = objects
-        self._cloud = cloud
+        self.cloud = cloud
         self._trying: dict[str, str] = {}  # id → node, of objects that are placed now
         self._scopes: dict[str, trio.CancelScope] = {}  # of those not yet committed
 
     def knows(self, node: str) -> bool:
-        return self._cloud.knows(node)
+        return self.cloud.knows(node)
 
     # --- from new to running, here or elsewhere ------------------------------------------
 
@@ -132,8 +136,12 @@ class Handover:
             done.set()
 
     def _again_new(self, made: Object, why: str, seconds: float) -> None:
-        """It runs nowhere: for so long another exec may come."""
+        """It runs nowhere: for so long another exec may come.  Or it is frozen here, and
+        goes on."""
         objects = self._objects
+        if made.running is not None:
+            objects.departures.stay(made, why)
+            return
         made.placed, made.why, made.argv = "", why, []
         objects.become(made, "refused", why=why)
         objects.spawn(objects.go_unused, made, trio.current_time() + seconds)
@@ -156,16 +164,7 @@ class Handover:
     async def _find(self, made: Object) -> str:
         """The first node that holds what the object wants."""
         objects, wish = self._objects, made.wish()
-        nodes: dict[str, Attributes] = {}
-        with trio.move_on_after(ASK):
-            try:
-                nodes.update(await self._cloud.candidates(wish))
-            except CloudError as error:
-                log.warning("no candidates for %s: %s", made.id, error)
-        nodes[objects.node] = objects.attributes()
-        if wish.on and wish.on not in nodes and self.knows(wish.on):
-            fix = f"see: cat /cloud/nodes/{wish.on}/status"
-            raise CloudError("unreachable", f"on: node {wish.on} does not answer", fix)
+        nodes = await self.nodes(wish)
         chosen = placement.order(wish, nodes, objects.node, self._siblings(made))
         refusals: list[tuple[str, CloudError]] = []
         for node in chosen[:MOST]:
@@ -181,6 +180,21 @@ class Handover:
         kind = kinds.pop() if len(kinds) == 1 else "unreachable"
         fix = refusals[0][1].fix if len(refusals) == 1 else ""
         raise CloudError(kind, f"no node took it: {said}", fix)
+
+    async def nodes(self, wish: Wish) -> dict[str, Attributes]:
+        """The nodes that are heard of, and this one."""
+        objects = self._objects
+        nodes: dict[str, Attributes] = {}
+        with trio.move_on_after(ASK):
+            try:
+                nodes.update(await self.cloud.candidates(wish))
+            except CloudError as error:
+                log.warning("no candidates for %s: %s", wish.id, error)
+        nodes[objects.node] = objects.attributes()
+        if wish.on and wish.on not in nodes and self.knows(wish.on):
+            fix = f"see: cat /cloud/nodes/{wish.on}/status"
+            raise CloudError("unreachable", f"on: node {wish.on} does not answer", fix)
+        return nodes
 
     def _siblings(self, made: Object) -> list[str]:
         """The nodes of those that spread alike, as far as this node knows: those it
@@ -208,7 +222,7 @@ class Handover:
         made.offer = new_id()
         text, back = "\n".join(lines_of(made)), withdraw_line(made)
         try:
-            await self._write(node, made.user, text, OFFER)
+            await self.write(node, made.user, text, OFFER)
         except CloudError as error:
             if error.kind in UNSURE:  # it may hold
                 objects.spawn(self._take_back, made, node, back)
@@ -222,7 +236,7 @@ class Handover:
         made.placed, made.argv = node, argv
         objects.keep(made)  # before it is sent: a daemon that comes back must know of it
         try:
-            await self._write(node, made.user, begin_line(made, argv), COMMIT)
+            await self.write(node, made.user, begin_line(made, argv), COMMIT)
         except CloudError as error:
             if error.kind in UNSURE:
                 self.lose(made, f"node {node} was told to run it and has not answered")
@@ -230,16 +244,16 @@ class Handover:
                     "timeout", made.why, "it is lost until that node is heard of"
                 ) from None
             # Before it is new here: a second exec may choose that node again.
-            if not await self._withdraw(made, node):
+            if not await self.withdraw(made, node):
                 raise CloudError(error.kind, f"node {node}: {error.why or error.text}", error.fix)
         self.gone(made, node)
 
-    async def _write(self, node: str, user: str, text: str, seconds: float) -> None:
+    async def write(self, node: str, user: str, text: str, seconds: float) -> None:
         """A write to proc/place, or a CloudError, of a kind in UNSURE if it may be no
         answer of that node."""
         try:
             with trio.fail_after(seconds):
-                await self._cloud.reach(node, user).write("proc/place", text + "\n")
+                await self.cloud.reach(node, user, seconds).write("proc/place", text + "\n")
         except trio.TooSlowError:
             raise CloudError("timeout", f"node {node} does not answer") from None
         except CloudError:
@@ -255,7 +269,17 @@ class Handover:
         self.moved.add(made, node)
         made.events.add("placed", node=node)
         self._objects.events.add("placed", id=made.id, user=made.user, app=made.app, node=node)
+        running, made.running = made.running, None
         self._objects.leave(made)
+        if running is not None:
+            self._objects.spawn(self._clear, made, running)
+
+    async def _clear(self, made: Object, running: Running) -> None:
+        """Kill what is still frozen here of one that goes on elsewhere."""
+        with contextlib.suppress(CloudError):
+            running.kill("moved")
+        await running.ended()
+        await trio.to_thread.run_sync(self._objects.remove_home, made.id, made.home)
 
     def speaks(self, node: str, id: str) -> None:
         """A node told that it runs this object, which may be lost here."""
@@ -277,7 +301,7 @@ class Handover:
         node = made.placed
         pause = FIRST_PAUSE
         while made.state == "lost" and made.placed:
-            began = await self._withdraw(made, node)
+            began = await self.withdraw(made, node)
             if made.state != "lost" or not made.placed:
                 return
             if began:
@@ -290,18 +314,23 @@ class Handover:
                         await made.bell.wait()
                 pause = min(LAST_PAUSE, pause * 2)
 
-    async def _withdraw(self, made: Object, node: str) -> bool | None:
+    async def withdraw(self, made: Object, node: str) -> bool | None:
         """Whether the object began on that node; if False it never will.  None: unknown."""
         try:
-            await self._write(node, made.user, withdraw_line(made), WITHDRAW)
+            await self.write(node, made.user, withdraw_line(made), WITHDRAW)
         except CloudError as error:
             return True if error.kind == "busy" else None
         return False
 
+    async def take_back(self, made: Object, node: str) -> None:
+        """Try to tell a node that an object does not come."""
+        with contextlib.suppress(CloudError):
+            await self.write(node, made.user, withdraw_line(made), WITHDRAW)
+
     async def _take_back(self, made: Object, node: str, line: str) -> None:
         """Try to spare a node a hold that goes by itself."""
         with contextlib.suppress(CloudError):
-            await self._write(node, made.user, line, WITHDRAW)
+            await self.write(node, made.user, line, WITHDRAW)
 
     # --- kill while it is placed ----------------------------------------------------------------
 

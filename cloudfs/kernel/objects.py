@@ -18,12 +18,15 @@ import trio
 from cloudfs.config import Bounds
 from cloudfs.errors import CloudError
 from cloudfs.kernel import adoption, lifecycle, placement, restarts
+from cloudfs.kernel.arriving import Arrivals
 from cloudfs.kernel.bell import Log, first
+from cloudfs.kernel.departing import Departures
 from cloudfs.kernel.handover import Cloud, Handover
+from cloudfs.kernel.moved import stale
 from cloudfs.kernel.object import Object, add, new_id
 from cloudfs.kernel.records import Records
 from cloudfs.kernel.reserve import NOTHING, Reserve, wanted
-from cloudfs.node.api import PATH, Exit, Host, Launch
+from cloudfs.node.api import PATH, Exit, Host, Launch, Running
 from cloudfs.wait import Wait
 from cloudfs.who import Who
 
@@ -68,6 +71,8 @@ class Objects:
         self.changed_one: Callable[[Object], None] = lambda made: None  # told of every change
         self.attributes = attributes
         self.reserve = reserve or Reserve()
+        self.arrivals = Arrivals(self)
+        self.departures = Departures(self)
         self.handover: Handover | None = None
         if others is not None:
             self.join(others)
@@ -114,13 +119,8 @@ class Objects:
     def take_in(self, made: Object, seconds: float) -> None:
         """Enter a new object that another node wants to run here (kernel/offer.py), and
         hold for it what it wants; it goes after that many seconds if no exec comes."""
-        if made.id in self.all or made.id in self._promised:
-            raise CloudError("exists", f"there is an object {made.id} on {self.node} already")
         now = trio.current_time()
-        self._expire(now)
-        self._need_nursery()
-        self._need_room(made.user)
-        self._check_here(made)
+        self.need_new(made)
         self.runtime_for(made)
         self.reserve.expire(now)
         self.reserve.hold(made.id, wanted(made.limits), now + seconds)
@@ -128,6 +128,16 @@ class Objects:
         self.enter(made)
         made.events.add("new", user=made.user)
         self.spawn(self.go_unused, made, now + seconds)
+
+    def need_new(self, made: Object) -> None:
+        """Raise CloudError where an object of another node cannot come here."""
+        known = made.id in self.all or made.id in self._promised or made.id in self.arrivals.all
+        if known:
+            raise CloudError("exists", f"there is an object {made.id} on {self.node} already")
+        self._expire(trio.current_time())
+        self._need_nursery()
+        self._need_room(made.user)
+        self._check_here(made)
 
     def moved_to(self, id: str) -> str | None:
         """The node that took an object of this table, as long as that is remembered."""
@@ -163,9 +173,13 @@ class Objects:
             raise CloudError("busy", f"object {made.id} is {made.state}", "kill it first")
         if made.placed and self.handover is not None:
             self.handover.moved.add(made, made.placed)  # it may yet be found there
+        running, made.running = made.running, None  # frozen, where nobody knows of a move's end
         self.leave(made)
 
         async def run() -> None:
+            if running is not None:
+                running.kill("wiped")
+                await running.ended()
             await trio.to_thread.run_sync(self.remove_home, made.id, made.home)
 
         return Wait(run)
@@ -300,19 +314,7 @@ class Objects:
         """Start argv here.  What the object wants is held from now to its end."""
         # At every start: its owner may have changed the environment since the last.
         made.runtime = self.runtime_for(made)
-        launch = Launch(
-            id=made.id,
-            dir=made.home,
-            argv=argv,
-            env=self._environment(made),
-            cwd=made.dir,
-            runtime=made.runtime,
-            limits=made.limits,
-            nice=made.nice,
-            stdio_limit=self.bounds.stdio,
-            net=made.net,
-            cloud=self.cloud(made.id) if made.runtime == "sandbox" else "",
-        )
+        launch = self.launch_of(made, argv)
         self._need_nursery()
         self.reserve.hold(made.id, wanted(made.limits))
         made.argv, made.asked, made.why = argv, "", ""
@@ -327,6 +329,22 @@ class Objects:
                 raise failed[0]
 
         return Wait(run)
+
+    def launch_of(self, made: Object, argv: list[str]) -> Launch:
+        """What the machine is told of it."""
+        return Launch(
+            id=made.id,
+            dir=made.home,
+            argv=argv,
+            env=self._environment(made),
+            cwd=made.dir,
+            runtime=made.runtime,
+            limits=made.limits,
+            nice=made.nice,
+            stdio_limit=self.bounds.stdio,
+            net=made.net,
+            cloud=self.cloud(made.id) if made.runtime == "sandbox" else "",
+        )
 
     def _environment(self, made: Object) -> dict[str, str]:
         """What a program finds set, under what its owner set."""
@@ -351,17 +369,28 @@ class Objects:
                 self.spawn(self.go_unused, made, trio.current_time() + self.bounds.fresh_seconds)
             self.become(made, "failed" if event == "exec" else "failed-again")
         else:
-            made.running, made.exit, made.started = running, None, running.started
-            made.sampled = 0.0, made.used
-            self.become(made, "began", pid=running.pid)
-            self.spawn(self.watch, made)
+            self.begun(made, running)
         finally:
             done.set()
 
+    def begun(self, made: Object, running: Running) -> None:
+        """Its processes run."""
+        made.running, made.exit, made.started = running, None, running.started
+        made.sampled = 0.0, made.used
+        made.came = ""
+        self.become(made, "began", pid=running.pid)
+        self.spawn(self.watch, made)
+
+    def reserve_for(self, made: Object) -> None:
+        """Hold what it wants; CloudError where it cannot run here."""
+        self._need_nursery()
+        self.reserve.hold(made.id, wanted(made.limits))
+
     async def watch(self, made: Object) -> None:
-        assert made.running is not None
-        end = await made.running.ended()
-        made.used = add(made.used, made.running.usage())
+        running = made.running
+        assert running is not None
+        end = await running.ended()
+        made.used = add(made.used, running.usage())
         await self.ended(made, end)
 
     async def ended(self, made: Object, end: Exit) -> None:
@@ -441,6 +470,9 @@ class Objects:
     async def grown(self, made: Object, stream: str, size: int) -> bool:
         """Wait until the stream may have more than size bytes; False if it is complete."""
         if made.state in lifecycle.OVER:
+            node = self.moved_to(made.id) if made.state == "gone" else None
+            if node:  # it goes on there
+                raise stale(made.id, node)
             return False
         await first(
             partial(self.host.grown, made.home / stream, size), partial(self.until_end, made)

@@ -172,5 +172,11 @@ class Host(Protocol):
     def sandbox_of(self, uid: int) -> str | None:
         """The id of the sandboxed object in whose range of uids this one is."""
 
+    def images_word(self) -> str:
+        """ "" if objects can be dumped and restored here, else why not."""
+
+    def dumping(self, images: Path) -> bool:
+        """Whether a dump into a directory goes on, be it of an earlier daemon."""
+
     def limits_word(self) -> str:
         """ "" if limits can be set here, else why not and what to do."""

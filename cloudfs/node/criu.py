@@ -139,7 +139,6 @@ class Criu:
     def __init__(self, state: Path) -> None:
         self._state = state
         self._hook = state / "bin" / "freeze"
-        self._home = state / "sandbox" / "criu"
 
     def need(self) -> str:
         """Its path.  Raises CloudError("unsupported") where there is none to use."""
@@ -151,14 +150,18 @@ class Criu:
         return found
 
     def environment(self) -> dict[str, str]:
-        """For runc, which finds criu by it, and its settings."""
-        folder = self._home / ".criu"
-        if not (folder / "default.conf").exists():
-            folder.mkdir(parents=True, exist_ok=True)
-            options = ["network-lock skip", "tcp-close", f"ghost-limit {GHOST}", "file-locks"]
-            (folder / "default.conf").write_text("".join(f"{line}\n" for line in options))
+        """For runc, which finds criu by it, and the settings for criu, CRIU_CONFIG."""
+        settings = self._state / "sandbox" / "criu.conf"
+        settings.parent.mkdir(parents=True, exist_ok=True)
+        # Groups are those of this node, in which runc has put criu; the image has others.
+        options = ["network-lock skip", "tcp-close", "file-locks", "manage-cgroups=ignore"]
+        options.append(f"ghost-limit {GHOST}")
+        settings.write_text("".join(f"{line}\n" for line in options))
         path = f"{os.path.dirname(self.need())}:{os.environ.get('PATH', '')}"
-        return {"HOME": str(self._home), "PATH": f"{path}:/usr/sbin:/usr/bin:/sbin:/bin"}
+        return {
+            "CRIU_CONFIG": str(settings),
+            "PATH": f"{path}:/usr/sbin:/usr/bin:/sbin:/bin",
+        }
 
     def dump(
         self,

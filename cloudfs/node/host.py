@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import shutil
 import signal
@@ -24,6 +25,8 @@ from cloudfs.node.running import Kept, conclude
 from cloudfs.node.sandbox import OWN, Sandbox
 from cloudfs.node.uids import USER, Ranges
 from cloudfs.node.watch import Watch
+
+logger = logging.getLogger(__name__)
 
 SHOW_TIME = 10.0  # seconds for a sandbox's /cloud to change
 ADOPT_PATIENCE = 2.0  # seconds for a keeper that was just launched to get its program going
@@ -90,6 +93,18 @@ class RealHost:
     def default_runtime(self) -> str:
         """ "sandbox" where it can be used, else "process"."""
         return "process" if self.sandbox.word else "sandbox"
+
+    def images_word(self) -> str:
+        """ "" if objects can be dumped and restored here, else why not."""
+        try:
+            self.criu.need()
+        except CloudError as error:
+            return f"{error.why} ({error.fix})" if error.fix else error.why
+        return ""
+
+    def dumping(self, images: Path) -> bool:
+        """Whether a dump into a directory goes on, be it of an earlier daemon."""
+        return criu.working(images)
 
     def limits_word(self) -> str:
         """ "" if limits can be set here, else why not and what to do."""
@@ -194,7 +209,9 @@ class RealHost:
                 first_uid = self._ranges.claim(launch.id, stdio.uids)
                 packing.unpack(images / packing.FILE, launch.dir, OWN, first_uid)
                 packing.give(images, first_uid)
-                packing.let_pass(launch.dir, first_uid)
+                for folder in (launch.dir, images.parent):
+                    if folder.is_relative_to(launch.dir):
+                        packing.let_pass(folder, first_uid)
                 order = self.sandbox.order(launch, first_uid, cgroup_path, images, environment)
             program = ("program", self.sandbox.runc)
             return [program, *runs, *order, *group.kill_files(made=False)]
@@ -237,7 +254,9 @@ class RealHost:
     ) -> CloudError:
         if image is not None and record["failed"] in ("launch", "fork"):
             log = image.dir / "restore.log"
-            error = criu.first_error(log.read_text(errors="replace")) if log.exists() else ""
+            text = log.read_text(errors="replace") if log.exists() else ""
+            logger.warning("restoring %s failed:\n%s", launch.id, text[-2000:])
+            error = criu.first_error(text)
             why = f"it cannot be restored: {criu.reason(error)}" if error else ""
             return CloudError("io", why or str(self.sandbox.complaint(launch)))
         if record["failed"] == "launch":

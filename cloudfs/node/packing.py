@@ -61,9 +61,12 @@ def _check(tree: Path, first_uid: int) -> None:
 
 
 def give(images: Path, first_uid: int) -> None:
-    """criu restores as the sandbox's root, who has to read the image."""
-    for path in (images, *images.iterdir()):
-        os.chown(path, first_uid, first_uid, follow_symlinks=False)
+    """Let criu read an image from within the sandbox's user name space, where it is the
+    sandbox's root, or for a moment root without any rights."""
+    for path in (*images.iterdir(), images):
+        os.chown(path, first_uid, 0, follow_symlinks=False)
+        if not path.is_symlink():
+            path.chmod(0o750 if path.is_dir() else 0o640)
 
 
 def let_pass(home: Path, first_uid: int) -> None:

@@ -242,6 +242,8 @@ class Sandbox:
         for name in MADE:
             (launch.dir / name).unlink(missing_ok=True)
         config = bundle(launch, self.home, first_uid, cgroup)
+        if images is not None:  # which runc then has criu read last
+            config["annotations"] = {"org.criu.config": environment["CRIU_CONFIG"]}
         (launch.dir / "config.json").touch(0o600)
         (launch.dir / "config.json").write_text(json.dumps(config))
         verb: list[object] = ["run", "-d"]

@@ -260,6 +260,7 @@ class Twin:
         self.played: dict[str, Played] = {}
         self.shown: dict[int, str] = {}  # pid → what it has at /cloud
         self.word = ""  # what limits_word says
+        self.no_images = ""  # what images_word says
         # For tests: called in the middle of each dump and restore; may wait or raise.
         self.at_dump: Callable[[str], Awaitable[None]] = _nothing
         self.at_restore: Callable[[str], Awaitable[None]] = _nothing
@@ -347,6 +348,12 @@ class Twin:
 
     def default_runtime(self) -> str:
         return "process"
+
+    def images_word(self) -> str:
+        return self.no_images
+
+    def dumping(self, images: Path) -> bool:
+        return False
 
     def limits_word(self) -> str:
         return self.word

@@ -28,5 +28,5 @@ class Others:
         await self._cloud.refresh(question, SECONDS)
         return self._cloud.attributes()
 
-    def reach(self, node: str, user: str) -> Files:
-        return Files(self._imports.reach(node), Who(user, None))
+    def reach(self, node: str, user: str, seconds: float) -> Files:
+        return Files(self._imports.reach(node), Who(user, None), seconds)

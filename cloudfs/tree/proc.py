@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 
 from cloudfs import ndb
-from cloudfs.errors import CloudError
 from cloudfs.kernel import lifecycle, verbs
 from cloudfs.kernel.bell import Log as KernelLog
+from cloudfs.kernel.moved import stale
 from cloudfs.kernel.object import Object
 from cloudfs.kernel.objects import Objects
 from cloudfs.kernel.verb import help_of
@@ -16,8 +17,10 @@ from cloudfs.node.api import Usage
 from cloudfs.tree import numbers
 from cloudfs.tree.api import Node, Wait
 from cloudfs.tree.files import Blocking, Ctl, Log, Pipe, Row, Stream, Value
+from cloudfs.tree.images import Checkpoints
 from cloudfs.tree.space import Attach
 from cloudfs.tree.table import LiveDir, TableDir
+from cloudfs.wait import settle
 
 DOC = """\
 Every object, each a directory of its own.
@@ -61,6 +64,7 @@ class Proc:
                 numbers.of_object(made.number),
                 made.user,
                 lambda: made.changed,
+                [Checkpoints(made, self.objects)],
                 doc=OBJECT_DOC,
             )
         return found
@@ -101,7 +105,7 @@ class Proc:
             Value("exe", 0o444, _exe),
             Blocking("wait", 0o444, _wait, self._until_end),
             Log("note", 0o660, _notes, over, self._post),
-            Pipe("stdin", 0o220, _stdin),
+            Pipe("stdin", 0o220, self._stdin),
             Stream("stdout", 0o440, _stdout, objects.dropped, objects.grown),
             Stream("stderr", 0o440, _stderr, objects.dropped, objects.grown),
             Value("limits", 0o444, _limits),
@@ -126,10 +130,23 @@ class Proc:
         await self.objects.until_end(made)
         node = self.objects.moved_to(made.id) if made.state == "gone" else None
         if node:  # an end will come, but this is not it
-            raise CloudError("stale", f"object {made.id} is on node {node} now", "open it again")
+            raise stale(made.id, node)
 
     def _post(self, made: Object, line: str, at: Attach) -> None:
         verbs.post(self.objects, made, line.strip(), at.who)
+
+    def _stdin(self, made: Object, data: bytes) -> int | Wait[int]:
+        """Its standard input, open until `close stdin` is written to ctl."""
+        if made.state in ("moving", "checkpointing"):
+            return Wait(partial(self._stdin_later, made, data))
+        if made.state == "gone" and (node := self.objects.moved_to(made.id)):
+            raise stale(made.id, node)
+        return made.need_running().write_stdin(data)
+
+    async def _stdin_later(self, made: Object, data: bytes) -> int:
+        while made.state in ("moving", "checkpointing"):
+            await made.bell.wait()
+        return await settle(self._stdin(made, data))
 
     def _status(self, made: Object, at: Attach) -> str:
         """One record: what it is and does.  started in seconds since 1970, cpu in
@@ -214,11 +231,6 @@ def _notes(made: Object) -> KernelLog:
 def _events(made: Object) -> KernelLog:
     """What happened to it.  Under .follow a read waits for more."""
     return made.events
-
-
-def _stdin(made: Object, data: bytes) -> int | Wait[int]:
-    """Its standard input, open until `close stdin` is written to ctl."""
-    return made.need_running().write_stdin(data)
 
 
 def _stdout(made: Object) -> Path:

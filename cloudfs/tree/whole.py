@@ -26,6 +26,7 @@ from cloudfs.tree.imports import Imports
 from cloudfs.tree.nodes import DOC as NODES_DOC
 from cloudfs.tree.proc import DOC as PROC_DOC
 from cloudfs.tree.proc import Proc
+from cloudfs.tree.roaming import Follow, Place, RoamingDir
 from cloudfs.tree.space import Attach
 from cloudfs.tree.table import LiveDir, TableDir
 
@@ -54,6 +55,7 @@ class Whole:
         self._own = own
         self._imports = imports
         self._silence = Silence()
+        self._follow = Follow(self._where, self._place, self._ask)
         self._far_objects: dict[str, _FarObject] = {}
         self._far_nodes: dict[str, Far] = {}
         self._clusters: dict[str, Node] = {}
@@ -77,10 +79,33 @@ class Whole:
     def find(self, id: str, at: Attach, cues: Cues) -> Node | Wait[Node]:
         """The directory of the object of that id as at may see it."""
         node = self._known(id, at)
-        if node is not None:
-            return node  # before anything is made that only a miss needs: a walk is hot
+        if node is not None:  # before anything is made that only a miss needs: a walk is hot
+            return self._roaming(id, node) if cues.follow else node
         question = f"object {id}" if _ID.fullmatch(id) else ""
         return self.look(question, partial(self._known, id, at), cues, _no_object(id))
+
+    def _roaming(self, id: str, node: Node) -> Node:
+        """A directory whose files that go on do so wherever the object goes."""
+        place = self._where(id)
+        return RoamingDir(node, id, place[0], self._follow) if place else node
+
+    def _where(self, id: str) -> Place | None:
+        """The node that an object is on, as far as this one knows."""
+        if id in self._proc.objects.all:
+            return self._place(self.cloud.machine.name, id)
+        seen = self.cloud.catalog.find(id)
+        return self._place(seen.node, id) if seen else None
+
+    def _place(self, node: str, id: str) -> Place:
+        """The files of an object at a node."""
+        made = self._proc.objects.all.get(id)
+        if node == self.cloud.machine.name and made is not None:
+            here = self._proc.dir_of(made)
+            return node, here.file
+        return node, lambda name: self._imports.reach(node, ("proc", id, name))
+
+    async def _ask(self, id: str) -> None:
+        await self.cloud.refresh(f"object {id}", 1.0)
 
     def look(
         self, question: str, known: Callable[[], Node | None], cues: Cues, absent: CloudError

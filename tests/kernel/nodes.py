@@ -17,7 +17,7 @@ from cloudfs.kernel.records import Records
 from cloudfs.kernel.reserve import Reserve, amount
 from cloudfs.node.metrics import Metrics
 from cloudfs.node.twin import Twin
-from cloudfs.tree.api import OWRITE
+from cloudfs.tree.api import OREAD, OWRITE
 from cloudfs.tree.nodes import own
 from cloudfs.tree.proc import Proc
 from cloudfs.tree.space import ErrLog, Space
@@ -45,6 +45,7 @@ class Net:
         self.faults = {}
         self.counts = {}
         self.down = set()
+        self.reads, self.cut = 0, set()  # reads so far, and those that fail
         self.written = []  # (node, path, text)
 
     async def add(self, name, **more):
@@ -53,7 +54,8 @@ class Net:
         return node
 
     async def write(self, node, user, path, text):
-        step = {"object": "offer", "begin": "commit"}.get(text.split()[0], "withdraw")
+        steps = {"object": "offer", "begin": "commit", "revive": "commit", "fetch": "fetch"}
+        step = steps.get(text.split()[0], "withdraw")
         count = self.counts[step] = self.counts.get(step, 0) + 1
         fault = self.faults.get((step, count), "")
         self.written.append((node, path, text))
@@ -94,6 +96,14 @@ class Reached:
 
     async def write(self, path, text):
         await self.net.write(self.node, self.user, path, text)
+
+    async def read(self, path):
+        self.net.reads += 1
+        if self.node in self.net.down:
+            await trio.sleep_forever()
+        if self.net.reads in self.net.cut:
+            raise CloudError("pipe", "the connection broke")
+        return await self.net.nodes[self.node].read(self.user, path)
 
 
 class Member:
@@ -149,6 +159,14 @@ class Member:
         await settle(handle.write(0, text.encode()))
         await settle(handle.close())
 
+    async def read(self, user, path):
+        at = Space(self.root, ErrLog()).attach(Who(user, None))
+        _, ref, error = at.walk_all(at.root(), path.split("/"))
+        if error:
+            raise at.note(error, path.split("/"))
+        handle = await settle(at.open(ref, OREAD))
+        return bytes(await settle(handle.read(0, 1 << 30)))
+
     # --- Cloud
 
     def knows(self, node):
@@ -164,7 +182,7 @@ class Member:
             if node is not self
         }
 
-    def reach(self, node, user):
+    def reach(self, node, user, seconds):
         return Reached(self.net, node, user)
 
     # --- what tests do
