@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from cloudfs import ndb
+from cloudfs.errors import CloudError
 from cloudfs.kernel import lifecycle, verbs
 from cloudfs.kernel.bell import Log as KernelLog
 from cloudfs.kernel.moved import stale
@@ -15,7 +16,7 @@ from cloudfs.kernel.objects import Objects
 from cloudfs.kernel.verb import help_of
 from cloudfs.node.api import Usage
 from cloudfs.tree import numbers
-from cloudfs.tree.api import Node, Wait
+from cloudfs.tree.api import Cues, Node, Wait
 from cloudfs.tree.files import Blocking, Ctl, Log, Pipe, Row, Stream, Value
 from cloudfs.tree.images import Checkpoints
 from cloudfs.tree.space import Attach
@@ -79,12 +80,20 @@ class Proc:
             numbers.NODE_PROC,
             objects.owner,
             lambda: objects.changed,
-            find=lambda id, at, cues: self.dir_of(objects.get(id, at.who)),
+            find=self._own,
             every=lambda: {id: self.dir_of(made) for id, made in objects.all.items()},
             version=lambda: objects.version,
             doc="The objects that run on this node.",
             hidden=hidden,
         )
+
+    def _own(self, id: str, at: Attach, cues: Cues) -> TableDir:
+        try:
+            return self.dir_of(self.objects.get(id, at.who))
+        except CloudError:
+            if node := self.objects.moved_to(id):
+                raise stale(id, node) from None
+            raise
 
     def clone(self, objects: Objects, at: Attach) -> str:
         """A new object's id, the reader's.  It goes when its session ends or after a

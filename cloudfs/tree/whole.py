@@ -13,6 +13,7 @@ from typing import Any
 
 from cloudfs import ndb
 from cloudfs.errors import CloudError
+from cloudfs.kernel import moved
 from cloudfs.kernel.aggregate import Digest
 from cloudfs.kernel.catalog import Seen, usable
 from cloudfs.kernel.cloud import Cloud, NodeInfo
@@ -29,6 +30,7 @@ from cloudfs.tree.proc import Proc
 from cloudfs.tree.roaming import Follow, Place, RoamingDir
 from cloudfs.tree.space import Attach
 from cloudfs.tree.table import LiveDir, TableDir
+from cloudfs.wait import settle, then
 
 _ID = re.compile(r"[a-z2-7]{16}")
 
@@ -82,7 +84,8 @@ class Whole:
         if node is not None:  # before anything is made that only a miss needs: a walk is hot
             return self._roaming(id, node) if cues.follow else node
         question = f"object {id}" if _ID.fullmatch(id) else ""
-        return self.look(question, partial(self._known, id, at), cues, _no_object(id))
+        found = self.look(question, partial(self._known, id, at), cues, _no_object(id))
+        return then(found, partial(self._roaming, id)) if cues.follow else found
 
     def _roaming(self, id: str, node: Node) -> Node:
         """A directory whose files that go on do so wherever the object goes."""
@@ -139,12 +142,12 @@ class Whole:
         except CloudError as error:
             if error.kind != "absent":
                 raise
-        moved = self._proc.objects.moved_to(id)
-        if moved is None:
+        node = self._proc.objects.moved_to(id)
+        if node is None:
             return None
         # Its node has not told of it yet, but this one placed it there.
         told = {"id": id, "state": "starting", "user": at.who.user}
-        self.cloud.catalog.put(moved, ndb.record(told))
+        self.cloud.catalog.put(node, ndb.record(told))
         seen = self.cloud.catalog.find(id)
         return None if seen is None else self._far(seen)
 
@@ -340,9 +343,9 @@ def digest_text(digest: Digest, whole: bool) -> str:
 
 
 class _FarObject(Far):
-    """An object of another node."""
+    """An object of another node, found again where that says that it has gone on."""
 
-    __slots__ = ("of",)
+    __slots__ = ("_cloud", "of")
 
     def __init__(self, seen: Seen, cloud: Cloud, imports: Imports, silence: Silence) -> None:
         super().__init__(
@@ -357,6 +360,34 @@ class _FarObject(Far):
             partial(cloud.refresh, f"node {seen.node}"),
         )
         self.of = seen
+        self._cloud = cloud
+
+    def walk(self, name: str, at: Attach, cues: Cues) -> Node | Wait[Node]:
+        found = super().walk(name, at, cues)
+        return (
+            Wait(partial(self._walk, found, name, at, cues)) if isinstance(found, Wait) else found
+        )
+
+    async def _walk(self, found: Wait[Node], name: str, at: Attach, cues: Cues) -> Node:
+        try:
+            return await found.run()
+        except CloudError as error:
+            node = moved.told_by(error)
+            if error.kind == "absent":
+                node = await self._gone_to(at, cues)
+            if not node or node in (self._node, self._cloud.machine.name):
+                raise
+        self._cloud.catalog.put(node, ndb.record({**self.of.told, "id": self.of.id}))
+        return await settle(self._imports.reach(node, self._path).walk(name, at, cues))
+
+    async def _gone_to(self, at: Attach, cues: Cues) -> str:
+        """Where the object's node says that it went: only a walk to it alone is told."""
+        folder, id = self._path
+        try:
+            await settle(self._imports.reach(self._node, (folder,)).walk(id, at, cues))
+        except CloudError as error:
+            return moved.told_by(error)
+        return ""
 
 
 def node_status(info: NodeInfo, age: float) -> str:

@@ -46,7 +46,7 @@ def test_a_counter_followed_from_a_fourth_place(net: Net, runtime: str) -> None:
         for move in range(MOVES):
             source, target = places[move % 3], places[(move + 1) % 3]
             reaches(net[source], id, 5 * move + 3)
-            net["n4"].write(f"move {target}", "proc", id, "ctl", seconds=MOVE)
+            net["n4"].write(f"move {target}", ".MaxTime=60", "proc", id, "ctl", seconds=MOVE)
             status = net[target].status("proc", id, "status")
             assert (status["node"], status["state"]) == (target, "running")
             assert (status["app"], status["runtime"]) == ("counting", runtime)
