@@ -32,6 +32,7 @@ from typing import Any
 
 from cloudfs.errors import CloudError
 
+MACHINE = "/var/lib/cloudfs"  # the state of the node that root runs for everybody
 LONGEST = 120.0  # seconds for a dump or a restore
 SEIZE = 5  # seconds for criu to get hold of every process
 TRIES = 2  # a process may be in a state for a moment in which it cannot be held
@@ -70,9 +71,10 @@ REASONS = (
 
 
 def program(state: Path) -> str | None:
-    """The criu to use: $CLOUDFS_CRIU, else the fetched one, else the system's, else None."""
-    fetched = state / "criu" / "criu"
-    for named in (os.environ.get("CLOUDFS_CRIU", ""), str(fetched)):
+    """The criu to use: $CLOUDFS_CRIU, else the fetched one, this node's or that of root's
+    node on this machine, else the system's, else None."""
+    fetched = [f"{one}/criu/criu" for one in (state, MACHINE)]
+    for named in (os.environ.get("CLOUDFS_CRIU", ""), *fetched):
         if named and os.access(named, os.X_OK):
             return named
     return shutil.which("criu", path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin")
