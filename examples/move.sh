@@ -1,7 +1,14 @@
 #!/bin/sh
 # Move a program that counts from node to node, and read on: no number is lost.
+if [ "$(id -u)" != 0 ]; then
+	echo "only root can checkpoint processes" >&2
+	exit 1
+fi
 nodes=3
 . "$(dirname "$0")/own-nodes"
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+cd "$work"
 
 id=$(cloudfs run --on n1 sh -c 'i=0; while :; do echo $i; i=$((i+1)); sleep 0.1; done')
 cat "$cloud/.follow/proc/$id/stdout" >followed &

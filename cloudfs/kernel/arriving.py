@@ -13,6 +13,7 @@ then on it has a record, so that a daemon that comes back knows that it may run.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 from typing import TYPE_CHECKING
 
@@ -113,6 +114,8 @@ class Arrivals:
         fetch = Fetch(folder, lambda name: reach.read(f"{path}/{name}"))
 
         async def run() -> None:
+            # One of another zone is known once it was asked for.
+            await handover.nodes(dataclasses.replace(found.made.wish(), on=node))
             with trio.CancelScope() as found.scope:
                 try:
                     async with trio.open_nursery() as nursery:
