@@ -116,17 +116,17 @@ class Arrivals:
         async def run() -> None:
             # One of another zone is known once it was asked for.
             await handover.nodes(dataclasses.replace(found.made.wish(), on=node))
-            with trio.CancelScope() as found.scope:
-                try:
+            try:
+                with trio.CancelScope() as found.scope:
                     async with trio.open_nursery() as nursery:
                         nursery.start_soon(_give_up, fetch, nursery.cancel_scope)
                         found.manifest = await fetch.run()
                         nursery.cancel_scope.cancel()
-                except* CloudError as group:
-                    raise _first(group) from None
-                finally:
-                    found.scope = None
-                    self._wait(found)
+            except ExceptionGroup as group:
+                raise _first(group) from None
+            finally:
+                found.scope = None
+                self._wait(found)
             if found.manifest is None:
                 raise CloudError("timeout", f"nothing of its image came for {WAIT:g} s")
 
@@ -215,11 +215,10 @@ async def _give_up(fetch: Fetch, scope: trio.CancelScope) -> None:
             scope.cancel()
 
 
-def _first(group: BaseExceptionGroup[CloudError]) -> CloudError:
-    error: BaseException = group
-    while isinstance(error, BaseExceptionGroup):
+def _first(group: ExceptionGroup[Exception]) -> Exception:
+    error: Exception = group
+    while isinstance(error, ExceptionGroup):
         error = error.exceptions[0]
-    assert isinstance(error, CloudError)
     return error
 
 
