@@ -14,12 +14,15 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from cloudfs.errors import CloudError
+from cloudfs.node.criu import first_error
+from cloudfs.node.criu import program as program
 
 SUITE = "sid"
 LONGEST = 30.0  # seconds for a dump or a restore
@@ -29,13 +32,6 @@ ONLY_NEEDED = [
     f"--no-{kind}"
     for kind in ("recommends", "suggests", "conflicts", "breaks", "replaces", "enhances")
 ]
-
-
-def program(state: Path) -> str | None:
-    """The criu to use: the fetched one, else the system's, else None."""
-    fetched = state / "criu" / "criu"
-    path = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
-    return str(fetched) if os.access(fetched, os.X_OK) else shutil.which("criu", path=path)
 
 
 def try_out(criu: str) -> str:
@@ -88,10 +84,8 @@ def _run(criu: str, what: str, images: Path, *args: str) -> str:
     if done.returncode == 0:
         return ""
     text = log.read_text(errors="replace") if log.exists() else done.stderr
-    # Of its errors the first is the cause, but for those that it goes on after.
-    harmless = re.compile("rlimit|exited, status")
-    errors = [e for e in re.findall(r"Error \(\S+\): (.*)", text) if not harmless.search(e)]
-    return f"{what} failed: {errors[0] if errors else done.stderr.strip() or done.returncode}"
+    error = first_error(text) or done.stderr.strip() or str(done.returncode)
+    return f"{what} failed: {error}"
 
 
 def sources(texts: Iterable[str], codename: str) -> list[str]:
@@ -203,3 +197,14 @@ def _wrap(place: Path) -> None:
         f'exec "{linker}" --library-path "{library.parent}" "{place}/usr/sbin/criu" "$@"\n'
     )
     script.chmod(0o755)
+
+
+def ensure(state: Path, say: Callable[[str], None]) -> None:
+    """See that there is a criu that works, fetched into state/criu if need be."""
+    found = program(state)
+    if found is None or try_out(found):
+        fetch(state, say)
+
+
+if __name__ == "__main__":  # for bin/test
+    ensure(Path(sys.argv[1]), print)

@@ -83,6 +83,7 @@ def packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "chmod +x $d/lib64/ld-linux-arch.so.2 $d/sbin/criu",
     )
     monkeypatch.setenv("PATH", f"{tools}:{os.environ['PATH']}")
+    monkeypatch.delenv("CLOUDFS_CRIU", raising=False)
     monkeypatch.setenv("LOG", str(tmp_path / "log"))
     source = tmp_path / "debian.sources"
     source.write_text(NEW.replace("bookworm", "here"))
@@ -133,3 +134,12 @@ def test_a_criu_that_cannot_dump_is_seen(tmp_path: Path) -> None:
         "echo '(00.2) Error (criu/vdso.c:2): vdso: Unexpected' >>$d/dump.log\nexit 1",
     )
     assert criu.try_out(str(tmp_path / "criu")) == "dump failed: vdso: Unexpected"
+
+
+def test_the_one_that_is_named_comes_first(packages: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    criu.fetch(packages / "state", print)
+    fake(packages, "mine", "true")
+    monkeypatch.setenv("CLOUDFS_CRIU", str(packages / "mine"))
+    assert criu.program(packages / "state") == str(packages / "mine")
+    monkeypatch.setenv("CLOUDFS_CRIU", str(packages / "none"))
+    assert criu.program(packages / "state") == f"{packages}/state/criu/criu"

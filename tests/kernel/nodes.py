@@ -17,8 +17,9 @@ from cloudfs.kernel.records import Records
 from cloudfs.kernel.reserve import Reserve, amount
 from cloudfs.node.metrics import Metrics
 from cloudfs.node.twin import Twin
-from cloudfs.tree.api import OWRITE, Node, Ref
+from cloudfs.tree.api import OREAD, OWRITE, Node, Ref
 from cloudfs.tree.nodes import own
+from cloudfs.tree.onward import Follow
 from cloudfs.tree.proc import Proc
 from cloudfs.tree.space import ErrLog, Space
 from cloudfs.wait import settle
@@ -31,14 +32,17 @@ ALL = amount(CPUS, MEM)
 WANTS = "limit cpu=1.5 mem=600"
 
 # What may happen to one write on its way.  "late": no answer, and it arrives 15 s later.
-STEPS = {"object": "offer", "begin": "commit", "withdraw": "withdraw"}  # by the first word
+STEPS = {  # by the first word
+    **{"object": "offer", "begin": "commit", "withdraw": "withdraw"},
+    **{"fetch": "fetch", "revive": "commit"},
+}
 FAULTS = ("refused-before", "refused-after", "silent-before", "silent-after", "late")
 
 
 class Net:
     """The nodes, and what is to happen to the next writes.
 
-    faults: (step, number) → fault, where the step is "offer", "commit", "withdraw" or "verb" and
+    faults: (step, number) → fault, where the step is "offer", "fetch", "commit", "withdraw" or "verb" and
     the number counts the writes of that step.  down: nodes that do not answer at all.
     """
 
@@ -48,6 +52,7 @@ class Net:
         self.faults = {}
         self.counts = {}
         self.down = set()
+        self.reads, self.cut = 0, set()  # reads so far, and those that fail
         self.written = []  # (node, path, text)
 
     async def add(self, name, **more):
@@ -98,18 +103,18 @@ class Reached:
     async def write(self, path, text):
         await self.net.write(self.node, self.user, path, text)
 
-
-class Trees:
-    """The trees of all nodes, as each imports those of the others."""
-
-    def __init__(self, net):
-        self.net = net
-
-    def reach(self, node, path=()):
-        return There(self.net, node, path)
+    async def read(self, path):
+        self.net.reads += 1
+        if self.node in self.net.down:
+            await trio.sleep_forever()
+        if self.net.reads in self.net.cut:
+            raise CloudError("pipe", "the connection broke")
+        return await self.net.nodes[self.node].read(self.user, path)
 
 
 class There(Node):
+    """A file of another node, as it is imported."""
+
     def __init__(self, net, node, path):
         self.net, self.node, self.path = net, node, path
 
@@ -145,8 +150,9 @@ class Member:
             self.twin, self.records, self.path, self.name, self.owner, events=events,
             attributes=self.attributes, reserve=self.reserve, others=self,
         )  # fmt: skip
-        proc = Proc(self.objects, lambda: 0.0, Trees(self.net))
+        proc = Proc(self.objects, lambda: 0.0)
         self.root = own(self.machine, proc, Trace())
+        self.local = Follow(self._where, self._place, self._ask).node(self.root, self.name)
         self.spaces = {}
         self.scope = await self.net.nursery.start(self._run)
 
@@ -177,6 +183,25 @@ class Member:
         await settle(handle.write(0, text.encode()))
         await settle(handle.close())
 
+    async def read(self, user, path):
+        at = Space(self.root, ErrLog()).attach(Who(user, None))
+        _, ref, error = at.walk_all(at.root(), path.split("/"))
+        if error:
+            raise at.note(error, path.split("/"))
+        handle = await settle(at.open(ref, OREAD))
+        return bytes(await settle(handle.read(0, 1 << 30)))
+
+    # --- where objects are, for those who follow them from here
+
+    def _where(self, id):
+        return self._place(self.objects.moved_to(id) or self.name, id)
+
+    def _place(self, node, id):
+        return node, lambda name: There(self.net, node, ("proc", id, name))
+
+    async def _ask(self, id):
+        await trio.sleep(1)
+
     # --- Cloud
 
     def knows(self, node):
@@ -195,7 +220,7 @@ class Member:
             if node is not self
         }
 
-    def reach(self, node, user):
+    def reach(self, node, user, seconds):
         return Reached(self.net, node, user)
 
     # --- what tests do

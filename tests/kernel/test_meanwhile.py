@@ -17,7 +17,7 @@ from tests.kernel.nodes import ALL, ANN, BOB, WANTS
 
 
 def follow(node, made, name, who=ANN):
-    at = Space(node.root, ErrLog()).attach(who)
+    at = Space(node.local, ErrLog()).attach(who)
     _, ref, error = at.walk_all(at.root(), [".follow", "proc", made.id, name])
     assert error is None
     return at.open(ref, OREAD)
