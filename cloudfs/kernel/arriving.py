@@ -21,7 +21,7 @@ import trio
 
 from cloudfs import ndb
 from cloudfs.errors import CloudError
-from cloudfs.kernel import images
+from cloudfs.kernel import images, starting
 from cloudfs.kernel.handover import UNSURE
 from cloudfs.kernel.images import Fetch, Manifest
 from cloudfs.kernel.object import Object
@@ -169,7 +169,7 @@ class Arrivals:
         objects = self._objects
         failed.append(CloudError("again", "this node is stopping", "try again"))
         try:
-            running = await objects.host.restore(objects.launch_of(made, made.argv), image)
+            running = await objects.host.restore(starting.told(objects, made, made.argv), image)
         except Exception as fault:
             if not isinstance(fault, CloudError):
                 log.exception("object %s cannot go on", made.id)
@@ -180,7 +180,7 @@ class Arrivals:
             objects.leave(made)
             images.remove(made.home)
         else:
-            objects.begun(made, running)
+            starting.begun(objects, made, running)
             failed.clear()
             await trio.to_thread.run_sync(images.remove, image.dir)
         finally:
@@ -203,7 +203,7 @@ class Arrivals:
             elif isinstance(found, Exit):
                 await objects.ended(made, found)
             else:
-                objects.begun(made, found)
+                starting.begun(objects, made, found)
 
 
 async def _give_up(fetch: Fetch, scope: trio.CancelScope) -> None:

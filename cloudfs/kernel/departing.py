@@ -32,7 +32,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from cloudfs.errors import CloudError
-from cloudfs.kernel import images, placement, query
+from cloudfs.kernel import images, placement, query, starting
 from cloudfs.kernel.arriving import line
 from cloudfs.kernel.handover import UNSURE
 from cloudfs.kernel.images import Manifest
@@ -209,14 +209,14 @@ class Departures:
         objects.become(made, "restore")
         try:
             image = Image(folder, manifest.ran)
-            running = await objects.host.restore(objects.launch_of(made, made.argv), image)
+            running = await objects.host.restore(starting.told(objects, made, made.argv), image)
         except Exception as fault:
             made.why = str(fault)
             objects.become(made, "failed-again", why=made.why)
             raise
         finally:
             await trio.to_thread.run_sync(images.remove, own)
-        objects.begun(made, running)
+        starting.begun(objects, made, running)
 
     # --- the exchange -----------------------------------------------------------------
 

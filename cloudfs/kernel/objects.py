@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import os
 import shutil
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -16,7 +15,7 @@ import trio
 
 from cloudfs.config import Bounds
 from cloudfs.errors import CloudError
-from cloudfs.kernel import adoption, lifecycle, placement, restarts
+from cloudfs.kernel import adoption, lifecycle, placement, restarts, starting
 from cloudfs.kernel.arriving import Arrivals
 from cloudfs.kernel.bell import Log, first
 from cloudfs.kernel.departing import Departures
@@ -25,7 +24,7 @@ from cloudfs.kernel.object import Object, add
 from cloudfs.kernel.promises import Promises
 from cloudfs.kernel.records import Records
 from cloudfs.kernel.reserve import NOTHING, Reserve, wanted
-from cloudfs.node.api import PATH, Exit, Host, Launch, Running
+from cloudfs.node.api import Exit, Host
 from cloudfs.wait import Wait, settle
 from cloudfs.who import Who
 
@@ -286,74 +285,11 @@ class Objects:
         """Start argv here.  What the object wants is held from now to its end."""
         # At every start: its owner may have changed the environment since the last.
         made.runtime = self.runtime_for(made)
-        launch = self.launch_of(made, argv)
-        self._need_nursery()
-        self.reserve.hold(made.id, wanted(made.limits))
+        told = starting.told(self, made, argv)
+        self.reserve_for(made)
         made.argv, made.asked, made.why = argv, "", ""
         self.become(made, event)
-        done = trio.Event()
-        failed: list[CloudError] = []
-        self.spawn(self._begin, made, launch, event, failed, done)
-
-        async def run() -> None:
-            await done.wait()
-            if failed:
-                raise failed[0]
-
-        return Wait(run)
-
-    def launch_of(self, made: Object, argv: list[str]) -> Launch:
-        """What the machine is told of it."""
-        return Launch(
-            id=made.id,
-            dir=made.home,
-            argv=argv,
-            env=self._environment(made),
-            cwd=made.dir,
-            runtime=made.runtime,
-            limits=made.limits,
-            nice=made.nice,
-            stdio_limit=self.bounds.stdio,
-            net=made.net,
-            cloud=self.cloud(made.id) if made.runtime == "sandbox" else "",
-        )
-
-    def _environment(self, made: Object) -> dict[str, str]:
-        """What a program finds set, under what its owner set."""
-        home = "/work" if made.runtime == "sandbox" else os.path.expanduser("~")
-        base = {"PATH": PATH, "HOME": home, "USER": made.user, "LANG": "C.UTF-8"}
-        return base | {"CLOUDFS_ID": made.id, "CLOUDFS_NODE": self.node} | made.env
-
-    async def _begin(
-        self, made: Object, launch: Launch, event: str, failed: list[CloudError], done: trio.Event
-    ) -> None:
-        # In a task of its own: who asked for the start may be flushed, the start goes on.
-        begun = trio.current_time()
-        try:
-            running = await self.host.start(launch)
-        except Exception as fault:
-            error = fault if isinstance(fault, CloudError) else CloudError("io", str(fault))
-            if error is not fault:
-                log.exception("object %s cannot be started", made.id)
-            failed.append(error)
-            made.why = error.why
-            if event == "exec":
-                made.argv = []
-                self.spawn(self.go_unused, made, trio.current_time() + self.bounds.fresh_seconds)
-            self.become(made, "failed" if event == "exec" else "failed-again")
-        else:
-            self.took_start(made.runtime, trio.current_time() - begun)
-            self.begun(made, running)
-        finally:
-            done.set()
-
-    def begun(self, made: Object, running: Running) -> None:
-        """Its processes run."""
-        made.running, made.exit, made.started = running, None, running.started
-        made.sampled = 0.0, made.used
-        made.came = ""
-        self.become(made, "began", pid=running.pid)
-        self.spawn(self.watch, made)
+        return starting.start(self, made, told, event)
 
     def reserve_for(self, made: Object) -> None:
         """Hold what it wants; CloudError where it cannot run here."""

@@ -119,6 +119,28 @@ def test_a_server_that_does_not_answer_leaves_nothing(packages: Path) -> None:
     assert list((packages / "state").iterdir()) == []
 
 
+FAILS_TWICE = 'echo x >>"$LOG.tries"; [ $(wc -l <"$LOG.tries") -gt 2 ] || { echo "E: no route" >&2; exit 100; }'
+
+
+def test_a_server_is_asked_three_times(packages: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(criu, "PAUSE", 0.0)
+    monkeypatch.setattr(criu, "program", lambda state: None)
+    monkeypatch.setattr(criu, "try_out", lambda found: "")
+    tool = packages / "tools/apt-get"
+    works = tool.read_text().removeprefix("#!/bin/sh\n")
+    fake(tool.parent, tool.name, f"{FAILS_TWICE}\n{works}")
+    said: list[str] = []
+    with pytest.raises(CloudError, match="it is not there"):
+        criu.ensure(packages / "state", said.append)
+    assert len([line for line in said if "no route" in line and "again" in line]) == 2
+    assert (packages / "state/criu/criu").exists()
+    (packages / "log.tries").unlink()
+    fake(tool.parent, tool.name, "echo x >>$LOG.tries; echo 'E: no route' >&2; exit 100")
+    with pytest.raises(CloudError, match="no route"):
+        criu.ensure(packages / "other", said.append)
+    assert (packages / "log.tries").read_text() == "x\n" * 3
+
+
 def test_other_distributions_are_told_so(packages: Path) -> None:
     (packages / "os-release").write_text("ID=ubuntu\nVERSION_CODENAME=here\n")
     with pytest.raises(CloudError, match="only be fetched on Debian"):

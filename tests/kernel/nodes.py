@@ -17,7 +17,7 @@ from cloudfs.kernel.records import Records
 from cloudfs.kernel.reserve import Reserve, amount
 from cloudfs.node.metrics import Metrics
 from cloudfs.node.twin import Twin
-from cloudfs.tree.api import OREAD, OWRITE, Node, Ref
+from cloudfs.tree.api import DMDIR, OREAD, OWRITE, Node, Ref
 from cloudfs.tree.nodes import own
 from cloudfs.tree.onward import Follow
 from cloudfs.tree.proc import Proc
@@ -115,8 +115,15 @@ class Reached:
 class There(Node):
     """A file of another node, as it is imported."""
 
-    def __init__(self, net, node, path):
+    remote = True
+
+    def __init__(self, net, node, path, mode=0o666):
         self.net, self.node, self.path = net, node, path
+        self.name, self.mode, self.qid = path[-1], mode, 0
+        self.uid = self.gid = "none"
+
+    def walk(self, name, at, cues):
+        return There(self.net, self.node, (*self.path, name))
 
     def open(self, mode, at, cues):
         if self.node in self.net.down:
@@ -127,6 +134,35 @@ class There(Node):
         if error:
             raise error
         return there.open(found, mode)
+
+
+class Local(Node):
+    """proc/ID of a node's whole tree, for those who follow an object from there."""
+
+    def __init__(self, member):
+        self.member, self.net = member, member.net
+        self.name, self.mode, self.qid = "/", 0o555 | DMDIR, 0
+        self.uid = self.gid = "none"
+        self.follow = Follow(self.where, self.place, self.ask)
+
+    def walk(self, name, at, cues):
+        if name == "proc":
+            return self
+        place, _ = self.where(name)
+        there = There(self.net, place, ("proc", name), 0o555 | DMDIR)
+        return self.follow.object(there, name, place)
+
+    def where(self, id):
+        """What the node knows itself, else what it would be told."""
+        has = [name for name, node in self.net.nodes.items() if id in node.objects.all]
+        own = self.member.name
+        return self.place(own if own in has else self.member.objects.moved_to(id) or has[0], id)
+
+    async def ask(self, id):
+        await trio.sleep(1)
+
+    def place(self, node, id):
+        return node, lambda name: There(self.net, node, ("proc", id, name))
 
 
 class Member:
@@ -152,7 +188,7 @@ class Member:
         )  # fmt: skip
         proc = Proc(self.objects, lambda: 0.0)
         self.root = own(self.machine, proc, Trace())
-        self.local = Follow(self._where, self._place, self._ask).node(self.root, self.name)
+        self.local = Local(self)
         self.spaces = {}
         self.scope = await self.net.nursery.start(self._run)
 
@@ -190,17 +226,6 @@ class Member:
             raise at.note(error, path.split("/"))
         handle = await settle(at.open(ref, OREAD))
         return bytes(await settle(handle.read(0, 1 << 30)))
-
-    # --- where objects are, for those who follow them from here
-
-    def _where(self, id):
-        return self._place(self.objects.moved_to(id) or self.name, id)
-
-    def _place(self, node, id):
-        return node, lambda name: There(self.net, node, ("proc", id, name))
-
-    async def _ask(self, id):
-        await trio.sleep(1)
 
     # --- Cloud
 

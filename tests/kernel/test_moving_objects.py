@@ -14,17 +14,10 @@ from cloudfs.kernel.reserve import NOTHING
 from cloudfs.who import Who
 from tests.kernel.nodes import ANN, BOB, FAULTS
 
+pytestmark = pytest.mark.usefixtures("no_threads")
+
 TICK = "exec tick 0.1 100"
 ALL = [str(number) for number in range(100)]
-
-
-@pytest.fixture(autouse=True)
-def no_threads(monkeypatch):
-    async def at_once(work, *args):  # the clock would not wait for a thread
-        await trio.lowlevel.checkpoint()
-        return work(*args)
-
-    monkeypatch.setattr(trio.to_thread, "run_sync", at_once)
 
 
 def awake(net, id):
