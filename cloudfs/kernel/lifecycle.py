@@ -66,6 +66,9 @@ TRANSITIONS = {
 ALIVE = frozenset({"starting", "running", "stopped", "checkpointing", "moving", "restoring"})
 OVER = frozenset({"exited", "lost", "gone"})  # gone: wiped or elsewhere, in no table here
 
+# It runs soon, here or elsewhere, or ends: what a running one takes waits for that.
+PASSING = frozenset({"placing", "starting", "moving", "checkpointing", "restoring"})
+
 RESTARTS = {
     "never": "it stays ended",
     "on-failure": "it is started again when its code is not 0, or a signal ended it",

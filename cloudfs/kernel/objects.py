@@ -31,9 +31,6 @@ from cloudfs.who import Who
 log = logging.getLogger(__name__)
 
 VIEWS = ("user", "app", "state", "label")
-PASSING = frozenset(
-    {"starting", "moving", "checkpointing", "restoring"}
-)  # before they end, no kill
 
 
 class Objects:
@@ -361,7 +358,7 @@ class Objects:
             made.asked = why
             self.keep(made)
             return None
-        if made.state in PASSING:
+        if made.state in lifecycle.PASSING:
             self.departures.interrupt(made)
             return Wait(partial(self._kill_passed, made, why, who or Who(made.user, None)))
         running = made.need_running()
@@ -380,7 +377,7 @@ class Objects:
         return Wait(run)
 
     async def _kill_passed(self, made: Object, why: str, who: Who) -> None:
-        while made.state in PASSING:
+        while made.state in lifecycle.PASSING:
             await made.bell.wait()
         if self.handover is not None and self.moved_to(made.id) and made.state == "gone":
             await self.handover.pass_on(made, "kill", who).run()

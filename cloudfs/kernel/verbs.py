@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 SETUP = frozenset({"new"})
 ALWAYS = frozenset({*lifecycle.STATES} - {"placing", "moving"})
-PASSING = frozenset({"placing", "moving", "checkpointing"})  # it runs soon, here or elsewhere
 LASTING = frozenset({"move", "copy", "checkpoint", "restore"})  # may take as long as an image
 MAX_ENV = 256  # variables of one object
 MAX_LABELS = 64
@@ -57,11 +56,10 @@ def act(objects: Objects, made: Object, line: str, who: Who) -> Wait[None] | Non
         args = unquoted_script(args)
     if made.state == "gone" and objects.handover is not None and objects.moved_to(made.id):
         return objects.handover.pass_on(made, line, who)
-    fits_now = made.state in verb.states
-    waits = made.state in PASSING and "running" in verb.states and verb.name not in LASTING
-    if waits and not fits_now:
-        return Wait(partial(_once_passed, objects, made, line, who))
-    if not fits_now:
+    if made.state not in verb.states:
+        soon = "running" in verb.states and verb.name not in LASTING
+        if soon and made.state in lifecycle.PASSING:
+            return Wait(partial(_once_passed, objects, made, line, who))
         fits = " or ".join(state for state in lifecycle.STATES if state in verb.states)
         raise CloudError(
             "busy", f"{verb.name}: object {made.id} is {made.state}", f"it works while {fits}"
@@ -74,7 +72,7 @@ def act(objects: Objects, made: Object, line: str, who: Who) -> Wait[None] | Non
 
 async def _once_passed(objects: Objects, made: Object, line: str, who: Who) -> None:
     """Do a line that an object takes while it runs, wherever that will be."""
-    while made.state in PASSING:
+    while made.state in lifecycle.PASSING:
         await made.bell.wait()
     await settle(act(objects, made, line, who))
 
@@ -357,7 +355,7 @@ OBJECT = table(
     Verb("nice N", 1, 1, _nice, ALWAYS),
     Verb("stop", 0, 0, _stop, frozenset({"running"})),
     Verb("start", 0, 0, _start, frozenset({"stopped", "exited", "lost"})),
-    Verb("kill", 0, 0, _kill, _LIVE | PASSING | {"new", "starting", "restoring", "exited"}),
+    Verb("kill", 0, 0, _kill, _LIVE | lifecycle.PASSING | {"new", "exited"}),
     Verb("note TEXT...", 1, None, _note, _LIVE),
     Verb("signal NAME", 1, 1, _signal, _LIVE),
     Verb("close stdin", 1, 1, _close, _LIVE),

@@ -281,6 +281,25 @@ async def test_lines_written_meanwhile_are_done_here_if_it_stays(autojump_clock,
     assert (made.state, made.nice) == ("running", 4)
 
 
+async def test_lines_written_while_it_starts_wait(autojump_clock, n1):
+    """Its own program may write them before the node knows that it runs."""
+    start = n1.twin.start
+
+    async def slowly(launch):
+        await trio.sleep(2)
+        return await start(launch)
+
+    n1.twin.start = slowly
+    made = n1.new()
+    async with trio.open_nursery() as tasks:
+        tasks.start_soon(n1.tell, made, "exec sleep 300")
+        while made.state != "starting":
+            await trio.sleep(0)
+        await n1.tell(made, "note hello")
+        assert made.state == "running"
+    assert "text=hello" in made.notes.since(0)[0]
+
+
 async def test_a_lost_one_may_be_wiped_and_is_remembered(autojump_clock, net, n1):
     net.faults["commit", 1] = "silent-after"
     net.faults.update({("withdraw", n): "silent-before" for n in range(1, 100)})
