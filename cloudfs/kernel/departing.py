@@ -37,7 +37,7 @@ from cloudfs.kernel.arriving import line
 from cloudfs.kernel.handover import UNSURE
 from cloudfs.kernel.images import Manifest
 from cloudfs.kernel.object import Object, add, new_id
-from cloudfs.kernel.offer import lines_of
+from cloudfs.kernel.offer import lines_of, withdraw_line
 from cloudfs.node.api import Exit, Image, Running
 from cloudfs.wait import Wait
 
@@ -264,7 +264,7 @@ class Departures:
             why = str(error) if isinstance(error, CloudError) else ""
             self.stay(made, why)
             if made.offer and node:
-                self._objects.spawn(handover.take_back, made, node)
+                self._objects.spawn(handover.take_back, made, node, withdraw_line(made))
             images.remove(folder)
             raise
         await self._commit(made, node)
@@ -355,7 +355,7 @@ class Departures:
         except BaseException:
             handover = self._objects.handover
             assert handover is not None
-            self._objects.spawn(handover.take_back, twin, node)
+            self._objects.spawn(handover.take_back, twin, node, withdraw_line(twin))
             raise
         made.events.add("copied", id=twin.id, node=node)
         self._objects.keep(made)

@@ -236,10 +236,10 @@ class Handover:
             await self.write(node, made.user, text, OFFER)
         except CloudError as error:
             if error.kind in UNSURE:  # it may hold
-                objects.spawn(self._take_back, made, node, back)
+                objects.spawn(self.take_back, made, node, back)
             raise
         except trio.Cancelled:
-            objects.spawn(self._take_back, made, node, back)
+            objects.spawn(self.take_back, made, node, back)
             raise
 
     async def _commit(self, made: Object, argv: list[str], node: str) -> None:
@@ -335,12 +335,7 @@ class Handover:
             return True if error.kind == "busy" else None
         return False
 
-    async def take_back(self, made: Object, node: str) -> None:
-        """Try to tell a node that an object does not come."""
-        with contextlib.suppress(CloudError):
-            await self.write(node, made.user, withdraw_line(made), WITHDRAW)
-
-    async def _take_back(self, made: Object, node: str, line: str) -> None:
+    async def take_back(self, made: Object, node: str, line: str) -> None:
         """Try to spare a node a hold that goes by itself."""
         with contextlib.suppress(CloudError):
             await self.write(node, made.user, line, WITHDRAW)
