@@ -20,6 +20,7 @@ import cloudfs
 NOBODY = 65534
 # The signals as a terminal's shell leaves them: nohup and a shell's & ignore some, and
 # what is ignored stays so in children.
+KEPT = ("CLOUDFS_TEST", "CLOUDFS_CRIU")  # beginnings of variables that go along
 PLAIN = ["env", "--default-signal"]
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -139,7 +140,7 @@ class Session:
             "TMPDIR": str(home),
             "CLOUDFS_STATE": str(self.state),
             "CLOUDFS_MOUNT": str(self.mount),
-            **{name: text for name, text in os.environ.items() if name.startswith("CLOUDFS_TEST")},
+            **{name: text for name, text in os.environ.items() if name.startswith(KEPT)},
         }
 
     def start(self, *command: str, **more: object) -> subprocess.Popen[str]:

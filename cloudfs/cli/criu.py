@@ -14,28 +14,25 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from cloudfs.errors import CloudError
+from cloudfs.node.criu import first_error
+from cloudfs.node.criu import program as program
 
 SUITE = "sid"
 LONGEST = 30.0  # seconds for a dump or a restore
+TRIES, PAUSE = 3, 10.0  # times that package servers are asked, and seconds between two
 RELEASE = Path("/etc/os-release")
 SOURCES = (Path("/etc/apt/sources.list"), Path("/etc/apt/sources.list.d"))
 ONLY_NEEDED = [
     f"--no-{kind}"
     for kind in ("recommends", "suggests", "conflicts", "breaks", "replaces", "enhances")
 ]
-
-
-def program(state: Path) -> str | None:
-    """The criu to use: the fetched one, else the system's, else None."""
-    fetched = state / "criu" / "criu"
-    path = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
-    return str(fetched) if os.access(fetched, os.X_OK) else shutil.which("criu", path=path)
 
 
 def try_out(criu: str) -> str:
@@ -88,10 +85,8 @@ def _run(criu: str, what: str, images: Path, *args: str) -> str:
     if done.returncode == 0:
         return ""
     text = log.read_text(errors="replace") if log.exists() else done.stderr
-    # Of its errors the first is the cause, but for those that it goes on after.
-    harmless = re.compile("rlimit|exited, status")
-    errors = [e for e in re.findall(r"Error \(\S+\): (.*)", text) if not harmless.search(e)]
-    return f"{what} failed: {errors[0] if errors else done.stderr.strip() or done.returncode}"
+    error = first_error(text) or done.stderr.strip() or str(done.returncode)
+    return f"{what} failed: {error}"
 
 
 def sources(texts: Iterable[str], codename: str) -> list[str]:
@@ -149,6 +144,8 @@ def fetch(state: Path, say: Callable[[str], None]) -> None:
         _apt(work, "apt-get", "-qq", "download", *packages)
         for package in sorted((work / "packages").glob("*.deb")):
             _check(["dpkg", "-x", str(package), str(work / "root")], work)
+        if not (work / "root/usr/sbin/criu").exists():
+            raise CloudError("io", f"apt gave no criu of {SUITE}")
         shutil.rmtree(place, ignore_errors=True)
         place.mkdir()
         shutil.move(work / "root" / "usr", place / "usr")
@@ -176,6 +173,9 @@ def _apt(work: Path, tool: str, *args: str) -> str:
         "Dir::State::status": "/dev/null",  # what is installed does not matter
         "Dir::Cache": work / "cache",
         "APT::Sandbox::User": "root",
+        "Acquire::Retries": 3,
+        "Acquire::http::Timeout": 20,
+        "Acquire::https::Timeout": 20,
     }
     set_all = [word for name, value in options.items() for word in ("-o", f"{name}={value}")]
     return _check([tool, *set_all, *args], work / "packages")
@@ -203,3 +203,38 @@ def _wrap(place: Path) -> None:
         f'exec "{linker}" --library-path "{library.parent}" "{place}/usr/sbin/criu" "$@"\n'
     )
     script.chmod(0o755)
+
+
+def ensure(state: Path, say: Callable[[str], None]) -> None:
+    """See that there is a criu that works, fetched into state/criu if need be.
+
+    Servers that do not answer are asked again.  Raises CloudError where there is none.
+    """
+    found = program(state)
+    if found is not None and not try_out(found):
+        return
+    for left in reversed(range(TRIES)):
+        try:
+            fetch(state, say)
+            break
+        except CloudError as error:
+            if not left or error.kind != "io":
+                raise
+            say(f"{error}; trying again in {PAUSE:g} s")
+            time.sleep(PAUSE)
+    found = program(state)
+    problem = try_out(found) if found else "it is not there"
+    if problem:
+        raise CloudError("unsupported", f"the fetched criu does not work here: {problem}")
+
+
+def main() -> None:
+    """For bin/test: the directory to fetch into is the only argument."""
+    try:
+        ensure(Path(sys.argv[1]), print)
+    except CloudError as error:
+        sys.exit(f"no criu: {error}")
+
+
+if __name__ == "__main__":
+    main()

@@ -45,7 +45,15 @@ def adopt(objects: Objects, id: str, record: dict[str, Any]) -> None:
         why = f"node {made.placed} was told to run it, and this one ended before it answered"
         made.why = why
         objects.become(made, "lose", why=why)
-    if made.state == "lost" and made.placed:
+    if made.state == "restoring" and made.came:
+        objects.reserve.count(id, wanted(made.limits))
+        objects.spawn(objects.arrivals.find, made)
+    elif made.state in ("moving", "checkpointing"):
+        objects.reserve.count(id, wanted(made.limits))
+        objects.spawn(objects.departures.find, made)
+    elif made.state == "lost" and made.placed and keeps_frozen(objects, made):
+        objects.spawn(objects.departures.find, made)
+    elif made.state == "lost" and made.placed:
         if objects.handover is not None:
             objects.handover.seek(made)
     elif made.state in lifecycle.ALIVE:
@@ -53,6 +61,13 @@ def adopt(objects: Objects, id: str, record: dict[str, Any]) -> None:
         _find_again(objects, made)
     elif made.state == "exited" and made.exit is not None and made.restart != "never":
         objects.spawn(restarts.follow, objects, made, made.exit)
+
+
+def keeps_frozen(objects: Objects, made: Object) -> bool:
+    """Whether one that is lost, as it may go on elsewhere, is frozen here."""
+    return (made.home / "checkpoint").is_dir() and objects.host.adopt(
+        made.id, made.home
+    ) is not None
 
 
 def _find_again(objects: Objects, made: Object) -> None:

@@ -28,17 +28,20 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 import trio
 
 from cloudfs.errors import CloudError
 from cloudfs.kernel import placement
-from cloudfs.kernel.moved import Moved, group
+from cloudfs.kernel.moved import Moved, group, told_by
 from cloudfs.kernel.object import Object, new_id
 from cloudfs.kernel.offer import begin_line, lines_of, withdraw_line
 from cloudfs.kernel.placement import Attributes, Wish
 from cloudfs.kernel.reserve import wanted
+from cloudfs.kernel.verbs import LASTING, act
+from cloudfs.node.api import Running
 from cloudfs.wait import Wait, settle
 from cloudfs.who import Who
 
@@ -51,6 +54,8 @@ ASK, OFFER, COMMIT, WITHDRAW = 2.0, 3.0, 10.0, 2.0  # seconds for each step
 FIRST_PAUSE, LAST_PAUSE = 0.5, 10.0  # seconds between two questions of `seek`
 LATE = 3600.0  # seconds for which one stays new of which it was long unknown that it is
 MOST = 8  # candidates that are asked
+LINE, LONG = 10.0, 3600.0  # seconds for a line of ctl to be done elsewhere
+HOPS = 8  # nodes that are asked for an object one after the other
 
 # Kinds of error after which nobody knows whether a write was done: those that say that
 # no answer came, and those that a node's answer may share with them.
@@ -59,6 +64,9 @@ UNSURE = frozenset({"timeout", "unreachable", "pipe", "stale", "interrupted", "p
 
 class Reach(Protocol):
     """The tree of another node, as one user."""
+
+    async def read(self, path: str) -> bytes:
+        """All of a file.  Raises as `write`."""
 
     async def write(self, path: str, text: str) -> None:
         """Write a file of that node's own directory ("proc/place") by one open, its
@@ -80,8 +88,8 @@ class Cloud(Protocol):
         """Nodes that may do, each with its attributes and their `age` in seconds.  Those
         that are not alive are left out.  This node may be in it or not."""
 
-    def reach(self, node: str, user: str) -> Reach:
-        """The own tree of a node, to work on as that user."""
+    def reach(self, node: str, user: str, seconds: float) -> Reach:
+        """The own tree of a node, to work on as that user, with so long for each step."""
 
 
 class Handover:
@@ -90,12 +98,12 @@ class Handover:
     def __init__(self, objects: Objects, cloud: Cloud) -> None:
         self.moved = Moved(objects.records)
         self._objects = objects
-        self._cloud = cloud
+        self.cloud = cloud
         self._trying: dict[str, str] = {}  # id → node, of objects that are placed now
         self._scopes: dict[str, trio.CancelScope] = {}  # of those not yet committed
 
     def knows(self, node: str) -> bool:
-        return self._cloud.knows(node)
+        return self.cloud.knows(node)
 
     # --- from new to running, here or elsewhere ------------------------------------------
 
@@ -136,8 +144,12 @@ class Handover:
             done.set()
 
     def _again_new(self, made: Object, why: str, seconds: float) -> None:
-        """It runs nowhere: for so long another exec may come."""
+        """It runs nowhere: for so long another exec may come.  Or it is frozen here, and
+        goes on."""
         objects = self._objects
+        if made.running is not None:
+            objects.departures.stay(made, why)
+            return
         made.placed, made.why, made.argv = "", why, []
         objects.become(made, "refused", why=why)
         objects.spawn(objects.go_unused, made, trio.current_time() + seconds)
@@ -160,19 +172,7 @@ class Handover:
     async def _find(self, made: Object) -> str:
         """The first node that holds what the object wants."""
         objects, wish = self._objects, made.wish()
-        nodes: dict[str, Attributes] = {}
-        with trio.move_on_after(ASK):
-            try:
-                nodes.update(await self._cloud.candidates(wish))
-            except CloudError as error:
-                log.warning("no candidates for %s: %s", made.id, error)
-        nodes[objects.node] = {**nodes.get(objects.node, {}), **objects.attributes()}
-        if wish.on and wish.on not in nodes and self.knows(wish.on):
-            if not self._cloud.heard_of(wish.on):
-                why = f"on: no node {wish.on[:64]!r} was found"
-                raise CloudError("unreachable", why, "see: ls /cloud/nodes")
-            fix = f"see: cat /cloud/nodes/{wish.on}/status"
-            raise CloudError("unreachable", f"on: node {wish.on} does not answer", fix)
+        nodes = await self.nodes(wish)
         chosen = placement.order(wish, nodes, objects.node, self._siblings(made))
         refusals: list[tuple[str, CloudError]] = []
         for node in chosen[:MOST]:
@@ -188,6 +188,24 @@ class Handover:
         kind = kinds.pop() if len(kinds) == 1 else "unreachable"
         fix = refusals[0][1].fix if len(refusals) == 1 else ""
         raise CloudError(kind, f"no node took it: {said}", fix)
+
+    async def nodes(self, wish: Wish) -> dict[str, Attributes]:
+        """The nodes that are heard of, and this one."""
+        objects = self._objects
+        nodes: dict[str, Attributes] = {}
+        with trio.move_on_after(ASK):
+            try:
+                nodes.update(await self.cloud.candidates(wish))
+            except CloudError as error:
+                log.warning("no candidates for %s: %s", wish.id, error)
+        nodes[objects.node] = {**nodes.get(objects.node, {}), **objects.attributes()}
+        if wish.on and wish.on not in nodes and self.knows(wish.on):
+            if not self.cloud.heard_of(wish.on):
+                why = f"on: no node {wish.on[:64]!r} was found"
+                raise CloudError("unreachable", why, "see: ls /cloud/nodes")
+            fix = f"see: cat /cloud/nodes/{wish.on}/status"
+            raise CloudError("unreachable", f"on: node {wish.on} does not answer", fix)
+        return nodes
 
     def _siblings(self, made: Object) -> list[str]:
         """The nodes of those that spread alike, as far as this node knows: those it
@@ -215,13 +233,13 @@ class Handover:
         made.offer = new_id()
         text, back = "\n".join(lines_of(made)), withdraw_line(made)
         try:
-            await self._write(node, made.user, text, OFFER)
+            await self.write(node, made.user, text, OFFER)
         except CloudError as error:
             if error.kind in UNSURE:  # it may hold
-                objects.spawn(self._take_back, made, node, back)
+                objects.spawn(self.take_back, made, node, back)
             raise
         except trio.Cancelled:
-            objects.spawn(self._take_back, made, node, back)
+            objects.spawn(self.take_back, made, node, back)
             raise
 
     async def _commit(self, made: Object, argv: list[str], node: str) -> None:
@@ -229,7 +247,7 @@ class Handover:
         made.placed, made.argv = node, argv
         objects.keep(made)  # before it is sent: a daemon that comes back must know of it
         try:
-            await self._write(node, made.user, begin_line(made, argv), COMMIT)
+            await self.write(node, made.user, begin_line(made, argv), COMMIT)
         except CloudError as error:
             if error.kind in UNSURE:
                 self.lose(made, f"node {node} was told to run it and has not answered")
@@ -237,18 +255,18 @@ class Handover:
                     "timeout", made.why, "it is lost until that node is heard of"
                 ) from None
             # Before it is new here: a second exec may choose that node again.
-            if not await self._withdraw(made, node):
+            if not await self.withdraw(made, node):
                 raise CloudError(error.kind, f"node {node}: {error.why or error.text}", error.fix)
         self.gone(made, node)
 
-    async def _write(
+    async def write(
         self, node: str, user: str, text: str, seconds: float, path: str = "proc/place"
     ) -> None:
         """A write to a file there, or a CloudError, of a kind in UNSURE if it may be no
         answer of that node."""
         try:
             with trio.fail_after(seconds):
-                await self._cloud.reach(node, user).write(path, text + "\n")
+                await self.cloud.reach(node, user, seconds).write(path, text + "\n")
         except trio.TooSlowError:
             raise CloudError("timeout", f"node {node} does not answer") from None
         except CloudError:
@@ -264,7 +282,17 @@ class Handover:
         self.moved.add(made, node)
         made.events.add("placed", node=node)
         self._objects.events.add("placed", id=made.id, user=made.user, app=made.app, node=node)
+        running, made.running = made.running, None
         self._objects.leave(made)
+        if running is not None:
+            self._objects.spawn(self._clear, made, running)
+
+    async def _clear(self, made: Object, running: Running) -> None:
+        """Kill what is still frozen here of one that goes on elsewhere."""
+        with contextlib.suppress(CloudError):
+            running.kill("moved")
+        await running.ended()
+        await trio.to_thread.run_sync(self._objects.remove_home, made.id, made.home)
 
     def speaks(self, node: str, id: str) -> None:
         """A node told that it runs this object, which may be lost here."""
@@ -286,7 +314,7 @@ class Handover:
         node = made.placed
         pause = FIRST_PAUSE
         while made.state == "lost" and made.placed:
-            began = await self._withdraw(made, node)
+            began = await self.withdraw(made, node)
             if made.state != "lost" or not made.placed:
                 return
             if began:
@@ -299,37 +327,45 @@ class Handover:
                         await made.bell.wait()
                 pause = min(LAST_PAUSE, pause * 2)
 
-    async def _withdraw(self, made: Object, node: str) -> bool | None:
+    async def withdraw(self, made: Object, node: str) -> bool | None:
         """Whether the object began on that node; if False it never will.  None: unknown."""
         try:
-            await self._write(node, made.user, withdraw_line(made), WITHDRAW)
+            await self.write(node, made.user, withdraw_line(made), WITHDRAW)
         except CloudError as error:
             return True if error.kind == "busy" else None
         return False
 
-    async def _take_back(self, made: Object, node: str, line: str) -> None:
+    async def take_back(self, made: Object, node: str, line: str) -> None:
         """Try to spare a node a hold that goes by itself."""
         with contextlib.suppress(CloudError):
-            await self._write(node, made.user, line, WITHDRAW)
+            await self.write(node, made.user, line, WITHDRAW)
 
     # --- verbs while it is placed, and after ----------------------------------------------------
 
     def pass_on(self, made: Object, line: str, who: Who) -> Wait[None]:
-        """Have the node that took an object do a line written to the ctl that it had here."""
-        node = self.moved.get(made.id)
+        """Have the node that has an object now do a line written to the ctl that it had
+        here, wherever it went on from the node that took it."""
+        return Wait(partial(self._pass_on, made, line, who))
 
-        async def run() -> None:
-            if node is None:
-                raise CloudError("stale", f"object {made.id} is on another node", "open it again")
+    async def _pass_on(self, made: Object, line: str, who: Who) -> None:
+        node = self.moved.get(made.id) or ""
+        error = CloudError("stale", f"object {made.id} is on another node", "open it again")
+        seconds = LONG if line.split(maxsplit=1)[0] in LASTING else LINE
+        for _ in range(HOPS):
+            if node == self._objects.node or not node:
+                break
             try:
-                await self._write(node, who.user, line, COMMIT, f"proc/{made.id}/ctl")
-            except CloudError as error:
+                return await self.write(node, who.user, line, seconds, f"proc/{made.id}/ctl")
+            except CloudError as said:
+                error = said
                 if error.kind in ("unreachable", "timeout"):
                     error.why = f"object {made.id} is on node {node} now: {error.why}"
                     error.fix = error.fix or "try again"
-                raise
-
-        return Wait(run)
+                node = told_by(error)
+        here = self._objects.all.get(made.id)
+        if node != self._objects.node or here is None or here.user != made.user:
+            raise error
+        return await settle(act(self._objects, here, line, who))
 
     def kill(self, made: Object, why: str, who: Who) -> Wait[None]:
         """End an object that is placing: at once as long as no node was told to run it,
@@ -343,7 +379,7 @@ class Handover:
             while made.state in ("placing", "starting"):
                 await made.bell.wait()
             if self.moved.get(made.id):
-                await self.pass_on(made, "kill", who).run()
+                await self._pass_on(made, "kill", who)
             if made.state == "lost" and made.placed:
                 raise CloudError("busy", made.why, "kill it there when that node answers")
             if made.state in ("new", "running", "stopped"):

@@ -17,6 +17,9 @@ STATES = {
     "starting": "its program is being started",
     "running": "its program runs",
     "stopped": "every process of it is frozen until start",
+    "checkpointing": "it is frozen for a moment, and an image of it is written",
+    "moving": "it is frozen, or about to be, and another node takes it over",
+    "restoring": "what an image holds is made to go on",
     "exited": "its processes are gone; files tell how; start runs it again",
     "lost": "it ran, or another node was told to run it, and nothing tells more",
 }
@@ -39,13 +42,32 @@ TRANSITIONS = {
     ("stopped", "start"): "running",
     ("running", "ended"): "exited",
     ("stopped", "ended"): "exited",
+    ("running", "checkpoint"): "checkpointing",
+    ("running", "move"): "moving",
+    ("checkpointing", "stay"): "running",
+    ("moving", "stay"): "running",
+    ("moving", "lose"): "lost",
+    ("lost", "stay"): "running",
+    ("new", "restore"): "restoring",
+    ("exited", "restore"): "restoring",
+    ("lost", "restore"): "restoring",
+    ("restoring", "began"): "running",
+    ("restoring", "failed-again"): "exited",
+    ("checkpointing", "ended"): "exited",
+    ("moving", "ended"): "exited",
+    ("restoring", "ended"): "exited",
+    ("checkpointing", "lose"): "lost",
+    ("restoring", "lose"): "lost",
     ("starting", "lose"): "lost",
     ("running", "lose"): "lost",
     ("stopped", "lose"): "lost",
 }
 
-ALIVE = frozenset({"starting", "running", "stopped"})
+ALIVE = frozenset({"starting", "running", "stopped", "checkpointing", "moving", "restoring"})
 OVER = frozenset({"exited", "lost", "gone"})  # gone: wiped or elsewhere, in no table here
+
+# It runs soon, here or elsewhere, or ends: what a running one takes waits for that.
+PASSING = frozenset({"placing", "starting", "moving", "checkpointing", "restoring"})
 
 RESTARTS = {
     "never": "it stays ended",

@@ -178,7 +178,7 @@ class Measure:
         if self.network.reach is None:
             return []
         try:
-            text = await self.network.reach(node, PING).read("net/near")
+            text = await self.network.reach(node, PING).text("net/near")
             return near_of(text)
         except CloudError:
             return []

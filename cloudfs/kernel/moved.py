@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator
 
 import trio
 
+from cloudfs.errors import CloudError
 from cloudfs.kernel.object import Object
 from cloudfs.kernel.records import Records
 
@@ -60,6 +62,17 @@ class Moved:
             if until > trio.current_time() and len(self._all) <= most:
                 return
             self.drop(id)
+
+
+def stale(id: str, node: str, fix: str = "open it again") -> CloudError:
+    """The error for one that has gone to another node."""
+    return CloudError("stale", f"object {id} is on node {node} now", fix)
+
+
+def told_by(error: CloudError) -> str:
+    """The node that such an error names; "" for other errors."""
+    match = re.search(r"is on node ([A-Za-z0-9][A-Za-z0-9_.-]{0,63}) now", error.why)
+    return match[1] if match and error.kind == "stale" else ""
 
 
 def group(made: Object) -> tuple[str, ...]:

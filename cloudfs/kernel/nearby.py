@@ -118,7 +118,7 @@ class _Probes:
             return None
         else:
             try:
-                text = await self._network.reach(source, PROBE).read(f"net/{node}/latency")
+                text = await self._network.reach(source, PROBE).text(f"net/{node}/latency")
                 known = read_known(text, source)
             except CloudError:
                 return None
@@ -134,7 +134,7 @@ class _Probes:
         found: dict[str, float] = {}
         with trio.move_on_after(seconds):
             try:
-                text = await self._network.reach(node, seconds).read(NEAR)
+                text = await self._network.reach(node, seconds).text(NEAR)
             except CloudError:
                 return {}
             for line in text.splitlines()[:SAID]:

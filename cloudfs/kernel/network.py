@@ -67,7 +67,7 @@ class Reach(Protocol):
 
     async def write(self, path: str, text: str) -> None: ...
 
-    async def read(self, path: str) -> str: ...
+    async def text(self, path: str) -> str: ...
 
 
 @dataclass(slots=True)
@@ -416,7 +416,7 @@ class Network:
         there = self.reach(source, seconds)
         with trio.move_on_after(seconds):
             await there.write("net/ctl", f"probe {ndb.quote(node)} count={count}\n")
-            return read_known(await there.read(f"net/{node}/latency"), source)
+            return read_known(await there.text(f"net/{node}/latency"), source)
         raise CloudError("timeout", f"node {source} did not probe {node} in {seconds:g} s")
 
     async def bandwidth_of(self, node: str) -> Known:

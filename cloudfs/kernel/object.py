@@ -21,7 +21,7 @@ from cloudfs.node.api import Exit, Limits, Running, Usage
 KEPT = (
     *("user", "state", "argv", "env", "dir", "app", "labels", "runtime", "net", "restart"),
     *("nice", "require", "prefer", "binds", "created", "started", "changed", "pause"),
-    *("why", "asked", "on", "spread", "placed", "offer"),
+    *("why", "asked", "on", "spread", "placed", "offer", "came"),
 )
 
 
@@ -41,6 +41,7 @@ class Object:
         "bell",
         "events",
         "exit",
+        "fetched",
         "guest",
         "home",
         "id",
@@ -77,6 +78,7 @@ class Object:
         self.on = ""  # the node that it must run on
         self.spread = ""  # the attribute in which its siblings' nodes should differ
         self.guest = False  # whether another node chose this one for it, while it is new
+        self.came = ""  # not empty until it goes on here that comes from another node
         self.offer = ""  # the token of the last offer of it to a node
         self.placed = ""  # the node that was told to run it and has not answered
         self.binds: list[str] = []  # lines that rebuild its name space
@@ -87,6 +89,7 @@ class Object:
         self.used = Usage()  # by its earlier runs
         self.sampled: tuple[float, Usage] = (0.0, self.used)  # usage of a run, and till when
         self.told: tuple[object, float, str] = (None, 0.0, "")  # status, and what made it
+        self.fetched = 0.0  # when another node asked for a part of its image, on trio's clock
         self.exit: Exit | None = None
         self.running: Running | None = None
         self.asked = ""  # why somebody had it killed

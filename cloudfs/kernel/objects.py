@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import os
 import shutil
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -16,14 +15,16 @@ import trio
 
 from cloudfs.config import Bounds
 from cloudfs.errors import CloudError
-from cloudfs.kernel import adoption, lifecycle, placement, restarts
+from cloudfs.kernel import adoption, lifecycle, placement, restarts, starting
+from cloudfs.kernel.arriving import Arrivals
 from cloudfs.kernel.bell import Log, first
+from cloudfs.kernel.departing import Departures
 from cloudfs.kernel.handover import Cloud, Handover
 from cloudfs.kernel.object import Object, add
 from cloudfs.kernel.promises import Promises
 from cloudfs.kernel.records import Records
 from cloudfs.kernel.reserve import NOTHING, Reserve, wanted
-from cloudfs.node.api import PATH, Exit, Host, Launch
+from cloudfs.node.api import Exit, Host
 from cloudfs.wait import Wait, settle
 from cloudfs.who import Who
 
@@ -70,6 +71,8 @@ class Objects:
         self.attributes = attributes
         self.reserve = reserve or Reserve()
         self.took_start: Callable[[str, float], None] = lambda runtime, seconds: None
+        self.arrivals = Arrivals(self)
+        self.departures = Departures(self)
         self.handover: Handover | None = None
         if others is not None:
             self.join(others)
@@ -99,22 +102,27 @@ class Objects:
     def take_in(self, made: Object, seconds: float) -> None:
         """Enter a new object that another node wants to run here (kernel/offer.py), and
         hold for it what it wants; it goes after that many seconds if no exec comes."""
-        if made.id in self.all or made.id in self.promises:
-            raise CloudError("exists", f"there is an object {made.id} on {self.node} already")
         now = trio.current_time()
-        self.promises.expire(now)
-        self._need_nursery()
-        self._need_room(made.user)
-        made.guest = True
-        if made.on not in ("", self.node):
-            raise CloudError("refused", f"this is node {self.node}, and it wants {made.on}")
-        self._check_here(made)
+        self.need_new(made)
         self.runtime_for(made)
         self.reserve.expire(now)
         self.reserve.hold(made.id, wanted(made.limits), now + seconds)
         self.enter(made)
         made.events.add("new", user=made.user)
         self.spawn(self.go_unused, made, now + seconds)
+
+    def need_new(self, made: Object) -> None:
+        """Raise CloudError where an object of another node cannot come here."""
+        known = made.id in self.all or made.id in self.promises or made.id in self.arrivals.all
+        if known:
+            raise CloudError("exists", f"there is an object {made.id} on {self.node} already")
+        self.promises.expire(trio.current_time())
+        self._need_nursery()
+        self._need_room(made.user)
+        made.guest = True
+        if made.on not in ("", self.node):
+            raise CloudError("refused", f"this is node {self.node}, and it wants {made.on}")
+        self._check_here(made)
 
     def moved_to(self, id: str) -> str | None:
         """The node that took an object of this table, as long as that is remembered."""
@@ -148,9 +156,13 @@ class Objects:
             raise CloudError("busy", f"object {made.id} is {made.state}", "kill it first")
         if made.placed and self.handover is not None:
             self.handover.moved.add(made, made.placed)  # it may yet be found there
+        running, made.running = made.running, None  # frozen, where nobody knows of a move's end
         self.leave(made)
 
         async def run() -> None:
+            if running is not None:
+                running.kill("wiped")
+                await running.ended()
             await trio.to_thread.run_sync(self.remove_home, made.id, made.home)
 
         return Wait(run)
@@ -270,70 +282,22 @@ class Objects:
         """Start argv here.  What the object wants is held from now to its end."""
         # At every start: its owner may have changed the environment since the last.
         made.runtime = self.runtime_for(made)
-        launch = Launch(
-            id=made.id,
-            dir=made.home,
-            argv=argv,
-            env=self._environment(made),
-            cwd=made.dir,
-            runtime=made.runtime,
-            limits=made.limits,
-            nice=made.nice,
-            stdio_limit=self.bounds.stdio,
-            net=made.net,
-            cloud=self.cloud(made.id) if made.runtime == "sandbox" else "",
-        )
-        self._need_nursery()
-        self.reserve.hold(made.id, wanted(made.limits))
+        told = starting.told(self, made, argv)
+        self.reserve_for(made)
         made.argv, made.asked, made.why = argv, "", ""
         self.become(made, event)
-        done = trio.Event()
-        failed: list[CloudError] = []
-        self.spawn(self._begin, made, launch, event, failed, done)
+        return starting.start(self, made, told, event)
 
-        async def run() -> None:
-            await done.wait()
-            if failed:
-                raise failed[0]
-
-        return Wait(run)
-
-    def _environment(self, made: Object) -> dict[str, str]:
-        """What a program finds set, under what its owner set."""
-        home = "/work" if made.runtime == "sandbox" else os.path.expanduser("~")
-        base = {"PATH": PATH, "HOME": home, "USER": made.user, "LANG": "C.UTF-8"}
-        return base | {"CLOUDFS_ID": made.id, "CLOUDFS_NODE": self.node} | made.env
-
-    async def _begin(
-        self, made: Object, launch: Launch, event: str, failed: list[CloudError], done: trio.Event
-    ) -> None:
-        # In a task of its own: who asked for the start may be flushed, the start goes on.
-        begun = trio.current_time()
-        try:
-            running = await self.host.start(launch)
-        except Exception as fault:
-            error = fault if isinstance(fault, CloudError) else CloudError("io", str(fault))
-            if error is not fault:
-                log.exception("object %s cannot be started", made.id)
-            failed.append(error)
-            made.why = error.why
-            if event == "exec":
-                made.argv = []
-                self.spawn(self.go_unused, made, trio.current_time() + self.bounds.fresh_seconds)
-            self.become(made, "failed" if event == "exec" else "failed-again")
-        else:
-            self.took_start(made.runtime, trio.current_time() - begun)
-            made.running, made.exit, made.started = running, None, running.started
-            made.sampled = 0.0, made.used
-            self.become(made, "began", pid=running.pid)
-            self.spawn(self.watch, made)
-        finally:
-            done.set()
+    def reserve_for(self, made: Object) -> None:
+        """Hold what it wants; CloudError where it cannot run here."""
+        self._need_nursery()
+        self.reserve.hold(made.id, wanted(made.limits))
 
     async def watch(self, made: Object) -> None:
-        assert made.running is not None
-        end = await made.running.ended()
-        made.used = add(made.used, made.running.usage())
+        running = made.running
+        assert running is not None
+        end = await running.ended()
+        made.used = add(made.used, running.usage())
         await self.ended(made, end)
 
     async def ended(self, made: Object, end: Exit) -> None:
@@ -394,8 +358,9 @@ class Objects:
             made.asked = why
             self.keep(made)
             return None
-        if made.state == "starting":
-            return Wait(partial(self._kill_started, made, why))
+        if made.state in lifecycle.PASSING:
+            self.departures.interrupt(made)
+            return Wait(partial(self._kill_passed, made, why, who or Who(made.user, None)))
         running = made.need_running()
         made.asked = why
         self.keep(made)  # before it dies: no later daemon is to start it again
@@ -411,9 +376,13 @@ class Objects:
 
         return Wait(run)
 
-    async def _kill_started(self, made: Object, why: str) -> None:
-        while made.state == "starting":
+    async def _kill_passed(self, made: Object, why: str, who: Who) -> None:
+        while made.state in lifecycle.PASSING:
             await made.bell.wait()
+        if self.handover is not None and self.moved_to(made.id) and made.state == "gone":
+            await self.handover.pass_on(made, "kill", who).run()
+        if made.state == "lost" and made.placed:
+            raise CloudError("busy", made.why, "kill it there when that node answers")
         waits = made.state == "exited" and made.restart != "never"
         if waits or made.state in ("new", "running", "stopped"):
             await settle(self.kill(made, why))
@@ -443,7 +412,8 @@ class Objects:
     async def run(self, task_status: trio.TaskStatus[Any] = trio.TASK_STATUS_IGNORED) -> None:
         """Find again what an earlier daemon left, then serve until cancelled.  Objects
         live on when this ends."""
-        self.home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.home.mkdir(mode=0o711, parents=True, exist_ok=True)
+        self.home.chmod(0o711)  # the root of a restored sandbox passes through it
         found = dict(self.records.all())
         adoption.sweep(self, found)
         if self.handover is not None:

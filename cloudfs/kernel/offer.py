@@ -19,6 +19,9 @@ the reason.  What is open belongs to one open file and to the caller that opened
                     offer (any more): after it no begin of it can run anything here, be
                     it ever so late.  "busy" if it began, "again" while it begins.
 
+An object that comes with its memory is offered with `arrive` in place of `hold`, and then
+come `fetch` and `revive` (kernel/arriving.py).
+
 Refused are words that are no verb of these; more than 512 lines or 256 KiB by one open;
 an id that is known ("exists"); a `require` that this node does not meet, and every object
 while it is drained ("unreachable"); what it has no room for ("full"); more objects than a
@@ -116,6 +119,27 @@ def _hold(offer: Offer, args: list[str]) -> None:
     offer.made = None
 
 
+def _arrive(offer: Offer, args: list[str]) -> None:
+    offer.objects.arrivals.expect(offer.need())
+    offer.made = None
+
+
+def _fetch(offer: Offer, args: list[str]) -> Wait[None]:
+    return offer.objects.arrivals.fetch(_arrival(offer, args), *args[1:])
+
+
+def _revive(offer: Offer, args: list[str]) -> Wait[None]:
+    return offer.objects.arrivals.revive(_arrival(offer, args), args[1])
+
+
+def _arrival(offer: Offer, args: list[str]) -> str:
+    """The id of an arrival of the caller's."""
+    made = offer.objects.arrivals.need(args[0], args[1]).made
+    if made.user != offer.who.user and not offer.who.boss:
+        raise CloudError("denied", f"place: object {made.id} is {made.user}'s")
+    return made.id
+
+
 def _offered(offer: Offer, id: str, token: str) -> Object | None:
     """The object of that offer, which must be the caller's."""
     made = offer.objects.all.get(id)
@@ -135,10 +159,14 @@ def _begin(offer: Offer, args: list[str]) -> Wait[None]:
 
 
 def _withdraw(offer: Offer, args: list[str]) -> None:
+    arrivals = offer.objects.arrivals
+    if arrivals.of(*args) is not None:
+        arrivals.drop(_arrival(offer, args))
+        return
     made = _offered(offer, *args)
     if made is None:
         return
-    if made.state == "starting":
+    if made.state in ("starting", "restoring"):
         raise CloudError("again", f"withdraw: object {made.id} is starting", "ask again")
     if made.state != "new":
         raise CloudError("busy", f"withdraw: object {made.id} is {made.state}")
@@ -150,6 +178,9 @@ VERBS = table(
     *(_set_up(OBJECT[name]) for name in SETUP),
     Verb("bind [-abc] NEW OLD", 2, 3, _bind),
     Verb("hold", 0, 0, _hold),
+    Verb("arrive", 0, 0, _arrive),
+    Verb("fetch ID TOKEN NODE [OF]", 3, 4, _fetch),
+    Verb("revive ID TOKEN", 2, 2, _revive),
     Verb("begin ID TOKEN CMD ARG...", 3, None, _begin),
     Verb("withdraw ID TOKEN", 2, 2, _withdraw),
 )

@@ -8,6 +8,7 @@ import os
 import signal as signals
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cloudfs import ndb
@@ -24,7 +25,8 @@ if TYPE_CHECKING:
     from cloudfs.kernel.objects import Objects
 
 SETUP = frozenset({"new"})
-ALWAYS = frozenset({*lifecycle.STATES} - {"placing"})
+ALWAYS = frozenset({*lifecycle.STATES} - {"placing", "moving"})
+LASTING = frozenset({"move", "copy", "checkpoint", "restore"})  # may take as long as an image
 MAX_ENV = 256  # variables of one object
 MAX_LABELS = 64
 MAX_NOTE = 256  # bytes
@@ -54,9 +56,10 @@ def act(objects: Objects, made: Object, line: str, who: Who) -> Wait[None] | Non
         args = unquoted_script(args)
     if made.state == "gone" and objects.handover is not None and objects.moved_to(made.id):
         return objects.handover.pass_on(made, line, who)
-    if made.state == "placing" and "running" in verb.states and "placing" not in verb.states:
-        return Wait(partial(_once_placed, objects, made, line, who))
     if made.state not in verb.states:
+        soon = "running" in verb.states and verb.name not in LASTING
+        if soon and made.state in lifecycle.PASSING:
+            return Wait(partial(_once_passed, objects, made, line, who))
         fits = " or ".join(state for state in lifecycle.STATES if state in verb.states)
         raise CloudError(
             "busy", f"{verb.name}: object {made.id} is {made.state}", f"it works while {fits}"
@@ -67,9 +70,9 @@ def act(objects: Objects, made: Object, line: str, who: Who) -> Wait[None] | Non
     return result
 
 
-async def _once_placed(objects: Objects, made: Object, line: str, who: Who) -> None:
+async def _once_passed(objects: Objects, made: Object, line: str, who: Who) -> None:
     """Do a line that an object takes while it runs, wherever that will be."""
-    while made.state == "placing":
+    while made.state in lifecycle.PASSING:
         await made.bell.wait()
     await settle(act(objects, made, line, who))
 
@@ -296,6 +299,38 @@ def _close(objects: Objects, made: Object, args: list[str], who: Who) -> None:
     made.need_running().close_stdin()
 
 
+def _move(objects: Objects, made: Object, args: list[str], who: Who) -> Wait[None]:
+    """Have it go on, with its memory, at that node or at the best that meets every
+    expression (see require).  It runs on here where that cannot be, and the error says why."""
+    return objects.departures.move(made, args)
+
+
+def _copy(objects: Objects, made: Object, args: list[str], who: Who) -> Wait[None]:
+    """Have N copies of it, one if no number is given, go on at that node or at those that
+    meet every expression; each is an object of its own, and their ids are in events."""
+    return objects.departures.copy(made, args)
+
+
+def _checkpoint(objects: Objects, made: Object, args: list[str], who: Who) -> Wait[None]:
+    """Keep an image of it in checkpoint/NAME (last if no name is given); it runs on."""
+    return objects.departures.checkpoint(made, _name(args[0] if args else "last", "checkpoint"))
+
+
+def _restore(objects: Objects, made: Object, args: list[str], who: Who) -> Wait[None]:
+    """Have it go on from the image checkpoint/NAME, in place of what runs.  For the node's
+    owner also from a directory /PATH of the node, as one fetched with cp -r; then it may
+    be new."""
+    if made.placed:
+        raise CloudError("busy", f"node {made.placed} was told to run it, and may still do so")
+    if args[0].startswith("/"):
+        if not who.boss:
+            raise CloudError("refused", "restore: a directory is for the node's owner")
+        return objects.departures.restore(made, Path(args[0]))
+    if made.state == "new":
+        raise CloudError("absent", "restore: a new object has no images", "restore /PATH")
+    return objects.departures.restore(made, made.home / "checkpoint" / _name(args[0], "restore"))
+
+
 def _wipe(objects: Objects, made: Object, args: list[str], who: Who) -> Wait[None] | None:
     """Remove an object that has ended, with its output."""
     return objects.wipe(made)
@@ -320,9 +355,13 @@ OBJECT = table(
     Verb("nice N", 1, 1, _nice, ALWAYS),
     Verb("stop", 0, 0, _stop, frozenset({"running"})),
     Verb("start", 0, 0, _start, frozenset({"stopped", "exited", "lost"})),
-    Verb("kill", 0, 0, _kill, _LIVE | {"new", "placing", "starting", "exited"}),
+    Verb("kill", 0, 0, _kill, _LIVE | lifecycle.PASSING | {"new", "exited"}),
     Verb("note TEXT...", 1, None, _note, _LIVE),
     Verb("signal NAME", 1, 1, _signal, _LIVE),
     Verb("close stdin", 1, 1, _close, _LIVE),
+    Verb("move NODE|EXPR...", 1, None, _move, frozenset({"running"})),
+    Verb("copy NODE|EXPR... [N]", 1, None, _copy, frozenset({"running"})),
+    Verb("checkpoint [NAME]", 0, 1, _checkpoint, frozenset({"running"})),
+    Verb("restore NAME|/PATH", 1, 1, _restore, _LIVE | _ENDED),
     Verb("wipe", 0, 0, _wipe, _ENDED),
 )

@@ -47,6 +47,14 @@ class Launch:
 
 
 @dataclass(slots=True)
+class Image:
+    """What `Running.dump` wrote, to be restored.  ran: for how many seconds it had run."""
+
+    dir: Path
+    ran: float
+
+
+@dataclass(slots=True)
 class Usage:
     """What an object has used so far: cpu in seconds, memory in bytes and byte-seconds,
     I/O in bytes.  None where this node cannot tell."""
@@ -112,6 +120,11 @@ class Running(Protocol):
 
     def close_stdin(self) -> None: ...
 
+    async def dump(self, images: Path) -> None:
+        """Write an image of all its processes into an empty directory, and leave them
+        frozen until `thaw` or `kill`.  Raises CloudError with why that cannot be, and it
+        runs on.  All that it wrote before is in its files then."""
+
     def usage(self) -> Usage: ...
 
     def pids(self) -> list[tuple[int, int, str]]:
@@ -129,6 +142,10 @@ class Host(Protocol):
     async def start(self, launch: Launch) -> Running:
         """Start it; returns once the program runs.  Raises CloudError if it does not,
         with nothing left behind."""
+
+    async def restore(self, launch: Launch, image: Image) -> Running:
+        """As `start`, but what an image holds goes on.  launch: that of the object; its
+        argv and env are not used."""
 
     def adopt(self, id: str, dir: Path) -> Running | Exit | None:
         """What became of an object that an earlier daemon started: still running, ended
@@ -154,6 +171,12 @@ class Host(Protocol):
 
     def sandbox_of(self, uid: int) -> str | None:
         """The id of the sandboxed object in whose range of uids this one is."""
+
+    def images_word(self) -> str:
+        """ "" if objects can be dumped and restored here, else why not."""
+
+    def dumping(self, images: Path) -> bool:
+        """Whether a dump into a directory goes on, be it of an earlier daemon."""
 
     def limits_word(self) -> str:
         """ "" if limits can be set here, else why not and what to do."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import json
+import logging
 import os
 import shutil
 import signal
@@ -15,8 +17,8 @@ from pathlib import Path
 import trio
 
 from cloudfs.errors import CloudError, from_errno
-from cloudfs.node import cgroup, keeper
-from cloudfs.node.api import PATH, Exit, Launch, Limits, Running
+from cloudfs.node import cgroup, criu, keeper, packing, procfs
+from cloudfs.node.api import PATH, Exit, Image, Launch, Limits, Running
 from cloudfs.node.groups import Group, Groups
 from cloudfs.node.near import near
 from cloudfs.node.running import Kept, conclude
@@ -24,10 +26,12 @@ from cloudfs.node.sandbox import OWN, Sandbox
 from cloudfs.node.uids import USER, Ranges
 from cloudfs.node.watch import Watch
 
+logger = logging.getLogger(__name__)
+
 SHOW_TIME = 10.0  # seconds for a sandbox's /cloud to change
 ADOPT_PATIENCE = 2.0  # seconds for a keeper that was just launched to get its program going
 START_PATIENCE = 60.0  # seconds for a program to start, a sandbox included
-KEPT_FILES = ("keeper", "exit", "stdout", "stderr")
+KEPT_FILES = ("keeper", "exit", "stdin", "stdout", "stderr")
 
 # What a keeper could not do, as the first half of a reason.
 STAGES = {
@@ -54,6 +58,7 @@ class RealHost:
         self.node = node
         self.groups = Groups(node)
         self.sandbox = Sandbox(state / "sandbox")
+        self.criu = criu.Criu(state)
         self._ranges = Ranges(state / "sandbox" / "uids")
         self._one_at_a_time = threading.Lock()  # starts run in threads
         self._keeper = keeper.build(state)
@@ -89,6 +94,18 @@ class RealHost:
         """ "sandbox" where it can be used, else "process"."""
         return "process" if self.sandbox.word else "sandbox"
 
+    def images_word(self) -> str:
+        """ "" if objects can be dumped and restored here, else why not."""
+        try:
+            self.criu.need()
+        except CloudError as error:
+            return f"{error.why} ({error.fix})" if error.fix else error.why
+        return ""
+
+    def dumping(self, images: Path) -> bool:
+        """Whether a dump into a directory goes on, be it of an earlier daemon."""
+        return criu.working(images)
+
     def limits_word(self) -> str:
         """ "" if limits can be set here, else why not and what to do."""
         return f"{self.groups.word}; {cgroup.FIX}" if self.groups.word else ""
@@ -110,16 +127,23 @@ class RealHost:
         Raises CloudError if it does not, with nothing left behind.  If cancelled, it
         starts all the same and can be adopted.
         """
+        return await self._start(launch, None)
+
+    async def restore(self, launch: Launch, image: Image) -> Kept:
+        """Let what an image holds go on as launch's program; as `start`."""
+        return await self._start(launch, image)
+
+    async def _start(self, launch: Launch, image: Image | None) -> Kept:
         new = not launch.dir.exists()
         group = self._group(launch.id, launch.runtime)
         try:
-            if _looks_near(launch):
-                pid, pipe = self._launch(launch, group)
+            if image is None and _looks_near(launch):
+                pid, pipe = self._launch(launch, group, None)
             else:
-                pid, pipe = await trio.to_thread.run_sync(self._launch, launch, group)
+                pid, pipe = await trio.to_thread.run_sync(self._launch, launch, group, image)
             record = await _reported(pid, pipe)
             if "failed" in record:
-                raise self._not_started(launch, record)
+                raise self._not_started(launch, record, image)
         except CloudError as error:
             if error.kind != "busy":
                 group.clear()
@@ -129,7 +153,7 @@ class RealHost:
             raise
         return self._kept(launch.id, launch.dir, record)
 
-    def _launch(self, launch: Launch, group: Group) -> tuple[int, int]:
+    def _launch(self, launch: Launch, group: Group, image: Image | None) -> tuple[int, int]:
         """Check, prepare and start its keeper: the keeper's pid and its report's pipe."""
         program = self._program(launch)
         if keeper.lives(launch.dir):
@@ -138,8 +162,12 @@ class RealHost:
         for name in ("exit", "keeper"):  # of an earlier run
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(launch.dir / name)
-        runs = [("program", program), *self._runs(launch, group), *_keeps(launch)]
-        return keeper.launch(self._keeper, launch.id, launch.dir, keeper.order(runs))
+        if image is None:
+            runs = [("program", program), *self._runs(launch, group)]
+        else:
+            runs = self._goes_on(launch, group, image)
+        order = keeper.order([*runs, *_keeps(launch)])
+        return keeper.launch(self._keeper, launch.id, launch.dir, order)
 
     def _runs(self, launch: Launch, group: Group) -> list[tuple[str, object]]:
         """What the keeper is to run, and in which control groups."""
@@ -159,7 +187,78 @@ class RealHost:
             *group.kill_files(),
         ]
 
-    def _not_started(self, launch: Launch, record: dict[str, str]) -> CloudError:
+    def _goes_on(self, launch: Launch, group: Group, image: Image) -> list[tuple[str, object]]:
+        """What the keeper is to run to restore an image."""
+        images = image.dir
+        stdio = criu.load(images)
+        if stdio.runtime != launch.runtime:
+            raise CloudError("bad", f"the image is of an object of runtime {stdio.runtime}")
+        runs: list[tuple[str, object]] = [
+            ("ran", f"{image.ran:.6f}"),
+            ("closed", +(not stdio.stdin)),
+        ]
+        unread = images / "stdin"
+        if unread.exists() and unread.stat().st_size:
+            shutil.copyfile(unread, launch.dir / "stdin")
+            runs.append(("input", "stdin"))
+        if launch.runtime == "sandbox":
+            group.clear()
+            cgroup_path = f"{self.groups.path}/{launch.id}"
+            environment = self.criu.environment()
+            with self._one_at_a_time:
+                first_uid = self._ranges.claim(launch.id, stdio.uids)
+                packing.unpack(images / packing.FILE, launch.dir, OWN, first_uid)
+                packing.give(images, first_uid)
+                for folder in (launch.dir, images.parent):
+                    if folder.is_relative_to(launch.dir):
+                        packing.let_pass(folder, first_uid)
+                order = self.sandbox.order(launch, first_uid, cgroup_path, images, environment)
+            program = ("program", self.sandbox.runc)
+            return [program, *runs, *order, *group.kill_files(made=False)]
+        command = self.criu.restore_command(images, stdio)
+        joins = group.make(launch.limits)
+        return [
+            ("program", command[0]),
+            *runs,
+            *(("arg", word) for word in command),
+            ("box", criu.free_pid(stdio.pids)),
+            *(("join", path) for path in joins),
+            *group.kill_files(),
+        ]
+
+    def _dump(self, id: str, kept: Kept, images: Path) -> None:
+        """Write an image of it, and leave it frozen; see Kept.dump."""
+        self.criu.need()
+        criu.check_files([one for one, _, _ in kept.pids()])
+        options: list[str] = []
+        pid, within = kept.pid, 0
+        if kept.runtime == "sandbox":
+            config = json.loads((kept.dir / "config.json").read_text())
+            options = ["--root", config["root"]["path"]]
+            options += criu.externals(config, f"/proc/{pid}/root")
+        elif os.stat(f"/proc/{pid}/ns/pid") != os.stat("/proc/self/ns/pid"):
+            found = procfs.process(pid)
+            if found is None:
+                raise CloudError("absent", "its first process has ended")
+            within, (pid,) = found.parent, criu.space_pids([pid])
+        self.criu.dump(pid, images, kept.group.place("whole"), options, within)
+        kept.check_whole()
+        stdio = kept.stdio(self._ranges.first(id) or 0)
+        stdio.save(images)
+        (images / "stdin").write_bytes(kept.unread())
+        if kept.runtime == "sandbox":
+            packing.pack(images / packing.FILE, kept.dir, OWN)
+
+    def _not_started(
+        self, launch: Launch, record: dict[str, str], image: Image | None
+    ) -> CloudError:
+        if image is not None and record["failed"] in ("launch", "fork"):
+            log = image.dir / "restore.log"
+            text = log.read_text(errors="replace") if log.exists() else ""
+            logger.warning("restoring %s failed:\n%s", launch.id, text[-2000:])
+            error = criu.first_error(text)
+            why = f"it cannot be restored: {criu.reason(error)}" if error else ""
+            return CloudError("io", why or str(self.sandbox.complaint(launch)))
         if record["failed"] == "launch":
             return self.sandbox.complaint(launch)
         number = int(record["errno"])
@@ -172,7 +271,7 @@ class RealHost:
     def _kept(self, id: str, dir: Path, record: dict[str, str]) -> Kept:
         runtime = record["runtime"]
         clear = partial(self.sandbox.clear, id, dir) if runtime == "sandbox" else _nothing
-        return Kept(dir, record, self._group(id, runtime), clear)
+        return Kept(dir, record, self._group(id, runtime), clear, partial(self._dump, id))
 
     # --- after a restart of the daemon ------------------------------------------------
 

@@ -14,7 +14,10 @@
  * bytes beyond the limit become a hole), and `keeper`, a line on how to reach it, which
  * at the end gets a second line on how it ended and only then the name `exit`.
  * Requests come as lines on a pipe that the daemon opens through /proc/PID/fd/N:
- * `kill 'WHY'`, `signal N`, `stdin` (close it), `time SECONDS` (0 is no limit).
+ * `kill 'WHY'`, `signal N`, `stdin` (close it), `time SECONDS` (0 is no limit), `sync N`
+ * (carry all output there is, then say `sync=N` in the file `keeper`).
+ *
+ * What it runs may be what criu dumped of an earlier life (key `image`): see keeper_box.c.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -49,6 +52,11 @@ static const char *freezer;	/* v1 freezer.state: frozen processes cannot die */
 static double time_limit;
 static off_t stdio_limit = 1 << 28;
 static int niceness;
+static double ran;		/* seconds that it ran before it was dumped */
+static const char *input;	/* a file of its directory: what its stdin held then */
+static int input_closed;
+static int box;			/* the program is criu, and restores into a box */
+static int last_pid;
 static uid_t owner = -1;	/* of the pipes, where the program is another user's */
 
 /* What goes on. */
@@ -64,6 +72,8 @@ static struct rusage sum;
 static char why[512];		/* quoted, as the daemon sent it */
 static off_t keeper_size;	/* of the first line of the file `keeper` */
 static const char *disk = "ok";
+static unsigned long pipes[3];	/* inodes of its stdin, stdout and stderr */
+static unsigned long synced, sync_asked;
 
 /* Set by the vfork(2) child, which runs in our memory until it execs. */
 static const char *volatile failed;
@@ -104,6 +114,12 @@ size_t signal_descendants(pid_t ancestor, int number);
 int ends_by(pid_t pid, int number);
 int is_runc(pid_t pid);
 
+/* keeper_box.c */
+pid_t open_box(const char *criu, char **args, const char **joins, size_t njoins, int last_pid,
+	       const int stdio[3]);
+pid_t boxed_first(pid_t init);
+int boxed_status(int *status);
+
 /* The order */
 
 static void key_arg(const char *value) { args[nargs++] = (char *)value; }
@@ -119,12 +135,17 @@ static void key_time(const char *value) { time_limit = atof(value); }
 static void key_stdio(const char *value) { stdio_limit = atoll(value); }
 static void key_nice(const char *value) { niceness = atoi(value); }
 static void key_owner(const char *value) { owner = atoll(value); }
+static void key_ran(const char *value) { ran = atof(value); }
+static void key_input(const char *value) { input = value; }
+static void key_closed(const char *value) { input_closed = atoi(value); }
+static void key_box(const char *value) { box = 1, last_pid = atoi(value); }
 
 static const struct { const char *key; void (*take)(const char *); } KEYS[] = {
 	{"arg", key_arg}, {"env", key_env}, {"join", key_join}, {"program", key_program},
 	{"cwd", key_cwd}, {"note", key_note}, {"pidfile", key_pidfile}, {"kill", key_kill},
 	{"freezer", key_freezer}, {"time", key_time}, {"stdio", key_stdio}, {"nice", key_nice},
-	{"owner", key_owner},
+	{"owner", key_owner}, {"ran", key_ran}, {"input", key_input}, {"closed", key_closed},
+	{"box", key_box},
 };
 
 /* The order stays mapped: paths are needed later, and its pages are few. */
@@ -157,8 +178,10 @@ static int read_order(void)
 static int keeper_record(char *to, size_t size, pid_t pid)
 {
 	return snprintf(to, size,
-		"pid=%-10d keeper=%-10d started=%.6f stdin=%-3d control=%-3d disk=%-4s %s\n",
-		pid, self, started, stdin_pipe[1], control[1], disk, note);
+		"pid=%-10d keeper=%-10d started=%.6f stdin=%-3d control=%-3d disk=%-4s sync=%-10lu "
+		"pipes=%lu,%lu,%lu %s\n",
+		pid, self, started, stdin_pipe[1], control[1], disk, synced, pipes[0], pipes[1],
+		pipes[2], note);
 }
 
 static int write_keeper(pid_t pid)
@@ -239,6 +262,39 @@ static int await_launcher(pid_t launcher)
 	return write_keeper(first) ? report("keeper", errno) : 0;
 }
 
+static unsigned long inode(int fd)
+{
+	struct stat st;
+	return fstat(fd, &st) ? 0 : st.st_ino;
+}
+
+/* What stdin held when the program was dumped goes into the new pipe before all else. */
+static int fill_input(void)
+{
+	struct stat st;
+	int fd = openat(DIRECTORY, input, O_RDONLY | O_CLOEXEC);
+	if (fd < 0 || fstat(fd, &st))
+		return -1;
+	if (st.st_size > 65536 && fcntl(stdin_pipe[1], F_SETPIPE_SZ, (int)st.st_size) < 0)
+		return -1;
+	for (off_t left = st.st_size; left > 0;) {
+		ssize_t n = splice(fd, NULL, stdin_pipe[1], NULL, left, SPLICE_F_NONBLOCK);
+		if (n <= 0)
+			return -1;
+		left -= n;
+	}
+	close(fd);
+	return 0;
+}
+
+static int await_box(pid_t init)
+{
+	first = init > 0 ? boxed_first(init) : 0;
+	if (first <= 0)
+		return report("launch", 0);
+	return write_keeper(first) ? report("keeper", errno) : 0;
+}
+
 static int start(void)
 {
 	int out[2], err[2];
@@ -248,19 +304,27 @@ static int start(void)
 	if (owner != (uid_t)-1 && (fchown(stdin_pipe[0], owner, owner) ||
 				   fchown(out[1], owner, owner) || fchown(err[1], owner, owner)))
 		return report("pipe", errno);
-	started = clock_now(CLOCK_REALTIME);
-	began = clock_now(CLOCK_MONOTONIC);
-	pid_t pid = vfork();
+	pipes[0] = inode(stdin_pipe[0]), pipes[1] = inode(out[0]), pipes[2] = inode(err[0]);
+	if (input && fill_input())
+		return report("stdio", errno);
+	started = clock_now(CLOCK_REALTIME) - ran;
+	began = clock_now(CLOCK_MONOTONIC) - ran;
+	const int ends[3] = {stdin_pipe[0], out[1], err[1]};
+	pid_t pid = box ? open_box(program, args, joins, njoins, last_pid, ends) : vfork();
 	if (pid == 0)
 		become_program(stdin_pipe[0], out[1], err[1]);
 	if (pid < 0)
 		return report("fork", errno);
 	close(stdin_pipe[0]), close(out[1]), close(err[1]);
 	begin_output(out[0], err[0]);
+	if (input_closed) {
+		close(stdin_pipe[1]);
+		stdin_pipe[1] = -1;
+	}
 	if (failed)
 		return report(failed, failure);
 	first = pid;
-	return pidfile ? await_launcher(pid) : 0;
+	return box ? await_box(pid) : pidfile ? await_launcher(pid) : 0;
 }
 
 /* Output */
@@ -269,8 +333,9 @@ static int pump_all(void)
 {
 	int stuck = carry_output(stdio_limit);
 	const char *word = stuck ? "full" : "ok";
-	if (strcmp(word, disk)) {
+	if (strcmp(word, disk) || (synced != sync_asked && !stuck)) {
 		disk = word;
+		synced = stuck ? synced : sync_asked;
 		write_keeper(first);
 	}
 	return stuck;
@@ -309,6 +374,8 @@ static void begin_kill(const char *reason)
 static void ask_signal(const char *text)
 {
 	int number = atoi(text);
+	if (box && !first_ended && boxed_status(&first_status))
+		first_ended = 1;
 	if (first_ended || number <= 0 || number >= NSIG)
 		return;
 	if (pidfile && ends_by(first, number)) {
@@ -327,8 +394,11 @@ static void ask_stdin(const char *unused)
 	write_keeper(first);
 }
 
+static void ask_sync(const char *text) { sync_asked = strtoul(text, NULL, 10); }
+
 static const struct { const char *verb; void (*act)(const char *); } REQUESTS[] = {
 	{"kill ", begin_kill}, {"signal ", ask_signal}, {"stdin", ask_stdin}, {"time ", key_time},
+	{"sync ", ask_sync},
 };
 
 static void take_requests(void)
@@ -406,6 +476,8 @@ static void finish(void)
 {
 	double real = clock_now(CLOCK_MONOTONIC) - began;
 	struct timespec second = {1, 0};
+	if (box && !first_ended && !boxed_status(&first_status))
+		first_status = SIGKILL;	/* the box ends before its first only when it is killed */
 	while (pump_all())
 		nanosleep(&second, NULL);
 	while (write_exit(real))

@@ -17,7 +17,10 @@ from cloudfs.errors import CloudError
 from cloudfs.node.api import Exit
 from cloudfs.node.compiled import compiled
 
-SOURCES = [Path(__file__).with_name(name) for name in ("keeper.c", "keeper_out.c", "keeper_proc.c")]
+SOURCES = [
+    Path(__file__).with_name(f"{name}.c")
+    for name in ("keeper", "keeper_out", "keeper_proc", "keeper_box")
+]
 ORDER_MAX = 4 << 20  # bytes of arguments and environment
 
 

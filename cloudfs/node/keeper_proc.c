@@ -16,6 +16,7 @@ enum { MAX_PID = 1 << 22 };
 size_t signal_descendants(pid_t ancestor, int number);
 int ends_by(pid_t pid, int number);
 int is_runc(pid_t pid);
+pid_t child_of(pid_t parent);
 
 struct process { pid_t parent, group; };
 
@@ -122,4 +123,20 @@ int is_runc(pid_t pid)
 	ssize_t n = read(fd, name, sizeof name - 1);
 	close(fd);
 	return n > 0 && !strncmp(name, "runc:[", 6);
+}
+
+/* A child of a process, 0 if there is none. */
+pid_t child_of(pid_t parent)
+{
+	struct dirent *entry;
+	pid_t found = 0;
+	DIR *proc = opendir("/proc");
+	while (proc && !found && (entry = readdir(proc))) {
+		pid_t pid = atoi(entry->d_name);
+		if (pid > 0 && look(pid).parent == parent)
+			found = pid;
+	}
+	if (proc)
+		closedir(proc);
+	return found;
 }

@@ -15,27 +15,40 @@ import trio
 from cloudfs.errors import CloudError, from_errno
 from cloudfs.node import keeper, procfs
 from cloudfs.node.api import Exit, Limits, Usage
+from cloudfs.node.criu import Stdio, copy_pipe, space_pids
 from cloudfs.node.groups import Group
 from cloudfs.wait import Wait
 
 DIED = "its keeper died"
+SYNC = 5.0  # seconds for a keeper to carry what is written
 
 
 class Kept:
     """An object's processes.  record: what its keeper wrote, or reported, at the start;
-    clear: called once it has ended, to remove what its runtime has left."""
+    clear: called once it has ended, to remove what its runtime has left; dump: writes an
+    image of it, in a thread."""
 
     def __init__(
-        self, dir: Path, record: dict[str, str], group: Group, clear: Callable[[], None]
+        self,
+        dir: Path,
+        record: dict[str, str],
+        group: Group,
+        clear: Callable[[], None],
+        dump: Callable[[Kept, Path], None],
     ) -> None:
         self.dir = dir
         self._clear = clear
+        self._dump = dump
+        self._syncs = int(record.get("sync", 0))
         self.group = group
         self.pid = int(record["pid"])
         self.started = float(record["started"])
         self._keeper = int(record["keeper"])
         self._control = int(record["control"])
         self._stdin = int(record["stdin"])
+        # An object that an older version of the keeper started has none.
+        self._pipes = [int(word) for word in record.get("pipes", "0,0,0").split(",")]
+        self.runtime = record["runtime"]
         self._turn = trio.Lock()
         self._exit: Exit | None = None
         self._final = Usage()  # once it has ended
@@ -103,12 +116,10 @@ class Kept:
         finally:
             os.close(fd)
 
-    def _open(self, number: int, kind: str, why: str) -> int:
-        """The write end of a pipe that the keeper holds."""
+    def _open(self, number: int, kind: str, why: str, mode: int = os.O_WRONLY) -> int:
+        """An end of a pipe that the keeper holds."""
         try:
-            fd = os.open(
-                f"/proc/{self._keeper}/fd/{number}", os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC
-            )
+            fd = os.open(f"/proc/{self._keeper}/fd/{number}", mode | os.O_NONBLOCK | os.O_CLOEXEC)
         except OSError:
             raise CloudError(kind, why) from None
         if not self._lives():  # then the pid may have been another's
@@ -145,6 +156,68 @@ class Kept:
                 raise CloudError("pipe", "nobody reads its stdin any more") from None
             finally:
                 os.close(fd)
+
+    # --- images -----------------------------------------------------------------------
+
+    async def dump(self, images: Path) -> None:
+        """Write an image into a directory made for it, and stay frozen until `thaw`.
+        Raises CloudError, and it runs on."""
+        try:
+            await trio.to_thread.run_sync(self._dump, self, images)
+        except BaseException:
+            with contextlib.suppress(CloudError):
+                self.thaw()
+            raise
+
+    def check_whole(self) -> None:
+        """Raise CloudError if processes of it do not descend from its first one, as those
+        of a daemon: they are in no image."""
+        if not all(self._pipes):
+            raise CloudError("unsupported", "it was started by an older version of cloudfs")
+        astray = set(self._pids()) - {self.pid, *procfs.descendants(self.pid)}
+        if astray:
+            raise CloudError(
+                "unsupported",
+                f"it cannot be dumped: its process {min(astray)} has left its parent",
+                "runtime sandbox can be dumped all the same",
+            )
+
+    def stdio(self, uids: int) -> Stdio:
+        """How its stdio stands, once all that was written is in its files."""
+        self._sync()
+        return Stdio(
+            self.runtime,
+            self._pipes,
+            self._stdin >= 0,
+            _size(self.dir / "stdout"),
+            _size(self.dir / "stderr"),
+            space_pids(self._pids()),
+            uids,
+        )
+
+    def unread(self) -> bytes:
+        """What its stdin holds."""
+        if self._stdin < 0:
+            return b""
+        fd = self._open(self._stdin, "absent", "the object has ended", os.O_RDONLY)
+        try:
+            return copy_pipe(fd)
+        finally:
+            os.close(fd)
+
+    def _sync(self) -> None:
+        """Wait until the keeper has carried all output there is."""
+        self._syncs += 1
+        self._ask(f"sync {self._syncs}")
+        end = time.monotonic() + SYNC
+        while True:
+            record = keeper.read_keeper(self.dir) or {}
+            if record.get("sync") == str(self._syncs):
+                return
+            if time.monotonic() > end:
+                full = record.get("disk") == "full"
+                raise CloudError("full" if full else "timeout", "its output cannot be kept")
+            time.sleep(0.001)
 
     # --- the whole tree ---------------------------------------------------------------
 
@@ -228,6 +301,13 @@ class Kept:
         self._mem_seconds += held * (now - then)
         self._mem_peak = max(self._mem_peak, mem)
         self._sampled = now, mem
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
 
 
 def conclude(dir: Path, group: Group, pid: int, started: float) -> tuple[Exit, Usage]:

@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,7 @@ ETC_WRITTEN = {
 MASKED = ("acpi", "kcore", "keys", "sched_debug", "scsi", "sysrq-trigger", "timer_list")
 READONLY = ("bus", "fs", "irq", "sys")
 OWN = ("work", "tmp")  # directories of the object: its work and temporary files
+EMPTY_ENV: Mapping[str, str] = {}
 MADE = ("config.json", "runc.log", "runc.pid")  # files of the bundle
 
 
@@ -222,8 +223,16 @@ class Sandbox:
             _copy(Path("/etc") / name, etc / name)
         self.home.chmod(0o711)
 
-    def order(self, launch: Launch, first_uid: int, cgroup: str) -> list[tuple[str, object]]:
-        """Write the bundle into the object's directory; what the keeper is to run."""
+    def order(
+        self,
+        launch: Launch,
+        first_uid: int,
+        cgroup: str,
+        images: Path | None = None,
+        environment: Mapping[str, str] = EMPTY_ENV,
+    ) -> list[tuple[str, object]]:
+        """Write the bundle into the object's directory; what the keeper is to run: the
+        program, or what criu's images hold."""
         self.prepare()
         for name in OWN:
             path = launch.dir / name
@@ -233,17 +242,24 @@ class Sandbox:
         for name in MADE:
             (launch.dir / name).unlink(missing_ok=True)
         config = bundle(launch, self.home, first_uid, cgroup)
+        if images is not None:  # which runc then has criu read last
+            config["annotations"] = {"org.criu.config": environment["CRIU_CONFIG"]}
+        (launch.dir / "config.json").touch(0o600)
         (launch.dir / "config.json").write_text(json.dumps(config))
+        verb: list[object] = ["run", "-d"]
+        if images is not None:
+            verb = ["restore", "-d", "--image-path", images, "--work-path", images]
+        places = f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/bin:/sbin:/bin"
         command = [
             "runc",
             *("--root", self.home / "runc"),
             *("--log", launch.dir / "runc.log", "--log-format", "json"),
-            *("run", "-d", "--bundle", launch.dir, "--pid-file", launch.dir / "runc.pid"),
+            *(*verb, "--bundle", launch.dir, "--pid-file", launch.dir / "runc.pid"),
             launch.id,
         ]
         return [
             *(("arg", word) for word in command),
-            ("env", f"PATH={os.environ.get('PATH', '')}:/usr/sbin:/usr/bin:/sbin:/bin"),
+            *(("env", f"{name}={text}") for name, text in {"PATH": places, **environment}.items()),
             ("pidfile", launch.dir / "runc.pid"),
             ("cwd", launch.dir),
             ("owner", first_uid + USER),

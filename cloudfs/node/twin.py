@@ -7,6 +7,7 @@ and the same `Twin` adopts them, as a daemon that comes back would.
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -16,7 +17,7 @@ from pathlib import Path
 import trio
 
 from cloudfs.errors import CloudError
-from cloudfs.node.api import Exit, Launch, Limits, Running, Usage
+from cloudfs.node.api import Exit, Image, Launch, Limits, Running, Usage
 from cloudfs.node.watch import longer
 from cloudfs.wait import Wait
 
@@ -27,7 +28,8 @@ Program = Callable[["Played"], Awaitable[int]]
 
 
 async def _sleep(it: Played) -> int:
-    await it.sleep(sum(map(float, it.argv[1:])))
+    until = it.memory.setdefault("until", trio.current_time() + sum(map(float, it.argv[1:])))
+    await it.sleep(until - trio.current_time())
     return 0
 
 
@@ -49,8 +51,9 @@ async def _cat(it: Played) -> int:
 
 async def _tick(it: Played) -> int:
     """`tick SECONDS COUNT`: a numbered line each SECONDS."""
-    for number in range(int(it.argv[2])):
+    for number in range(int(it.memory.get("next", 0)), int(it.argv[2])):
         it.write("stdout", b"%d\n" % number)
+        it.memory["next"] = number + 1
         await it.sleep(float(it.argv[1]))
     return 0
 
@@ -63,6 +66,10 @@ async def _zero(it: Played) -> int:
 
 async def _code(code: int) -> int:
     return code
+
+
+async def _nothing(id: str) -> None:
+    """Nothing happens in the middle of a dump."""
 
 
 PROGRAMS: dict[str, Program] = {
@@ -79,18 +86,22 @@ PROGRAMS: dict[str, Program] = {
 
 
 class Played:
-    """One object, as a program sees it (argv, read, write, sleep) and as `Running`."""
+    """One object, as a program sees it (argv, memory, read, write, sleep) and as
+    `Running`.  memory: what a program keeps there it finds again after a restore."""
 
-    def __init__(self, twin: Twin, launch: Launch, pid: int, program: Program) -> None:
+    def __init__(
+        self, twin: Twin, launch: Launch, pid: int, program: Program, ran: float = 0.0
+    ) -> None:
         self.twin = twin
         self.launch = launch
         self.argv: list[str] = list(launch.argv)
         self.pid = pid
-        self.started = time.time()
+        self.memory: dict[str, float] = {}
+        self.started = time.time() - ran
         self.nice = launch.nice
         self.limits = replace(launch.limits)
         self.exit: Exit | None = None
-        self._began = trio.current_time()
+        self._began = trio.current_time() - ran
         self._program = program
         self._signal: int | None = None
         self._why = ""
@@ -186,6 +197,24 @@ class Played:
         self._thawed.set()
         self._change()
 
+    async def dump(self, images: Path) -> None:
+        self._need_alive()
+        self.freeze()
+        try:
+            await self.twin.at_dump(self.launch.id)
+        except CloudError:
+            self.thaw()
+            raise
+        told = {"argv": self.argv, "memory": self.memory, "closed": self._closed}
+        (images / "twin.json").write_text(json.dumps(told))
+        (images / "stdin").write_bytes(self._input)
+
+    def load(self, images: Path) -> None:
+        """Be as an image says, before the first turn."""
+        told = json.loads((images / "twin.json").read_text())
+        self.argv, self.memory, self._closed = told["argv"], told["memory"], told["closed"]
+        self._input += (images / "stdin").read_bytes()
+
     def set_limits(self, limits: Limits) -> None:
         self.limits = replace(limits)
         self._set_deadline()
@@ -231,6 +260,10 @@ class Twin:
         self.played: dict[str, Played] = {}
         self.shown: dict[int, str] = {}  # pid → what it has at /cloud
         self.word = ""  # what limits_word says
+        self.no_images = ""  # what images_word says
+        # For tests: called in the middle of each dump and restore; may wait or raise.
+        self.at_dump: Callable[[str], Awaitable[None]] = _nothing
+        self.at_restore: Callable[[str], Awaitable[None]] = _nothing
         self._pid = 1000
         self._dropped: dict[tuple[Path, str], int] = {}
         self._bell = trio.Event()
@@ -266,7 +299,7 @@ class Twin:
         if self.word and launch.limits != Limits(time=launch.limits.time):
             raise CloudError("unsupported", self.word)
 
-    async def start(self, launch: Launch) -> Played:
+    async def start(self, launch: Launch, ran: float = 0.0) -> Played:
         await trio.lowlevel.checkpoint()
         self.check(launch)
         earlier = self.played.get(launch.id)
@@ -277,7 +310,17 @@ class Twin:
             (launch.dir / stream).touch()
         self._pid += 1
         program = self.programs[os.path.basename(launch.argv[0])]
-        played = self.played[launch.id] = Played(self, launch, self._pid, program)
+        played = self.played[launch.id] = Played(self, launch, self._pid, program, ran)
+        return played
+
+    async def restore(self, launch: Launch, image: Image) -> Played:
+        await self.at_restore(launch.id)
+        try:
+            argv = json.loads((image.dir / "twin.json").read_text())["argv"]
+        except (OSError, ValueError):
+            raise CloudError("io", "it cannot be restored: the image is not whole") from None
+        played = await self.start(replace(launch, argv=argv), image.ran)
+        played.load(image.dir)
         return played
 
     def adopt(self, id: str, dir: Path) -> Played | Exit | None:
@@ -305,6 +348,12 @@ class Twin:
 
     def default_runtime(self) -> str:
         return "process"
+
+    def images_word(self) -> str:
+        return self.no_images
+
+    def dumping(self, images: Path) -> bool:
+        return False
 
     def limits_word(self) -> str:
         return self.word

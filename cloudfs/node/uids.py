@@ -48,6 +48,29 @@ class Ranges:
                 return BASE + number * SIZE
         raise CloudError("full", "every range of uids is taken", "wipe objects that ended")
 
+    def claim(self, id: str, first: int) -> int:
+        """The range that begins with this uid and no other, as an image has it.
+
+        Raises CloudError("full") where another object has it, "bad" where it is none.
+        """
+        number = (first - BASE) // SIZE
+        if not 0 <= number < COUNT or BASE + number * SIZE != first:
+            raise CloudError("bad", f"no range of uids begins with {first}")
+        if self._range.get(id) == number:
+            return first
+        if id in self._range:
+            self.free(id)
+        if number in self._holder:
+            raise CloudError(
+                "full",
+                f"object {self._holder[number]} has the uids that its image needs",
+                "end and wipe that one first, or choose another node",
+            )
+        os.symlink(id, self._home / str(number))
+        self._holder[number] = id
+        self._range[id] = number
+        return first
+
     def first(self, id: str) -> int | None:
         """The first uid of the object's range, None if it has none."""
         number = self._range.get(id)

@@ -12,7 +12,7 @@ from cloudfs.tree.api import OREAD, OWRITE, PLAIN, Cues, Handle, Node, Ref, Who
 from cloudfs.tree.space import Attach, Space
 from cloudfs.wait import settle
 
-PIECE = 64 << 10  # bytes read at a time
+PIECE = 1 << 20  # bytes read at a time
 
 
 class Imports(Protocol):
@@ -51,7 +51,11 @@ class Files:
         finally:
             await settle(handle.close())
 
-    async def read(self, path: str) -> str:
+    async def text(self, path: str) -> str:
+        """All of a file that is text."""
+        return (await self.read(path)).decode(errors="replace")
+
+    async def read(self, path: str) -> bytes:
         """All of a file."""
         handle = await self._open(path, OREAD)
         text = b""
@@ -59,7 +63,7 @@ class Files:
             while True:
                 data: bytes | memoryview = await settle(handle.read(len(text), PIECE))
                 if not data:
-                    return text.decode(errors="replace")
+                    return text
                 text += data
         finally:
             await settle(handle.close())

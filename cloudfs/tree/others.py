@@ -39,5 +39,5 @@ class Others:
             await self._finder.measure(exprs, nodes, NEARER * 0.9)
         return nodes
 
-    def reach(self, node: str, user: str) -> Files:
-        return Files(self._imports.reach(node), Who(user, None))
+    def reach(self, node: str, user: str, seconds: float) -> Files:
+        return Files(self._imports.reach(node), Who(user, None), seconds)

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 
 from cloudfs import ndb
+from cloudfs.errors import CloudError
 from cloudfs.kernel import lifecycle, verbs
 from cloudfs.kernel.bell import Log as KernelLog
+from cloudfs.kernel.moved import stale
 from cloudfs.kernel.object import Object
 from cloudfs.kernel.objects import Objects
 from cloudfs.kernel.verb import help_of
 from cloudfs.node.api import Usage
 from cloudfs.tree import numbers
-from cloudfs.tree.api import Node, Wait
+from cloudfs.tree.api import Cues, Node, Wait
 from cloudfs.tree.files import Blocking, Ctl, Log, Pipe, Row, Stream, Value
-from cloudfs.tree.imports import Imports
+from cloudfs.tree.images import Checkpoints
 from cloudfs.tree.onward import Onward
 from cloudfs.tree.space import Attach
 from cloudfs.tree.table import LiveDir, TableDir
+from cloudfs.wait import settle
 
 DOC = """\
 Every object, each a directory of its own.
@@ -41,10 +45,9 @@ OBJECT_DOC = "One object.  Verbs of ctl:\n" + help_of(verbs.OBJECT.values())
 class Proc:
     """The functions behind the table, with the services they need."""
 
-    def __init__(self, objects: Objects, price: Callable[[], float], imports: Imports) -> None:
+    def __init__(self, objects: Objects, price: Callable[[], float]) -> None:
         self.objects = objects
         self.price = price
-        self._imports = imports
         self.rows = self._table()
         self._dirs: dict[str, TableDir] = {}
 
@@ -63,6 +66,7 @@ class Proc:
                 numbers.of_object(made.number),
                 made.user,
                 lambda: made.changed,
+                [Checkpoints(made, self.objects)],
                 doc=OBJECT_DOC,
             )
         return found
@@ -77,12 +81,20 @@ class Proc:
             numbers.NODE_PROC,
             objects.owner,
             lambda: objects.changed,
-            find=lambda id, at, cues: self.dir_of(objects.get(id, at.who)),
+            find=self._own,
             every=lambda: {id: self.dir_of(made) for id, made in objects.all.items()},
             version=lambda: objects.version,
             doc="The objects that run on this node.",
             hidden=hidden,
         )
+
+    def _own(self, id: str, at: Attach, cues: Cues) -> TableDir:
+        try:
+            return self.dir_of(self.objects.get(id, at.who))
+        except CloudError:
+            if node := self.objects.moved_to(id):
+                raise stale(id, node) from None
+            raise
 
     def clone(self, objects: Objects, at: Attach) -> str:
         """A new object's id, the reader's.  It goes when its session ends or after a
@@ -96,7 +108,7 @@ class Proc:
         over = objects.until_end
 
         def onward(row: Blocking | Log | Stream) -> Row:
-            return Onward(row, self._there)
+            return Onward(row, self._went)
 
         return (
             Ctl("ctl", 0o660, self._ctl, self._act),
@@ -107,7 +119,7 @@ class Proc:
             Value("exe", 0o444, _exe),
             onward(Blocking("wait", 0o444, _wait, over)),
             onward(Log("note", 0o660, _notes, over, self._post)),
-            Pipe("stdin", 0o220, _stdin),
+            Pipe("stdin", 0o220, self._stdin),
             onward(Stream("stdout", 0o440, _stdout, objects.dropped, objects.grown)),
             onward(Stream("stderr", 0o440, _stderr, objects.dropped, objects.grown)),
             Value("limits", 0o444, _limits),
@@ -129,12 +141,24 @@ class Proc:
     def _act(self, made: Object, line: str, at: Attach) -> Wait[None] | None:
         return verbs.act(self.objects, made, line, at.who)
 
-    def _there(self, made: Object, name: str) -> Node | None:
-        node = self.objects.moved_to(made.id) if made.state == "gone" else None
-        return self._imports.reach(node, ("proc", made.id, name)) if node else None
+    def _went(self, made: Object) -> str | None:
+        return self.objects.moved_to(made.id) if made.state == "gone" else None
 
     def _post(self, made: Object, line: str, at: Attach) -> None:
         verbs.post(self.objects, made, line.strip(), at.who)
+
+    def _stdin(self, made: Object, data: bytes) -> int | Wait[int]:
+        """Its standard input, open until `close stdin` is written to ctl."""
+        if made.state in ("moving", "checkpointing"):
+            return Wait(partial(self._stdin_later, made, data))
+        if node := self._went(made):
+            raise stale(made.id, node)
+        return made.need_running().write_stdin(data)
+
+    async def _stdin_later(self, made: Object, data: bytes) -> int:
+        while made.state in ("moving", "checkpointing"):
+            await made.bell.wait()
+        return await settle(self._stdin(made, data))
 
     def _status(self, made: Object, at: Attach) -> str:
         """One record: what it is and does.  started in seconds since 1970, cpu in
@@ -219,11 +243,6 @@ def _notes(made: Object) -> KernelLog:
 def _events(made: Object) -> KernelLog:
     """What happened to it.  Under .follow a read waits for more."""
     return made.events
-
-
-def _stdin(made: Object, data: bytes) -> int | Wait[int]:
-    """Its standard input, open until `close stdin` is written to ctl."""
-    return made.need_running().write_stdin(data)
 
 
 def _stdout(made: Object) -> Path:

@@ -83,6 +83,10 @@ class TableDir(Node):
     def walk(self, name: str, at: Attach, cues: Cues) -> Node | Wait[Node]:
         return self._row(name)
 
+    def file(self, name: str) -> Node:
+        """The file of a row."""
+        return self._row(name)
+
     def _row(self, name: str) -> Node:
         found = self._made.get(name)
         return self._make(name) if found is None else found

@@ -11,6 +11,7 @@ from cloudfs.tree.api import Cues, Node, Wait
 from cloudfs.tree.space import Attach
 from cloudfs.tree.table import LiveDir, TableDir
 from cloudfs.tree.whole import Whole
+from cloudfs.wait import then
 
 DOC = """\
 The same objects in other arrangements.  To see one of them as /cloud/proc:
@@ -79,7 +80,8 @@ def _group(whole: Whole, what: str, value: str) -> LiveDir:
 
     def find(id: str, at: Attach, cues: Cues) -> Node | Wait[Node]:
         absent = CloudError("absent", f"no object {id[:32]} has {what} {value}")
-        return whole.look("objects", partial(known, id), cues, absent)
+        found = whole.look("objects", partial(known, id), cues, absent)
+        return then(found, partial(whole.roaming, id)) if cues.follow else found
 
     return LiveDir(
         value,

@@ -13,6 +13,7 @@ from typing import Any
 
 from cloudfs import ndb
 from cloudfs.errors import CloudError
+from cloudfs.kernel import moved
 from cloudfs.kernel.aggregate import Digest
 from cloudfs.kernel.catalog import Seen, usable
 from cloudfs.kernel.cloud import Cloud, NodeInfo
@@ -24,10 +25,12 @@ from cloudfs.tree.files import Clone, Row
 from cloudfs.tree.handles import Text
 from cloudfs.tree.imports import Imports
 from cloudfs.tree.nodes import DOC as NODES_DOC
+from cloudfs.tree.onward import Follow, Place
 from cloudfs.tree.proc import DOC as PROC_DOC
 from cloudfs.tree.proc import Proc
 from cloudfs.tree.space import Attach
 from cloudfs.tree.table import LiveDir, TableDir
+from cloudfs.wait import settle, then
 
 _ID = re.compile(r"[a-z2-7]{16}")
 
@@ -54,6 +57,7 @@ class Whole:
         self._own = own
         self._imports = imports
         self._silence = Silence()
+        self._follow = Follow(self._where, self._place, self._ask)
         self._far_objects: dict[str, _FarObject] = {}
         self._far_nodes: dict[str, Far] = {}
         self._clusters: dict[str, Node] = {}
@@ -77,10 +81,34 @@ class Whole:
     def find(self, id: str, at: Attach, cues: Cues) -> Node | Wait[Node]:
         """The directory of the object of that id as at may see it."""
         node = self._known(id, at)
-        if node is not None:
-            return node  # before anything is made that only a miss needs: a walk is hot
+        if node is not None:  # before anything is made that only a miss needs: a walk is hot
+            return self.roaming(id, node) if cues.follow else node
         question = f"object {id}" if _ID.fullmatch(id) else ""
-        return self.look(question, partial(self._known, id, at), cues, _no_object(id))
+        found = self.look(question, partial(self._known, id, at), cues, _no_object(id))
+        return then(found, partial(self.roaming, id)) if cues.follow else found
+
+    def roaming(self, id: str, node: Node) -> Node:
+        """The directory of an object, for `.follow`: its files go on wherever it goes."""
+        place = self._where(id)
+        return self._follow.object(node, id, place[0]) if place else node
+
+    def _where(self, id: str) -> Place | None:
+        """The node that an object is on, as far as this one knows."""
+        if id in self._proc.objects.all:
+            return self._place(self.cloud.machine.name, id)
+        seen = self.cloud.catalog.find(id)
+        return self._place(seen.node, id) if seen else None
+
+    def _place(self, node: str, id: str) -> Place:
+        """The files of an object at a node."""
+        made = self._proc.objects.all.get(id)
+        if node == self.cloud.machine.name and made is not None:
+            here = self._proc.dir_of(made)
+            return node, here.file
+        return node, lambda name: self._imports.reach(node, ("proc", id, name))
+
+    async def _ask(self, id: str) -> None:
+        await self.cloud.refresh(f"object {id}", 1.0)
 
     def look(
         self, question: str, known: Callable[[], Node | None], cues: Cues, absent: CloudError
@@ -114,12 +142,12 @@ class Whole:
         except CloudError as error:
             if error.kind != "absent":
                 raise
-        moved = self._proc.objects.moved_to(id)
-        if moved is None:
+        node = self._proc.objects.moved_to(id)
+        if node is None:
             return None
         # Its node has not told of it yet, but this one placed it there.
         told = {"id": id, "state": "starting", "user": at.who.user}
-        self.cloud.catalog.put(moved, ndb.record(told))
+        self.cloud.catalog.put(node, ndb.record(told))
         seen = self.cloud.catalog.find(id)
         return None if seen is None else self._far(seen)
 
@@ -186,7 +214,11 @@ class Whole:
 
     def find_node(self, name: str, at: Attach, cues: Cues) -> Node | Wait[Node]:
         question = f"node {name}" if usable(name) else ""
-        return self.look(question, partial(self.node_dir, name), cues, _no_node(name))
+        found = self.look(question, partial(self.node_dir, name), cues, _no_node(name))
+        return then(found, self._followed) if cues.follow else found
+
+    def _followed(self, node: Node) -> Node:
+        return self._follow.node(node, node.name)
 
     def _every_node(self) -> dict[str, Node]:
         return self._nodes_of([self.cloud.machine.name, *self.cloud.nodes])
@@ -247,7 +279,7 @@ class Whole:
             found = self.node_dir(node) if cloud.cluster_of(node) == name else None
             if found is None:
                 raise CloudError("absent", f"cluster {name} has no node {node[:64]}")
-            return found
+            return self._followed(found) if cues.follow else found
 
         inside = LiveDir(
             "nodes",
@@ -315,9 +347,9 @@ def digest_text(digest: Digest, whole: bool) -> str:
 
 
 class _FarObject(Far):
-    """An object of another node."""
+    """An object of another node, found again where that says that it has gone on."""
 
-    __slots__ = ("of",)
+    __slots__ = ("_cloud", "of")
 
     def __init__(self, seen: Seen, cloud: Cloud, imports: Imports, silence: Silence) -> None:
         super().__init__(
@@ -332,6 +364,36 @@ class _FarObject(Far):
             partial(cloud.refresh, f"node {seen.node}"),
         )
         self.of = seen
+        self._cloud = cloud
+
+    def walk(self, name: str, at: Attach, cues: Cues) -> Node | Wait[Node]:
+        again = partial(self._walk_again, name, at, cues)
+        return then(super().walk(name, at, cues), _same, again)
+
+    def _walk_again(self, name: str, at: Attach, cues: Cues, error: CloudError) -> Wait[Node]:
+        if error.kind not in ("absent", "stale"):
+            raise error
+        return Wait(partial(self._walk_there, name, at, cues, error))
+
+    async def _walk_there(self, name: str, at: Attach, cues: Cues, error: CloudError) -> Node:
+        node = moved.told_by(error) or await self._gone_to(at, cues)
+        if not node or node in (self._node, self._cloud.machine.name):
+            raise error
+        self._cloud.catalog.put(node, ndb.record({**self.of.told, "id": self.of.id}))
+        return await settle(self._imports.reach(node, self._path).walk(name, at, cues))
+
+    async def _gone_to(self, at: Attach, cues: Cues) -> str:
+        """Where the object's node says that it went: only a walk to it alone is told."""
+        folder, id = self._path
+        try:
+            await settle(self._imports.reach(self._node, (folder,)).walk(id, at, cues))
+        except CloudError as error:
+            return moved.told_by(error)
+        return ""
+
+
+def _same(node: Node) -> Node:
+    return node
 
 
 def node_status(info: NodeInfo, age: float) -> str:

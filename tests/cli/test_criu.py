@@ -83,6 +83,7 @@ def packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "chmod +x $d/lib64/ld-linux-arch.so.2 $d/sbin/criu",
     )
     monkeypatch.setenv("PATH", f"{tools}:{os.environ['PATH']}")
+    monkeypatch.delenv("CLOUDFS_CRIU", raising=False)
     monkeypatch.setenv("LOG", str(tmp_path / "log"))
     source = tmp_path / "debian.sources"
     source.write_text(NEW.replace("bookworm", "here"))
@@ -118,6 +119,28 @@ def test_a_server_that_does_not_answer_leaves_nothing(packages: Path) -> None:
     assert list((packages / "state").iterdir()) == []
 
 
+FAILS_TWICE = 'echo x >>"$LOG.tries"; [ $(wc -l <"$LOG.tries") -gt 2 ] || { echo "E: no route" >&2; exit 100; }'
+
+
+def test_a_server_is_asked_three_times(packages: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(criu, "PAUSE", 0.0)
+    monkeypatch.setattr(criu, "program", lambda state: None)
+    monkeypatch.setattr(criu, "try_out", lambda found: "")
+    tool = packages / "tools/apt-get"
+    works = tool.read_text().removeprefix("#!/bin/sh\n")
+    fake(tool.parent, tool.name, f"{FAILS_TWICE}\n{works}")
+    said: list[str] = []
+    with pytest.raises(CloudError, match="it is not there"):
+        criu.ensure(packages / "state", said.append)
+    assert len([line for line in said if "no route" in line and "again" in line]) == 2
+    assert (packages / "state/criu/criu").exists()
+    (packages / "log.tries").unlink()
+    fake(tool.parent, tool.name, "echo x >>$LOG.tries; echo 'E: no route' >&2; exit 100")
+    with pytest.raises(CloudError, match="no route"):
+        criu.ensure(packages / "other", said.append)
+    assert (packages / "log.tries").read_text() == "x\n" * 3
+
+
 def test_other_distributions_are_told_so(packages: Path) -> None:
     (packages / "os-release").write_text("ID=ubuntu\nVERSION_CODENAME=here\n")
     with pytest.raises(CloudError, match="only be fetched on Debian"):
@@ -133,3 +156,12 @@ def test_a_criu_that_cannot_dump_is_seen(tmp_path: Path) -> None:
         "echo '(00.2) Error (criu/vdso.c:2): vdso: Unexpected' >>$d/dump.log\nexit 1",
     )
     assert criu.try_out(str(tmp_path / "criu")) == "dump failed: vdso: Unexpected"
+
+
+def test_the_one_that_is_named_comes_first(packages: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    criu.fetch(packages / "state", print)
+    fake(packages, "mine", "true")
+    monkeypatch.setenv("CLOUDFS_CRIU", str(packages / "mine"))
+    assert criu.program(packages / "state") == str(packages / "mine")
+    monkeypatch.setenv("CLOUDFS_CRIU", str(packages / "none"))
+    assert criu.program(packages / "state") == f"{packages}/state/criu/criu"

@@ -1,6 +1,7 @@
 """Three nodes that reach each other through their real trees."""
 
 import pytest
+import trio
 
 from tests.kernel.nodes import Net
 
@@ -16,3 +17,14 @@ async def net(autojump_clock, tmp_path, nursery):
 @pytest.fixture
 def n1(net):
     return net.nodes["n1"]
+
+
+@pytest.fixture
+def no_threads(monkeypatch):
+    """What is done in threads is done in line: the virtual clock would not wait for it."""
+
+    async def at_once(work, *args):
+        await trio.lowlevel.checkpoint()
+        return work(*args)
+
+    monkeypatch.setattr(trio.to_thread, "run_sync", at_once)

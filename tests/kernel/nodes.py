@@ -17,8 +17,9 @@ from cloudfs.kernel.records import Records
 from cloudfs.kernel.reserve import Reserve, amount
 from cloudfs.node.metrics import Metrics
 from cloudfs.node.twin import Twin
-from cloudfs.tree.api import OWRITE, Node, Ref
+from cloudfs.tree.api import DMDIR, OREAD, OWRITE, Node, Ref
 from cloudfs.tree.nodes import own
+from cloudfs.tree.onward import Follow
 from cloudfs.tree.proc import Proc
 from cloudfs.tree.space import ErrLog, Space
 from cloudfs.wait import settle
@@ -31,14 +32,17 @@ ALL = amount(CPUS, MEM)
 WANTS = "limit cpu=1.5 mem=600"
 
 # What may happen to one write on its way.  "late": no answer, and it arrives 15 s later.
-STEPS = {"object": "offer", "begin": "commit", "withdraw": "withdraw"}  # by the first word
+STEPS = {  # by the first word
+    **{"object": "offer", "begin": "commit", "withdraw": "withdraw"},
+    **{"fetch": "fetch", "revive": "commit"},
+}
 FAULTS = ("refused-before", "refused-after", "silent-before", "silent-after", "late")
 
 
 class Net:
     """The nodes, and what is to happen to the next writes.
 
-    faults: (step, number) → fault, where the step is "offer", "commit", "withdraw" or "verb" and
+    faults: (step, number) → fault, where the step is "offer", "fetch", "commit", "withdraw" or "verb" and
     the number counts the writes of that step.  down: nodes that do not answer at all.
     """
 
@@ -48,6 +52,7 @@ class Net:
         self.faults = {}
         self.counts = {}
         self.down = set()
+        self.reads, self.cut = 0, set()  # reads so far, and those that fail
         self.written = []  # (node, path, text)
 
     async def add(self, name, **more):
@@ -98,20 +103,27 @@ class Reached:
     async def write(self, path, text):
         await self.net.write(self.node, self.user, path, text)
 
-
-class Trees:
-    """The trees of all nodes, as each imports those of the others."""
-
-    def __init__(self, net):
-        self.net = net
-
-    def reach(self, node, path=()):
-        return There(self.net, node, path)
+    async def read(self, path):
+        self.net.reads += 1
+        if self.node in self.net.down:
+            await trio.sleep_forever()
+        if self.net.reads in self.net.cut:
+            raise CloudError("pipe", "the connection broke")
+        return await self.net.nodes[self.node].read(self.user, path)
 
 
 class There(Node):
-    def __init__(self, net, node, path):
+    """A file of another node, as it is imported."""
+
+    remote = True
+
+    def __init__(self, net, node, path, mode=0o666):
         self.net, self.node, self.path = net, node, path
+        self.name, self.mode, self.qid = path[-1], mode, 0
+        self.uid = self.gid = "none"
+
+    def walk(self, name, at, cues):
+        return There(self.net, self.node, (*self.path, name))
 
     def open(self, mode, at, cues):
         if self.node in self.net.down:
@@ -122,6 +134,35 @@ class There(Node):
         if error:
             raise error
         return there.open(found, mode)
+
+
+class Local(Node):
+    """proc/ID of a node's whole tree, for those who follow an object from there."""
+
+    def __init__(self, member):
+        self.member, self.net = member, member.net
+        self.name, self.mode, self.qid = "/", 0o555 | DMDIR, 0
+        self.uid = self.gid = "none"
+        self.follow = Follow(self.where, self.place, self.ask)
+
+    def walk(self, name, at, cues):
+        if name == "proc":
+            return self
+        place, _ = self.where(name)
+        there = There(self.net, place, ("proc", name), 0o555 | DMDIR)
+        return self.follow.object(there, name, place)
+
+    def where(self, id):
+        """What the node knows itself, else what it would be told."""
+        has = [name for name, node in self.net.nodes.items() if id in node.objects.all]
+        own = self.member.name
+        return self.place(own if own in has else self.member.objects.moved_to(id) or has[0], id)
+
+    async def ask(self, id):
+        await trio.sleep(1)
+
+    def place(self, node, id):
+        return node, lambda name: There(self.net, node, ("proc", id, name))
 
 
 class Member:
@@ -145,8 +186,9 @@ class Member:
             self.twin, self.records, self.path, self.name, self.owner, events=events,
             attributes=self.attributes, reserve=self.reserve, others=self,
         )  # fmt: skip
-        proc = Proc(self.objects, lambda: 0.0, Trees(self.net))
+        proc = Proc(self.objects, lambda: 0.0)
         self.root = own(self.machine, proc, Trace())
+        self.local = Local(self)
         self.spaces = {}
         self.scope = await self.net.nursery.start(self._run)
 
@@ -177,6 +219,14 @@ class Member:
         await settle(handle.write(0, text.encode()))
         await settle(handle.close())
 
+    async def read(self, user, path):
+        at = Space(self.root, ErrLog()).attach(Who(user, None))
+        _, ref, error = at.walk_all(at.root(), path.split("/"))
+        if error:
+            raise at.note(error, path.split("/"))
+        handle = await settle(at.open(ref, OREAD))
+        return bytes(await settle(handle.read(0, 1 << 30)))
+
     # --- Cloud
 
     def knows(self, node):
@@ -195,7 +245,7 @@ class Member:
             if node is not self
         }
 
-    def reach(self, node, user):
+    def reach(self, node, user, seconds):
         return Reached(self.net, node, user)
 
     # --- what tests do

@@ -433,7 +433,7 @@ async def test_a_reach_that_breaks_is_no_answer(autojump_clock, net, n1):
                 raise ValueError("a fault of the code")
             await net.write("n2", "ann", path, text)
 
-    n1.reach = lambda node, user: Broken()
+    n1.reach = lambda node, user, seconds: Broken()
     made = await n1.tell(n1.new(), "on n2")
     with pytest.raises(CloudError, match="has not answered"):
         await n1.tell(made, "exec sleep 300")

@@ -95,7 +95,7 @@ class Said:
     def __init__(self, ways, node):
         self.ways, self.node = ways, node
 
-    async def read(self, path):
+    async def text(self, path):
         key = self.node if path == "net/near" else (self.node, path.split("/")[1])
         await trio.lowlevel.checkpoint()
         if key not in self.ways.said:

@@ -8,7 +8,7 @@ import pytest
 import trio
 
 from cloudfs.errors import CloudError
-from cloudfs.node.api import Launch, Limits
+from cloudfs.node.api import Image, Launch, Limits
 from cloudfs.node.twin import Twin
 from cloudfs.wait import settle
 
@@ -100,3 +100,24 @@ async def test_bad_starts_are_refused(tmp_path, argv, kind):
         await Twin().start(launch(tmp_path, *argv))
     assert caught.value.kind == kind
     assert not (tmp_path / "a").exists()
+
+
+async def test_what_was_dumped_goes_on_elsewhere(tmp_path, autojump_clock):
+    one, two = Twin(), Twin()
+    running = await one.start(launch(tmp_path, "tick", "0.1", "30"))
+    await trio.sleep(1.05)
+    images = tmp_path / "images"
+    images.mkdir()
+    await running.dump(images)
+    before = (tmp_path / "a/stdout").read_bytes()
+    await trio.sleep(5)
+    assert (tmp_path / "a/stdout").read_bytes() == before  # frozen
+    running.kill("moved")
+    assert (await running.ended()).signal == 9
+    again = await two.restore(launch(tmp_path, "x"), Image(images, 100.0))
+    assert (await again.ended()).code == 0
+    assert (tmp_path / "a/stdout").read_text().split() == [str(n) for n in range(30)]
+    assert again.usage().mem_seconds > 100 * again.usage().mem_peak
+    (images / "twin.json").write_text("[")
+    with pytest.raises(CloudError, match="cannot be restored"):
+        await two.restore(launch(tmp_path, "x"), Image(images, 0.0))

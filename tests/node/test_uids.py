@@ -54,3 +54,19 @@ def test_when_none_is_left_it_says_so(tmp_path: Path, monkeypatch):
     with pytest.raises(CloudError) as caught:
         ranges.take("three")
     assert caught.value.kind == "full"
+
+
+def test_a_range_is_claimed_as_an_image_has_it(tmp_path: Path):
+    ranges = Ranges(tmp_path)
+    first = ranges.take("one")
+    with pytest.raises(CloudError, match="object one has the uids"):
+        ranges.claim("two", first)
+    assert ranges.claim("one", first) == first
+    other = ranges.claim("two", first + SIZE if first < BASE + SIZE * 9 else first - SIZE)
+    assert Ranges(tmp_path).holder(other + 1000) == "two"
+    ranges.free("one")
+    assert ranges.claim("two", first) == first  # and gives the other back
+    assert Ranges(tmp_path).holder(other) is None
+    for wrong in (0, BASE - SIZE, first + 1, BASE + COUNT * SIZE, 1 << 61):
+        with pytest.raises(CloudError, match="no range"):
+            ranges.claim("two", wrong)

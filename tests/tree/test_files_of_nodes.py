@@ -17,8 +17,8 @@ from tests.wire.watched import Watched
 async def test_reading_and_writing() -> None:
     root: Any = tree()
     files = Files(root, BOSS)
-    assert await files.read("hello") == "hello, world\n"
-    assert await files.read("/slow/x") == "X\n"
+    assert await files.read("hello") == b"hello, world\n"
+    assert await files.read("/slow/x") == b"X\n"
     await files.write("empty", "one\ntwo\n")
     assert root.children["empty"].data == b"one\ntwo\n"
     assert len(await files.read("big")) > 1 << 19

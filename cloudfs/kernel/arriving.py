@@ -1,0 +1,227 @@
+"""Objects that come from another node with their memory: that node's half is departing.py.
+
+  arrive                    last line of an offer (offer.py): hold what it wants, and wait
+  fetch ID TOKEN NODE [OF]  read its image from checkpoint/ of the object (or of OF) at that node;
+                            done once all of it is here and is what it was there
+  revive ID TOKEN           let it go on here; done once it runs
+  withdraw ID TOKEN         as for an offer
+
+Until `revive` it is in no table of this node: over there it runs, or is frozen.  From
+then on it has a record, so that a daemon that comes back knows that it may run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+from typing import TYPE_CHECKING
+
+import trio
+
+from cloudfs import ndb
+from cloudfs.errors import CloudError
+from cloudfs.kernel import images, starting
+from cloudfs.kernel.handover import UNSURE
+from cloudfs.kernel.images import Fetch, Manifest
+from cloudfs.kernel.object import Object
+from cloudfs.kernel.reserve import wanted
+from cloudfs.node.api import Exit, Image
+from cloudfs.wait import Wait
+
+if TYPE_CHECKING:
+    from cloudfs.kernel.objects import Objects
+
+log = logging.getLogger(__name__)
+
+WAIT = 30.0  # seconds for which one that is here, or is expected, waits for the next word
+READ = 10.0  # seconds for a piece
+MOST = 64  # at a time
+
+
+class Arrival:
+    """One that is on its way here."""
+
+    def __init__(self, made: Object) -> None:
+        self.made = made
+        self.until = 0.0
+        self.scope: trio.CancelScope | None = None  # while its image is fetched
+        self.manifest: Manifest | None = None  # once all of it is here
+
+
+class Arrivals:
+    """Those that are on their way to this node, by id."""
+
+    def __init__(self, objects: Objects) -> None:
+        self._objects = objects
+        self.all: dict[str, Arrival] = {}
+
+    def expect(self, made: Object) -> None:
+        """Hold for an object what it wants.  Raises CloudError where it cannot come."""
+        objects = self._objects
+        if len(self.all) >= MOST:
+            raise CloudError("full", f"{MOST} objects are on their way to this node already")
+        objects.need_new(made)
+        word = objects.host.images_word()
+        if word:
+            raise CloudError("unsupported", f"node {objects.node}: {word}")
+        objects.runtime_for(made)
+        objects.reserve.hold(made.id, wanted(made.limits))
+        found = self.all[made.id] = Arrival(made)
+        self._wait(found)
+        objects.spawn(self._expire, found)
+
+    def _wait(self, found: Arrival) -> None:
+        found.until = trio.current_time() + WAIT
+
+    async def _expire(self, found: Arrival) -> None:
+        while self.all.get(found.made.id) is found:
+            left = found.until - trio.current_time()
+            if left <= 0 and found.scope is None:
+                self.drop(found.made.id)
+                return
+            await trio.sleep(max(left, 1.0))
+
+    def of(self, id: str, token: str) -> Arrival | None:
+        """The one of that offer."""
+        found = self.all.get(id)
+        return found if found is not None and found.made.offer == token else None
+
+    def need(self, id: str, token: str) -> Arrival:
+        found = self.of(id, token)
+        if found is None:
+            raise CloudError("absent", f"there is no such offer of object {id[:32]} any more")
+        return found
+
+    def drop(self, id: str) -> None:
+        """It does not come.  What is here of it goes."""
+        found = self.all.pop(id, None)
+        if found is None:
+            return
+        if found.scope is not None:
+            found.scope.cancel()
+        self._objects.reserve.release(id)
+        images.remove(found.made.home)
+
+    def fetch(self, id: str, token: str, node: str, of: str = "") -> Wait[None]:
+        """Read its image at a node; of: the object that it is a copy of."""
+        found, handover = self.need(id, token), self._objects.handover
+        if handover is None or found.scope is not None:
+            raise CloudError("busy", f"fetch: the image of {id} is on its way")
+        reach = handover.cloud.reach(node, found.made.user, READ)
+        path = f"proc/{of or id}/checkpoint/{images.MOVING}"
+        folder = images.fresh(found.made.home / "checkpoint" / images.MOVING, 0)
+        fetch = Fetch(folder, lambda name: reach.read(f"{path}/{name}"))
+
+        async def run() -> None:
+            # One of another zone is known once it was asked for.
+            await handover.nodes(dataclasses.replace(found.made.wish(), on=node))
+            try:
+                with trio.CancelScope() as found.scope:
+                    async with trio.open_nursery() as nursery:
+                        nursery.start_soon(_give_up, fetch, nursery.cancel_scope)
+                        found.manifest = await fetch.run()
+                        nursery.cancel_scope.cancel()
+            except ExceptionGroup as group:
+                raise _first(group) from None
+            finally:
+                found.scope = None
+                self._wait(found)
+            if found.manifest is None:
+                raise CloudError("timeout", f"nothing of its image came for {WAIT:g} s")
+
+        return Wait(run)
+
+    def revive(self, id: str, token: str) -> Wait[None]:
+        """Let it go on here."""
+        objects, found = self._objects, self.need(id, token)
+        made, manifest = found.made, found.manifest
+        if manifest is None:
+            raise CloudError("bad", f"revive: the image of {id} is not here")
+        if manifest.runtime != objects.runtime_for(made):
+            raise CloudError("bad", f"revive: the image is of runtime {manifest.runtime}")
+        del self.all[id]
+        made.argv, made.runtime = manifest.argv, manifest.runtime
+        made.created, made.used = manifest.created, manifest.usage()
+        made.prefer, made.spread = manifest.prefer, manifest.spread
+        made.came = "elsewhere"
+        folder = made.home / "checkpoint" / images.MOVING
+        for name in images.STREAMS:
+            with contextlib.suppress(FileNotFoundError):
+                (folder / name).rename(made.home / name)
+        objects.enter(made)
+        objects.become(made, "restore")
+        done = trio.Event()
+        failed: list[CloudError] = []
+        objects.spawn(self._revive, made, Image(folder, manifest.ran), failed, done)
+
+        async def run() -> None:
+            await done.wait()
+            if failed:
+                raise failed[0]
+
+        return Wait(run)
+
+    async def _revive(
+        self, made: Object, image: Image, failed: list[CloudError], done: trio.Event
+    ) -> None:
+        # In a task of its own: whoever asked may be cut off, it goes on all the same.
+        objects = self._objects
+        failed.append(CloudError("again", "this node is stopping", "try again"))
+        try:
+            running = await objects.host.restore(starting.told(objects, made, made.argv), image)
+        except Exception as fault:
+            if not isinstance(fault, CloudError):
+                log.exception("object %s cannot go on", made.id)
+            error = fault if isinstance(fault, CloudError) else CloudError("io", str(fault))
+            # Not of a kind that could mean that no answer came: it surely does not run.
+            kind = "unsupported" if error.kind in UNSURE else error.kind
+            failed[:] = [CloudError(kind, error.why, error.fix)]
+            objects.leave(made)
+            images.remove(made.home)
+        else:
+            starting.begun(objects, made, running)
+            failed.clear()
+            await trio.to_thread.run_sync(images.remove, image.dir)
+        finally:
+            done.set()
+
+    async def find(self, made: Object) -> None:
+        """After a restart: one that was about to go on here does, or never did."""
+        objects = self._objects
+        while made.state == "restoring":
+            try:
+                found = objects.host.adopt(made.id, made.home)
+            except CloudError as error:
+                if error.kind != "busy":
+                    raise
+                await trio.sleep(1.0)  # its keeper is at it
+                continue
+            if found is None:
+                objects.leave(made)
+                await trio.to_thread.run_sync(objects.remove_home, made.id, made.home)
+            elif isinstance(found, Exit):
+                await objects.ended(made, found)
+            else:
+                starting.begun(objects, made, found)
+
+
+async def _give_up(fetch: Fetch, scope: trio.CancelScope) -> None:
+    """End a fetch of which nothing comes any more."""
+    while True:
+        before = fetch.done
+        await trio.sleep(WAIT)
+        if fetch.done == before:
+            scope.cancel()
+
+
+def _first(group: ExceptionGroup[Exception]) -> Exception:
+    error: Exception = group
+    while isinstance(error, ExceptionGroup):
+        error = error.exceptions[0]
+    return error
+
+
+def line(verb: str, made: Object, *more: str) -> str:
+    """A line about an arrival, as proc/place takes it."""
+    return " ".join([verb, made.id, made.offer, *map(ndb.quote, more)])

@@ -1,0 +1,419 @@
+"""Objects that go to another node with their memory: the other half is arriving.py.
+
+    here                                          there
+    running → moving
+      proc/place: object ID TOKEN … arrive    →   what it wants is held
+      dump: it is frozen, its image is in checkpoint/
+      proc/place: fetch ID TOKEN NODE         →   reads the image from here
+      keep a record: placed=NODE
+      proc/place: revive ID TOKEN             →   restoring, running
+    killed where it is frozen, gone from this table; `moved` says where
+
+Never two that run.  What is here stays frozen from the dump to the end, so that until
+`revive` is sent any fault means that it goes on here, at once and by no restore.  Once it
+is sent there are the three ends that handover.py tells of: done; refused, and it goes on
+here; no answer, and it is lost, frozen, until that node tells whether it runs there.
+
+A daemon that comes back finds one that was moving by its record: without `placed` it goes
+on, with it it is one without an answer.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import logging
+import shutil
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import trio
+
+from cloudfs.errors import CloudError
+from cloudfs.kernel import images, placement, query, starting
+from cloudfs.kernel.arriving import line
+from cloudfs.kernel.handover import UNSURE
+from cloudfs.kernel.images import Manifest
+from cloudfs.kernel.object import Object, add, new_id
+from cloudfs.kernel.offer import lines_of, withdraw_line
+from cloudfs.node.api import Exit, Image, Running
+from cloudfs.wait import Wait
+
+if TYPE_CHECKING:
+    from cloudfs.kernel.objects import Objects
+
+log = logging.getLogger(__name__)
+
+OFFER, WITHDRAW = 3.0, 2.0  # seconds for these steps
+CARRY, REVIVE = 3600.0, 180.0  # at most, for an image to be read, and to go on
+QUIET = 15.0  # seconds after which a node that asks for no more of an image is given up
+RESTORING = ".restoring"  # where an image is that is restored from elsewhere
+SPARE = 1.1  # an image takes about so much of the memory in use, and MARGIN bytes
+MARGIN = 32 << 20
+MOST_COPIES = 64
+
+
+class Departures:
+    """Checkpoints of one node's objects, and those that go elsewhere with their memory."""
+
+    def __init__(self, objects: Objects) -> None:
+        self._objects = objects
+        self._scopes: dict[str, trio.CancelScope] = {}  # of those whose image is carried
+
+    # --- verbs ------------------------------------------------------------------------
+
+    def move(self, made: Object, words: Sequence[str]) -> Wait[None]:
+        """Have it go on at a node, or at the best that meets expressions."""
+        self._need_others(made, words)
+        self._objects.become(made, "move")
+        return self._task(made, self._move, made, list(words))
+
+    def copy(self, made: Object, words: Sequence[str]) -> Wait[None]:
+        """Have as many copies go on elsewhere, each a new object of its own."""
+        count = 1
+        if len(words) > 1 and words[-1].isascii() and words[-1].isdigit():
+            *words, last = words
+            count = int(last)
+        if not 1 <= count <= MOST_COPIES:
+            raise CloudError("bad", f"copy: 1 to {MOST_COPIES} copies at a time")
+        self._need_others(made, words, here=True)
+        self._objects.become(made, "move")
+        return self._task(made, self._copy, made, list(words), count)
+
+    def checkpoint(self, made: Object, name: str) -> Wait[None]:
+        """Keep an image of it, and let it go on."""
+        have = images.kept(made.home)
+        if len(have) >= images.MOST_KEPT and name not in have:
+            raise CloudError(
+                "toomany",
+                f"it keeps {images.MOST_KEPT} images, the most it may",
+                f"remove one: rmdir /cloud/proc/{made.id}/checkpoint/{have[0]}",
+            )
+        self._objects.become(made, "checkpoint")
+        return self._task(made, self._checkpoint, made, name)
+
+    def restore(self, made: Object, folder: Path) -> Wait[None]:
+        """Have it go on from an image, in place of what runs of it."""
+        manifest = images.load(folder)
+        if made.state == "new":
+            made.runtime = made.runtime or manifest.runtime
+        if manifest.runtime != self._objects.runtime_for(made):
+            raise CloudError("bad", f"restore: the image is of runtime {manifest.runtime}")
+        return self._task(made, self._restore, made, folder, manifest)
+
+    def interrupt(self, made: Object) -> None:
+        """Give up a move of it as long as no node was told to let it go on."""
+        if made.id in self._scopes:
+            self._scopes[made.id].cancel()
+
+    def _task(
+        self, made: Object, work: Callable[..., Awaitable[None]], *args: object
+    ) -> Wait[None]:
+        """Whoever asks may be cut off, the work goes on."""
+        done = trio.Event()
+        failed = [CloudError("again", "this node is stopping", "try again")]
+
+        async def run() -> None:
+            try:
+                await work(*args)
+                failed.clear()
+            except CloudError as error:
+                failed[0] = error
+            except Exception as fault:
+                log.exception("object %s", made.id)
+                failed[0] = CloudError("io", str(fault))
+            finally:
+                done.set()
+
+        async def wait() -> None:
+            await done.wait()
+            if failed:
+                raise failed[0]
+
+        self._objects.spawn(run)
+        return Wait(wait)
+
+    def _need_others(self, made: Object, words: Sequence[str], here: bool = False) -> None:
+        objects = self._objects
+        if objects.handover is None:
+            raise CloudError("unsupported", "this node is in no cloud", "see: cloudfs join --help")
+        word = objects.host.images_word()
+        if word:
+            raise CloudError("unsupported", word)
+        node = _node(words)
+        if node == objects.node and not here:
+            raise CloudError("exists", f"it is on node {node} already")
+        if node and node != objects.node and not objects.handover.knows(node):
+            raise placement.unknown(node)
+
+    # --- images -----------------------------------------------------------------------
+
+    async def _dump(self, made: Object, running: Running, folder: Path) -> Manifest:
+        """An image of it, which stays frozen."""
+        need = int(made.usage().mem * SPARE) + MARGIN
+        await trio.to_thread.run_sync(images.fresh, folder, need)
+        try:
+            await running.dump(folder)
+        except BaseException:
+            images.remove(folder)
+            raise
+        used = dataclasses.asdict(add(made.used, running.usage()))
+        ran = max(0.0, time.time() - made.started)
+        return Manifest(
+            made.argv, made.runtime, ran, made.created, used, list(made.prefer), made.spread
+        )
+
+    async def _checkpoint(self, made: Object, name: str) -> None:
+        objects, running = self._objects, made.running
+        assert running is not None
+        place = made.home / "checkpoint"
+        folder = place / f".{name}"
+        try:
+            manifest = await self._dump(made, running, folder)
+        finally:
+            self.stay(made)
+        images.describe(folder, manifest)
+        await trio.to_thread.run_sync(images.sums, folder)
+        images.remove(place / name)
+        folder.rename(place / name)
+        made.events.add("checkpoint", name=name, size=manifest.size)
+        objects.keep(made)
+
+    def stay(self, made: Object, why: str = "") -> None:
+        """It goes on here."""
+        if made.state not in ("moving", "checkpointing", "lost") or made.running is None:
+            return
+        made.placed = ""
+        made.running.thaw()
+        self._objects.become(made, "stay", **({"why": why} if why else {}))
+
+    async def _restore(self, made: Object, folder: Path, manifest: Manifest) -> None:
+        objects = self._objects
+        if (folder / "sums").exists():
+            await trio.to_thread.run_sync(images.check, folder)
+        own = made.home / "checkpoint" / RESTORING
+        if not folder.is_relative_to(made.home):  # where all of it is the object's
+            await trio.to_thread.run_sync(images.remove, own)
+            own.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            await trio.to_thread.run_sync(shutil.copytree, folder, own)
+            folder = own
+        if made.running is not None:
+            rest = objects.kill(made, "restored")
+            if rest is not None:
+                await rest.run()
+        objects.reserve_for(made)
+        made.argv, made.asked = manifest.argv, ""
+        made.created = manifest.created
+        objects.become(made, "restore")
+        try:
+            image = Image(folder, manifest.ran)
+            running = await objects.host.restore(starting.told(objects, made, made.argv), image)
+        except Exception as fault:
+            made.why = str(fault)
+            objects.become(made, "failed-again", why=made.why)
+            raise
+        finally:
+            await trio.to_thread.run_sync(images.remove, own)
+        starting.begun(objects, made, running)
+
+    # --- the exchange -----------------------------------------------------------------
+
+    async def _choose(self, made: Object, words: list[str], others: bool = True) -> list[str]:
+        """Nodes that may take it, best first."""
+        objects, handover = self._objects, self._objects.handover
+        assert handover is not None
+        node = _node(words)
+        wish = dataclasses.replace(made.wish(), on=node)
+        if not node:
+            terms = tuple(map(query.parse, words))
+            wants = [term for term in terms if term.op != "sort"]
+            sorts = [term for term in terms if term.op == "sort"]
+            wish = dataclasses.replace(
+                wish, require=(*wish.require, *wants), prefer=(*sorts, *wish.prefer)
+            )
+        nodes = await handover.nodes(wish)
+        if others:
+            nodes.pop(objects.node, None)
+        return placement.order(wish, nodes, objects.node)[:8]
+
+    async def _move(self, made: Object, words: list[str]) -> None:
+        handover, running = self._objects.handover, made.running
+        assert handover is not None
+        assert running is not None
+        folder = made.home / "checkpoint" / images.MOVING
+        refusals: list[tuple[str, CloudError]] = []
+        node = ""
+        try:
+            for node in await self._choose(made, words):
+                try:
+                    await self._offer(made, node)
+                    break
+                except CloudError as error:
+                    refusals.append((node, error))
+            else:
+                raise _refused(refusals)
+            await self._image(made, running, folder)
+            with trio.CancelScope() as self._scopes[made.id]:
+                await self._carry(made, made, node)
+            if self._scopes.pop(made.id).cancelled_caught:
+                raise CloudError("interrupted", "it was killed while it moved")
+        except BaseException as error:
+            self._scopes.pop(made.id, None)
+            why = str(error) if isinstance(error, CloudError) else ""
+            self.stay(made, why)
+            if made.offer and node:
+                self._objects.spawn(handover.take_back, made, node, withdraw_line(made))
+            images.remove(folder)
+            raise
+        await self._commit(made, node)
+        images.remove(folder)
+
+    async def _offer(self, made: Object, node: str) -> None:
+        made.offer = new_id()
+        self._objects.keep(made)
+        await self._write(made, node, "\n".join(_lines(made, node)), OFFER)
+
+    async def _image(self, made: Object, running: Running, folder: Path) -> None:
+        """An image of it with its output so far, to be read by another node."""
+        manifest = await self._dump(made, running, folder)
+        for name in images.STREAMS:
+            if (made.home / name).exists():
+                (folder / name).hardlink_to(made.home / name)
+                manifest.dropped[name] = self._objects.dropped(made, name)
+        images.describe(folder, manifest)
+
+    async def _carry(self, made: Object, of: Object, node: str) -> None:
+        """Have a node read the image, for as long as it goes on reading."""
+        of.fetched = trio.current_time()
+        more = () if made is of else (of.id,)
+        text = line("fetch", made, self._objects.node, *more)
+        errors = [CloudError("timeout", f"node {node} has stopped reading its image")]
+
+        async def read(scope: trio.CancelScope) -> None:
+            try:
+                await self._write(made, node, text, CARRY)
+                errors.clear()
+            except CloudError as error:
+                errors[0] = error
+            scope.cancel()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(read, nursery.cancel_scope)
+            nursery.start_soon(_until_quiet, of, nursery.cancel_scope)
+        if errors:
+            raise errors[0]
+
+    async def _commit(self, made: Object, node: str) -> None:
+        objects, handover = self._objects, self._objects.handover
+        assert handover is not None
+        made.placed = node
+        objects.keep(made)  # before it is sent: a daemon that comes back must know of it
+        try:
+            await self._write(made, node, line("revive", made), REVIVE)
+        except CloudError as error:
+            if error.kind in UNSURE:
+                handover.lose(made, f"node {node} was told to let it go on and has not answered")
+                raise CloudError(
+                    "timeout", made.why, "it is lost until that node is heard of"
+                ) from None
+            if not await handover.withdraw(made, node):
+                self.stay(made, f"node {node}: {error.why or error.text}")
+                raise CloudError(error.kind, f"node {node}: {error.why or error.text}", error.fix)
+        handover.gone(made, node)
+
+    async def _write(self, made: Object, node: str, text: str, seconds: float) -> None:
+        handover = self._objects.handover
+        assert handover is not None
+        await handover.write(node, made.user, text, seconds)
+
+    async def _copy(self, made: Object, words: list[str], count: int) -> None:
+        """Copies are objects without processes here, offered like others."""
+        handover, running = self._objects.handover, made.running
+        assert handover is not None
+        assert running is not None
+        folder = made.home / "checkpoint" / images.MOVING
+        try:
+            chosen = await self._choose(made, words, others=False)
+            await self._image(made, running, folder)
+        finally:
+            self.stay(made)
+        try:
+            for number in range(count):
+                await self._one_copy(made, chosen[number % len(chosen)])
+        finally:
+            images.remove(folder)
+
+    async def _one_copy(self, made: Object, node: str) -> None:
+        twin = Object.from_record(new_id(), made.to_record(), 0, made.home)
+        twin.offer, twin.placed = new_id(), ""
+        await self._write(twin, node, "\n".join(_lines(twin, node)), OFFER)
+        try:
+            await self._carry(twin, made, node)
+            await self._write(twin, node, line("revive", twin), REVIVE)
+        except BaseException:
+            handover = self._objects.handover
+            assert handover is not None
+            self._objects.spawn(handover.take_back, twin, node, withdraw_line(twin))
+            raise
+        made.events.add("copied", id=twin.id, node=node)
+        self._objects.keep(made)
+
+    # --- after a restart --------------------------------------------------------------
+
+    async def find(self, made: Object) -> None:
+        """One that was moving or checkpointing when an earlier daemon ended."""
+        objects = self._objects
+        folder = made.home / "checkpoint"
+        for one in _hidden(folder):
+            while objects.host.dumping(one):  # noqa: ASYNC110
+                await trio.sleep(0.1)  # what is at it would freeze it once more
+        found = objects.host.adopt(made.id, made.home)
+        if isinstance(found, Exit):
+            await objects.ended(made, found)
+        elif found is None:
+            made.why = "the node was restarted"
+            objects.become(made, "lose", why=made.why)
+        else:
+            made.running, made.started = found, found.started
+            objects.spawn(objects.watch, made)
+            if made.state == "lost" and objects.handover is not None:
+                objects.handover.seek(made)
+            elif made.placed and objects.handover is not None:
+                why = f"node {made.placed} was told to let it go on, and this one was restarted"
+                objects.handover.lose(made, why)
+            else:
+                self.stay(made, "this node was restarted")
+                for one in _hidden(folder):
+                    await trio.to_thread.run_sync(images.remove, one)
+
+
+def _lines(made: Object, node: str) -> list[str]:
+    """The lines that offer it to a node, be it on another by an earlier wish."""
+    there = copy.copy(made)
+    there.on = node if made.on else ""
+    *lines, _ = lines_of(there)
+    return [*lines, "arrive"]
+
+
+async def _until_quiet(made: Object, scope: trio.CancelScope) -> None:
+    while (left := made.fetched + QUIET - trio.current_time()) > 0:  # noqa: ASYNC110
+        await trio.sleep(left)
+    scope.cancel()
+
+
+def _hidden(folder: Path) -> list[Path]:
+    return [one for one in folder.iterdir() if one.name[0] == "."] if folder.is_dir() else []
+
+
+def _node(words: Sequence[str]) -> str:
+    """The node that is named, "" where expressions are given."""
+    return words[0] if len(words) == 1 and not set(words[0]) & set("=<>!") else ""
+
+
+def _refused(refusals: list[tuple[str, CloudError]]) -> CloudError:
+    said = ", ".join(f"{node}: {error.why or error.text}" for node, error in refusals)
+    kinds = {error.kind for _, error in refusals}
+    fix = refusals[0][1].fix if len(refusals) == 1 else ""
+    return CloudError(kinds.pop() if len(kinds) == 1 else "unreachable", said, fix)

@@ -1,0 +1,38 @@
+#!/bin/sh
+# Move a program that counts from node to node, and read on: no number is lost.
+if [ "$(id -u)" != 0 ]; then
+	echo "only root can checkpoint processes" >&2
+	exit 1
+fi
+nodes=3
+. "$(dirname "$0")/own-nodes"
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+cd "$work"
+
+id=$(cloudfs run --on n1 sh -c 'i=0; while :; do echo $i; i=$((i+1)); sleep 0.1; done')
+cat "$cloud/.follow/proc/$id/stdout" >followed &
+reader=$!
+
+# How many numbers there are, and where it runs.
+count() { test "$(wc -l <followed)" -ge "$1" && echo yes; }
+node() { cat "$cloud/proc/$id/node"; }
+
+soon "it counts" yes count 3
+cloudfs move "$id" n2
+soon "it runs on n2" n2 node
+soon "it counts on" yes count 15
+# The same as a shell line; again, if n2 has not heard of n3 yet.
+onward() { echo move n3 >"$cloud/.MaxTime=60/proc/$id/ctl" && node; }
+soon "it runs on n3" n3 onward
+soon "it counts on" yes count 30
+
+# An image of it, kept; it can be fetched like any directory.
+cloudfs checkpoint "$id" safe
+cp -r "$cloud/proc/$id/checkpoint/safe" fetched
+(cd fetched && sha256sum --quiet -c sums)
+
+cloudfs kill "$id"
+wait "$reader"
+seq 0 "$(($(wc -l <followed) - 1))" >wanted
+cmp wanted followed
