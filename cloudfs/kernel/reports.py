@@ -24,7 +24,7 @@ from cloudfs.kernel.roster import GONE, Peer, Roster
 from cloudfs.kernel.zones import Size
 
 REPEAT = 120.0  # seconds after which the whole of a digest is told again,
-LOOK = 20.0  # and what went beyond that meanwhile; counts of nodes are told when they change
+LOOK = 30.0  # and what went beyond that meanwhile; counts of nodes are told when they change
 LIFE = 3 * REPEAT  # seconds after which one that is not told again counts no more
 ALONE = GONE + 6.0  # the same where none of the child's delegates is left
 STANDBY = 3.0  # seconds that the second delegate gives the first
