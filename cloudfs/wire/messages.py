@@ -24,7 +24,7 @@ VERSIONS = {"9": "9P2000", "u": "9P2000.u", "L": "9P2000.L"}
 # Rerror is why it failed and, after a newline, what to do about it.  And they have one more
 # request: Tlook is Twalk, Topen for reading and Tread of the beginning in one, all or none,
 # and before them Tclunk of newfid where there is one.
-NODES = "9P2000.u.node"
+NODES = "9P2000.u.node.2"
 
 NOTAG = 0xFFFF
 NOFID = 0xFFFFFFFF
