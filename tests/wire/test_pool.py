@@ -399,7 +399,8 @@ async def test_followers_leave_room_for_others(tmp_path: Path) -> None:
 
 async def test_max_time(tmp_path: Path) -> None:
     async with two(tmp_path) as (_, pool):
-        handle = await _open(attach(pool), ".MaxTime=0.05/open/..")
+        await read(attach(pool), "hello")  # the connection itself may take longer
+        handle = await _open(attach(pool), ".MaxTime=0.5/open/..")
         assert isinstance(handle, Handle)
 
         class Late(Leaf):
