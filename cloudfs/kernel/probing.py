@@ -95,7 +95,8 @@ class Schedule:
         self._dice = random.Random(f"probing {seed}")  # noqa: S311 - no secret
         self._period = period
         self._peers: list[str] = []
-        self._round: list[str] = []  # who is still to be asked in this round
+        self._order: list[str] = []  # in which the last round asked
+        self._round: list[str] = []  # who is still to be asked in this round, the next one last
         self._rest: dict[str, tuple[int, int]] = {}  # peer: rounds left out, of how many
         self._wanted: OrderedDict[str, int] = OrderedDict()  # peer: probes on demand left
         self._strangers: list[str] = []  # to be explored, the next one last
@@ -180,10 +181,24 @@ class Schedule:
         """The next reference of this round that does not rest."""
         for _ in range((REST + 1) * len(self._peers)):
             if not self._round:
-                self._round = self._dice.sample(self._peers, len(self._peers))
+                self._round = self._next_round()[::-1]
             peer = self._round.pop()
             left, of = self._rest.get(peer, (0, 0))
             if left == 0:
                 return Probe(peer, "reference")
             self._rest[peer] = (left - 1, of)
         return None
+
+    def _next_round(self) -> list[str]:
+        """The order of the last round, some neighbours changed: the order of all nodes is
+        different and drifts, and yet nobody waits much longer than a round for its turn."""
+        known, before = set(self._peers), set(self._order)
+        order = [peer for peer in self._order if peer in known]
+        for peer in self._peers:
+            if peer not in before:
+                order.insert(self._dice.randint(0, len(order)), peer)
+        for index in range(self._dice.randrange(2), len(order) - 1, 2):
+            if self._dice.random() < 0.5:
+                order[index : index + 2] = order[index + 1], order[index]
+        self._order = order
+        return order

@@ -56,6 +56,29 @@ def test_each_reference_in_turn_and_no_faster_than_the_period():
     assert len({round(gap, 2) for gap in gaps}) > 3
 
 
+@given(st.integers(1, 16), st.integers(0, 1000))
+def test_nobody_waits_much_longer_than_a_round_and_the_order_drifts(count, seed):
+    schedule = Schedule(seed)
+    schedule.keep(f"n{i}" for i in range(count))
+    peers = [schedule.next(10.0 * turn).peer for turn in range(20 * count)]
+    rounds = [peers[at : at + count] for at in range(0, len(peers), count)]
+    assert {tuple(sorted(each)) for each in rounds} == {tuple(sorted(rounds[0]))}
+    for name in rounds[0]:
+        at = [turn for turn, peer in enumerate(peers) if peer == name]
+        assert max(b - a for a, b in itertools.pairwise(at)) <= count + 2
+    assert count < 6 or len(set(map(tuple, rounds))) > 5
+
+
+def test_a_newcomer_is_asked_in_the_next_round():
+    schedule = Schedule("n0")
+    schedule.keep(["a", "b"])
+    assert {schedule.next(10.0 * turn).peer for turn in range(2)} == {"a", "b"}
+    schedule.keep(["a", "b", "c"])
+    assert {schedule.next(10.0 * turn).peer for turn in range(2, 5)} == {"a", "b", "c"}
+    schedule.keep(["c"])
+    assert [schedule.next(10.0 * turn).peer for turn in range(5, 8)] == ["c"] * 3
+
+
 def test_late_calls_are_not_made_up_for():
     schedule = Schedule("n0")
     schedule.keep(["a"])
