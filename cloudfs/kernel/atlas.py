@@ -242,7 +242,7 @@ class Atlas:
         for roster in self.rosters.values():
             holder = roster.peers.get(name)
             if holder is not None and roster.lives(name):
-                cluster = (holder.record or {}).get("cluster", "")
+                cluster = (holder.record or {}).get("cluster") or zones.parts(holder.leaf)[0]
                 lines.append(claims.line(name, Claim(holder.id, holder.boot, cluster)))
                 break
         return "\n".join(lines) + "\n"

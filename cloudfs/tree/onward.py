@@ -173,7 +173,8 @@ class _File(_Over):
         return then(opened, partial(self._opened, mode, at, cues))
 
     def _opened(self, mode: int, at: Attach, cues: Cues, handle: Handle) -> Handle:
-        if isinstance(handle, Text):  # all of it is there
+        # Who looks wants what is there, or to hear in time that it cannot be had.
+        if not cues.follow or isinstance(handle, Text):  # all of it is there
             return handle
         file = partial(_open, self.name, mode, at, cues)
         return Roaming(handle, file, self._id, self._place, self._follow)

@@ -64,7 +64,9 @@ class QueryDir(Node):
         self._exprs = exprs
 
     def stat(self) -> Stat:
-        return Stat(self.name, self.qid, self.mode, 0, time.time(), self.uid, self.gid)
+        # A time that stands still, so that tar does not take it for changed.
+        began = self._whole.cloud.machine.started
+        return Stat(self.name, self.qid, self.mode, 0, began, self.uid, self.gid)
 
     def walk(self, name: str, at: Attach, cues: Cues) -> Node | Wait[Node]:
         if _OPERATOR.search(name):

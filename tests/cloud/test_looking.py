@@ -21,7 +21,7 @@ TOOLS = {
     "cp": ("cp -r . $HOME/copy && cat $HOME/copy/version", 0, "cloudfs"),
     "tar": ("tar -cf $HOME/tar . && tar -tf $HOME/tar", 0, "stdout"),
     "diff": ("diff -r proc/$id nodes/*/proc/$id", 0, ""),
-    "md5sum": ("md5sum proc/$id/*", 0, "/stdin"),
+    "md5sum": ("md5sum $(find proc/$id -maxdepth 1 -type f)", 0, "/stdin"),
     "rm": ("rm -rf proc/$id 2>&1", 1, "Operation not permitted"),
     "rm-all": ("rm -rf proc view nodes 2>&1", 1, "Operation not permitted"),
     "rmdir": ("rmdir proc/$id 2>&1", 1, "Operation not permitted"),

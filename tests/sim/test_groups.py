@@ -12,7 +12,7 @@ from tests.sim.net import Net, Node
 from tests.sim.test_faults import deaths
 from tests.sim.test_routes import hops
 
-LONG = pytest.mark.skipif("CLOUDFS_TEST_LONG" not in os.environ, reason="CLOUDFS_TEST_LONG=1")
+COUNTS = [40, 100] if os.environ.get("CLOUDFS_TEST_LONG") else [40]
 
 
 def many(clusters: int, each: int = 1, seed: int = 1) -> tuple[Net, list[Node]]:
@@ -43,7 +43,7 @@ def test_eight_clusters_stand_in_the_root_and_with_one_more_they_go_down():
     net.until(lambda: stands(nodes) == {zones.ROOT} and agreed(net)(), 240, 1.0)
 
 
-@pytest.mark.parametrize("count", [40, pytest.param(100, marks=LONG)])
+@pytest.mark.parametrize("count", COUNTS)
 def test_many_clusters_start_at_once_by_one_seed(count):
     net = Net(4)
     nodes = [net.start("n0", "c0", [])]
