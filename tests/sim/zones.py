@@ -27,8 +27,8 @@ from cloudfs.kernel.zones import ROOT
 from tests.sim.net import Net, Node
 from tests.sim.table import Load, Result, figures, show
 
-SETTLE = 30.0  # seconds until all that was told of the cloud's forming has been told again,
-STAND = 120.0  # and over which bytes are then counted: as long as a digest's whole round
+SETTLE = 70.0  # seconds until all that was told of the cloud's forming has been told again,
+STAND = 120.0  # and over which bytes are then counted: as long as a leaf's digest takes to go up whole again
 
 
 def halved(
