@@ -19,9 +19,10 @@ from cloudfs.kernel.introduce import Introduction
 if TYPE_CHECKING:
     from cloudfs.kernel.membership import Member
 
-EVERY = 8.0  # seconds between two looks, on average
+EVERY = 8.0  # seconds between two questions, on average
+LOOK = 2.0  # and between two looks for strangers, who follow where all of a zone above died
 ASKERS = 2  # members of a zone that ask for one that is gone, in each such time
-SEED_SHARE = 0.2  # of its looks in which a delegate of the root asks a seed
+SEED_SHARE = 0.2  # of those times in which a delegate of the root asks a seed
 AGAIN, LAST_AGAIN = 10.0, 320.0  # seconds between two entries into an open zone, doubling
 APART = 10.0  # seconds that another's view of a zone may differ from the own
 STRANGE = 6.0  # seconds that a stranger is watched before it is believed
@@ -32,15 +33,17 @@ class Mending:
 
     def __init__(self, member: Member) -> None:
         self.member = member
-        self._at = -math.inf
+        self._at = self._looked = -math.inf
         self._entered: dict[str, tuple[float, float]] = {}  # when, and the pause after
 
     def step(self, now: float) -> None:
         me = self.member
+        if now >= self._looked + LOOK:
+            self._looked = now
+            self._strangers(now)
         if now < self._at:
             return
         self._at = now + EVERY * (0.5 + me.random.random())
-        self._strangers(now)
         if me.asking.idle and me.moving.target is None:
             me.asking.start(self._whom(now))
 

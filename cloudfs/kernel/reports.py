@@ -23,16 +23,17 @@ from cloudfs.kernel.aggregate import Digest, Packed
 from cloudfs.kernel.roster import GONE, Peer, Roster
 from cloudfs.kernel.zones import Size
 
-REPEAT = 120.0  # seconds after which the whole of a digest is told again,
+REPEAT = 120.0  # seconds after which the whole of a leaf's digest is told again,
+INNER_REPEAT = 240.0  # of an inner zone's, whose range of numbers narrows seldom,
 LOOK = 30.0  # and what went beyond that meanwhile; counts of nodes are told when they change
-LIFE = 3 * REPEAT  # seconds after which one that is not told again counts no more
+LIFE = 2 * INNER_REPEAT  # seconds after which one that is not told again counts no more
 ALONE = GONE + 6.0  # the same where none of the child's delegates is left
 STANDBY = 3.0  # seconds that the second delegate gives the first
 # Seconds after which a change is told once more: in case it was lost, and when those who
 # were only about to become delegates have stopped telling what little they knew.
-ECHOES = (4.0, 20.0)
+ECHOES = (4.0, 20.0, 60.0)
 LEAF_PAUSE, INNER_PAUSE = 1.0, 3.0  # seconds between two of one zone at least
-DOWN_PAUSE, DOWN_REPEAT = 5.0, 90.0  # the same on the way down
+DOWN_PAUSE, DOWN_REPEAT = 5.0, 180.0  # the same on the way down
 DOORS = 4  # members of a zone above that are passed down
 
 WHOLE, NEWS = "", "-news"  # what is told, as a key's first word says it
@@ -215,22 +216,22 @@ class Reports:
         size: of its nodes how many there are, and how many are drained."""
         told = self.told.setdefault((place, zone), Told())
         heard = self.up.get(place, {}).get(zone)
-        pause = LEAF_PAUSE if leaf else INNER_PAUSE
+        pause, repeat = (LEAF_PAUSE, REPEAT) if leaf else (INNER_PAUSE, INNER_REPEAT)
         said = (heard.kept.nodes, heard.kept.drained) if heard else None
         if first or heard is None:
             changed = told.changed(size, pause, now)
             changed = changed or told.denied(heard, said != size, now)
             if changed or now - told.at >= LOOK:
-                return self._tell(told, heard, size, digest(), changed, now)
+                return self._tell(told, heard, size, digest(), changed, repeat, now)
             return None
         told.echoes = ()
         told.differs = None if said == size else (told.differs or now)
         wrong = told.differs is not None and now - told.differs >= STANDBY
-        late = now - heard.at >= REPEAT + STANDBY
+        late = now - heard.at >= repeat + STANDBY
         if not (wrong or late) or now - told.at < max(pause, STANDBY):
             return None
         told.whole = None
-        return self._tell(told, heard, size, digest(), True, now)
+        return self._tell(told, heard, size, digest(), True, repeat, now)
 
     def due_down(
         self, place: str, zone: str, nodes: int, doors: Sequence[Door], speaks: bool, now: float
@@ -257,13 +258,14 @@ class Reports:
         size: tuple[int, int],
         digest: Digest,
         changed: bool,
+        repeat: float,
         now: float,
     ) -> tuple[str, Digest] | None:
         """The whole digest where that is due or news would be as long, else the news."""
         told.told(size, now)
         # News of ours, beyond our own whole, do not mend what another told since.
         other = heard is not None and heard.at > told.whole_at
-        if told.whole is not None and not other and now - told.whole_at < REPEAT:
+        if told.whole is not None and not other and now - told.whole_at < repeat:
             news, more = digest.beyond(told.whole.digest(), told.news)
             parts = len(news.numbers) + len(news.texts)
             if 2 * parts <= len(digest.numbers) + len(digest.texts):

@@ -54,23 +54,31 @@ COSTS = {
 }
 
 
+Rows = list[tuple[str, list[str]]]
+
+
+def costs(loads: list[Load]) -> Rows:
+    """What a node pays, by size."""
+    rows: Rows = [("members of the fullest zone", [str(load.members) for load in loads])]
+    for what, (name, unit) in COSTS.items():
+        for at, which in enumerate(FIGURES):
+            found = [getattr(load, name)[at] / unit for load in loads]
+            rows.append((f"{what}, {which}", [f"{value:,.0f}" for value in found]))
+    return rows
+
+
 def show(results: list[Result]) -> str:
     """The results as a table in Markdown, and whether anything grew too fast."""
-    rows: list[tuple[str, list[str]]] = [
-        ("nodes", [f"{r.load.nodes:,}" for r in results]),
+    rows: Rows = [
         ("clusters", [str(r.clusters) for r in results]),
         ("leaf zones", [str(r.leaves) for r in results]),
         ("levels", [str(r.levels) for r in results]),
-        ("members of the fullest zone", [str(r.load.members) for r in results]),
         (
             "s until the root's digest counts all, all started at once",
             [f"{r.formed:.0f}" for r in results],
         ),
+        *costs([r.load for r in results]),
     ]
-    for what, (name, unit) in COSTS.items():
-        for at, which in enumerate(FIGURES):
-            found = [getattr(r.load, name)[at] / unit for r in results]
-            rows.append((f"{what}, {which}", [f"{value:,.0f}" for value in found]))
     rows += [
         ("s from a kill until all of its leaf know, median", [f"{r.gone[0]:.1f}" for r in results]),
         ("s from a kill until all of its leaf know, most", [f"{r.gone[1]:.1f}" for r in results]),
@@ -88,9 +96,15 @@ def show(results: list[Result]) -> str:
         ),
         ("s of real time", [f"{r.took:.0f}" for r in results]),
     ]
+    return table([r.load for r in results], rows)
+
+
+def table(loads: list[Load], rows: Rows) -> str:
+    """Rows as a table in Markdown, and whether anything grew too fast."""
+    rows = [("nodes", [f"{load.nodes:,}" for load in loads]), *rows]
     lines = ["| " + " | ".join([name, *cells]) + " |" for name, cells in rows]
-    lines.insert(1, "|---" * (len(results) + 1) + "|")
-    return "\n".join([*lines, "", told([r.load for r in results])])
+    lines.insert(1, "|---" * (len(loads) + 1) + "|")
+    return "\n".join([*lines, "", told(loads)])
 
 
 def growth(first: Load, last: Load) -> tuple[float, dict[str, float]]:

@@ -273,3 +273,13 @@ def test_two_of_a_zone_that_never_met_are_brought_together():
     net.go_on(nodes[5])
     net.until(agreed(net), JOIN)
     assert late.member.phase == "joined"
+
+
+def test_all_members_of_an_inner_zone_die_and_those_who_follow_find_each_other():
+    """They enter the zone alone, each by dead doors, and meet in the zone above it."""
+    net, nodes = cloud(300)
+    inner = [n for n in nodes if "c.010" in n.member.rosters and n.member.leaf != "c.010"]
+    assert len(inner) >= 4
+    for node in inner:
+        net.kill(node)
+    net.until(agreed(net), 60)

@@ -3,6 +3,7 @@
     python -m tests.sim.zones                  # 100, 1,000 and 10,000 nodes
     python -m tests.sim.zones 100 500          # these sizes
     python -m tests.sim.zones 10000 --clusters 400    # or 1
+    python -m tests.sim.zones --stand          # nobody is killed, nobody comes
 
 For each size: a cloud that has formed stands for half a minute, then 20 nodes (or a tenth) are
 killed at once, among them delegates, and 20 come.  What is printed for a node must not grow
@@ -25,10 +26,10 @@ from cloudfs import ndb
 from cloudfs.kernel import zones
 from cloudfs.kernel.zones import ROOT
 from tests.sim.net import Net, Node
-from tests.sim.table import Load, Result, figures, show
+from tests.sim.table import Load, Result, costs, figures, show, table
 
-SETTLE = 30.0  # seconds until all that was told of the cloud's forming has been told again,
-STAND = 120.0  # and over which bytes are then counted: as long as a digest's whole round
+SETTLE = 70.0  # seconds until all that was told of the cloud's forming has been told again,
+STAND = 120.0  # and over which bytes are then counted: as long as a leaf's digest takes to go up whole again
 
 
 def halved(
@@ -267,12 +268,19 @@ def main(words: list[str]) -> None:
     parser = argparse.ArgumentParser("python -m tests.sim.zones")
     parser.add_argument("nodes", nargs="*", type=int, default=[100, 1000, 10000])
     parser.add_argument("--clusters", type=int, default=0, help="of about 600 nodes, if not given")
+    parser.add_argument("--stand", action="store_true", help="only what a standing cloud costs")
     given = parser.parse_args(words)
-    results = []
+    gc.disable()  # see simulate
+    results: list[Result] = []
+    loads: list[Load] = []
     for count in given.nodes:
-        results.append(simulate(count, given.clusters))
-        print(f"{count:,} nodes: {results[-1].took:.0f} s", file=sys.stderr, flush=True)
-        print(show(results), flush=True)
+        begin = time.monotonic()
+        if given.stand:
+            loads.append(stand(count, given.clusters)[2])
+        else:
+            results.append(simulate(count, given.clusters))
+        print(f"{count:,} nodes: {time.monotonic() - begin:.0f} s", file=sys.stderr, flush=True)
+        print(table(loads, costs(loads)) if given.stand else show(results), flush=True)
 
 
 if __name__ == "__main__":
