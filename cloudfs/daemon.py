@@ -179,6 +179,7 @@ class Daemon:
             )
             self.machine.party = joined
             joined.listen_beside = self.datagrams.listen_near
+            joined.timed = self.network.confirm
             await nursery.start(partial(joined.run, settings.listen, settings.seeds))
             nursery.start_soon(self.datagrams.run)
             await nursery.start(self.trains.run)

@@ -60,6 +60,8 @@ class Joined:
         self.neighbours: Neighbours | None = None
         # Told host and port before others can come, for what listens there as well.
         self.listen_beside: Callable[[str, int], None] = lambda host, port: None
+        # Told of the seconds after which a node answered what the engine carried.
+        self.timed: Callable[[str, float], None] = lambda node, seconds: None
         self._state = state
         self._records = records
         self._server = server
@@ -204,7 +206,9 @@ class Joined:
 
         def engine(zone: str, seeds: Sequence[str]) -> ZenohEngine:
             at = zones.endpoint(public, zone)
-            return ZenohEngine(machine.name, zone, at, seeds, files)
+            made = ZenohEngine(machine.name, zone, at, seeds, files)
+            made.time(self.timed)
+            return made
 
         made = Neighbours(self.cloud, core, engine, self._ask_seed, self._events)
         self.cloud.objects.changed_one = made.object_changed

@@ -10,7 +10,7 @@ was missed after all.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import trio
 
@@ -46,6 +46,11 @@ class Hub:
         self.asked = self._questions.asked
         self.answered = self._questions.answered
         self.finished = self._questions.finished
+
+    def time(self, timed: Callable[[str, float], None]) -> None:
+        """Tell that of each answer of a member, and of the seconds that it took, the time
+        that the member's handler took included."""
+        self._questions.timed = timed
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         async with trio.open_nursery() as nursery, self._carrier.connected(self):

@@ -24,13 +24,15 @@ _log = logging.getLogger(__name__)
 
 
 class _Call:
-    """An asking and the task that waits for it.  bell: rings when something came."""
+    """An asking and the task that waits for it.  bell: rings when something came.  asked:
+    when that was last done."""
 
-    __slots__ = ("asking", "bell", "numbers")
+    __slots__ = ("asked", "asking", "bell", "numbers")
 
     def __init__(self, asking: Asking) -> None:
         self.asking = asking
         self.bell = trio.Event()
+        self.asked = 0.0
         self.numbers: list[int] = []
 
     async def settled(self, members: Callable[[], frozenset[str]]) -> None:
@@ -50,7 +52,8 @@ class _Close:
 class Questions:
     """Of one engine.  kept: answers another engine's question for what is published here.
 
-    nursery: where handlers run; None while the engine does not.
+    nursery: where handlers run; None while the engine does not.  timed: told of a member's
+    answer and of the seconds that it took.
     """
 
     def __init__(
@@ -62,6 +65,7 @@ class Questions:
         kept: Callable[[list[bytes]], bytes],
     ) -> None:
         self.nursery: trio.Nursery | None = None
+        self.timed: Callable[[str, float], None] = lambda node, seconds: None
         self._node = node
         self._zone = zone
         self._carrier = carrier
@@ -132,6 +136,7 @@ class Questions:
                 if mine:
                     self.asked(data, partial(self._answered_here, self._number(call)))
                 while True:
+                    call.asked = trio.current_time()
                     for node in asked:
                         self._carrier.question(
                             self._number(call), node, data, ends - trio.current_time()
@@ -161,6 +166,7 @@ class Questions:
         """A member's answer to that question, which may be over."""
         call = self._calls.get(number)
         if call is not None:
+            self.timed(node, trio.current_time() - call.asked)
             call.asking.heard(node, data)
             call.bell.set()
 

@@ -286,19 +286,32 @@ class Network:
         It holds up to the other one's load, so it only confirms what is known; where it
         does not, probes have the say.
         """
+        found = self._seen(node, seconds)
+        if found is None:
+            return
+        least, self._ways[node].heard = CLOSE[1], self.cloud.clock()
+        if abs(seconds - found.value) > max(found.value / 2, 2 * least, 6 * found.error):
+            self._doubt(node, self.cloud.clock())
+
+    def confirm(self, node: str, seconds: float) -> None:
+        """As `passive`, of what a node may take its time for: too long says nothing."""
+        self._seen(node, seconds)
+
+    def _seen(self, node: str, seconds: float) -> Latency | None:
+        """Take a time that is like those known; what is known where it is not."""
         now = self.cloud.clock()
         way = self._ways.get(node)
         if way is None or now - way.heard < PASSIVE:
-            return
-        way.heard = now
+            return None
         found = way.times.latency(now)
         if found is None or not 0 < seconds <= LONGEST:
-            return
+            return None
         part, least = CLOSE
         if abs(seconds - found.value) <= max(part * found.value, least, 2 * found.error):
+            way.heard = now
             way.times.measured(seconds, now)
-        elif abs(seconds - found.value) > max(found.value / 2, 2 * least, 6 * found.error):
-            self._doubt(node, now)
+            return None
+        return found
 
     def _doubt(self, node: str, now: float) -> None:
         """Have a way that may have changed probed soon; not too many at once."""

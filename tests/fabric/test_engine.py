@@ -227,6 +227,18 @@ async def test_one_is_asked(zone):
         assert [(r.key, r.node) for r in answer.replies] == [("n2", "n2")]
 
 
+async def test_answers_of_others_are_timed(zone):
+    one, two = await zone.up("n1", "n2")
+    two.serve("slow", answering("n2", wait=0.3))
+    told = []
+    one.time(lambda node, seconds: told.append((node, seconds)))
+    await one.ask("slow", timeout=10)
+    assert {node for node, _ in told} <= {"n1", "n2"}
+    times = [seconds for node, seconds in told if node == "n2"]
+    assert len(times) >= 1
+    assert 0.3 <= min(times) < 10
+
+
 async def test_some_are_enough(zone):
     engines = await zone.up("n1", "n2", "n3")
     for engine, wait in zip(engines, (0, 0, 60), strict=True):

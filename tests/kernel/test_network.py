@@ -252,6 +252,25 @@ async def test_passive_times_confirm_or_raise_a_doubt(autojump_clock, town):
     assert n0.network.latency("n1").value == pytest.approx(0.3)
 
 
+async def test_what_the_engine_carried_confirms_and_never_raises_a_doubt(autojump_clock, town):
+    n0, n1, _ = await town.add("n0", "n1", "n2")
+    await town.settle()
+    await trio.sleep(30)
+    usual = n0.network.latency("n1").value
+    for node in (n0, n1):
+        node.network.refer({})
+        node.measure._chosen = math.inf
+    await trio.sleep(20)
+    town.probes.clear()
+    n0.network.confirm("n1", usual * 9)
+    await trio.sleep(3)
+    assert n0.network.latency("n1").age > 15
+    assert not [probe for probe in town.probes if probe[1:] == ("n0", "n1")]
+    n0.network.confirm("n1", usual * 1.01)
+    assert n0.network.latency("n1").age == 0
+    n0.network.confirm("nosuch", 0.1)
+
+
 async def test_the_cost_of_moving_and_starting(autojump_clock, town):
     n0, n1 = await town.add("n0", "n1")
     await town.settle()
