@@ -113,6 +113,7 @@ class Daemon:
         self.datagrams = Datagrams(self.network)
         self.trains = Trains(settings.node, self.pool, self.datagrams)
         self.network.measure_bandwidth = Gauge(self.network, self.trains).measure
+        self.network.proved = self.pool.cluster_of
         self.pool.timed = self.network.passive
         self.pool.carried = self.network.carried
         self.trees = build(

@@ -107,6 +107,8 @@ class Network:
         self.cloud = cloud
         self.schedule = Schedule(name)
         self.position = Position(name)
+        # The cluster of which a node is, by what it has proved where that is known here.
+        self.proved: Callable[[str], str] = cloud.cluster_of
         self.references: dict[str, bool] = {}  # with whether they are of the own cluster
         self.wanted = Bell()  # rung when the schedule has more to do
         self.measure_bandwidth: Callable[[str], Awaitable[Known]] | None = None
@@ -265,7 +267,7 @@ class Network:
         if node in self.references:
             way.series = way.series or Series(AHEAD)
             way.series.add(seconds, now)
-        trusted = self.cloud.cluster_of(node) == self.cloud.machine.cluster
+        trusted = self.proved(node) == self.cloud.machine.cluster
         chosen = why == "reference"
         took = self.position.measured(node, found.value, claim, chosen=chosen, trusted=trusted)
         if took and chosen:

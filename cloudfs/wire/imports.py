@@ -87,6 +87,7 @@ class Peer(Found):
         self.turns = Turns(OPERATIONS)
         self.followers = Turns(FOLLOWERS)
         self.node = node
+        self.cluster = ""  # as its certificate has it
         self.link: Link | None = None
         self._pool = pool
         self._attempt: _Attempt | None = None
@@ -168,6 +169,7 @@ class Peer(Found):
             await self._pause()
             with trio.move_on_after(DIAL) as scope:
                 stream = await self._dial()
+                self.cluster = tls.cluster_of(stream)
                 async with attended(
                     stream, f"node {self.node}", trace=self._pool.trace, watcher=self._pool.watcher
                 ) as client:
@@ -323,6 +325,11 @@ class Pool:
         """To be called when a node came, went or moved."""
         if node in self._peers:
             self._peers[node].changed()
+
+    def cluster_of(self, node: str) -> str:
+        """The cluster of which a node proved to be when it was last reached, else ""."""
+        peer = self._peers.get(node)
+        return peer.cluster if peer else ""
 
     def states(self) -> dict[str, str]:
         """The nodes that were looked at and how the connection to each is."""

@@ -82,6 +82,11 @@ def node_of(sock: ssl.SSLSocket) -> str:
     return peer_name(sock.getpeercert(binary_form=True) or b"")[2]
 
 
+def cluster_of(stream: Stream) -> str:
+    """The cluster in which the peer proved to be."""
+    return peer_name(stream.socket.getpeercert(binary_form=True) or b"")[1]
+
+
 def reason(error: Exception) -> str:
     """What went wrong, for people."""
     if isinstance(error, ssl.SSLCertVerificationError):

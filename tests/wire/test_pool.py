@@ -397,6 +397,13 @@ async def test_followers_leave_room_for_others(tmp_path: Path) -> None:
             nursery.cancel_scope.cancel()
 
 
+async def test_a_nodes_cluster_is_what_it_proved(tmp_path: Path) -> None:
+    async with two(tmp_path) as (_, pool):
+        assert pool.cluster_of("far") == pool.cluster_of("nosuch") == ""
+        await read(attach(pool), "hello")
+        assert pool.cluster_of("far") == "test"
+
+
 async def test_max_time(tmp_path: Path) -> None:
     async with two(tmp_path) as (_, pool):
         await read(attach(pool), "hello")  # the connection itself may take longer
