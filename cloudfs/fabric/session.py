@@ -1,7 +1,7 @@
 """One Zenoh session, as blocking calls for a worker's thread.
 
 Peer mode over QUIC with mutual TLS; no multicast, no shared memory.  Of Zenoh's own
-notions only these are used, under `cfs1/ZONE/`:
+notions only these are used, under `cfs2/ZONE/`:
 
     live/NODE/SESSION/HOST:PORT    a liveliness token: the node is here, and can be dialled there
     put/NODE/KEY, tell/NODE/KEY    samples by that node; the attachment is the stamp
@@ -108,7 +108,7 @@ class Session:
 
     def __init__(self, node: str, zone: str, events: Events) -> None:
         self._node = node
-        self._root = f"cfs1/{zone or '-'}"
+        self._root = f"cfs2/{zone or '-'}"
         self._mark = ""  # the session's own id, as its peers know it
         self._known: set[str] = set()  # sessions whose tokens were seen, of whatever zone
         self._events = events
@@ -136,7 +136,7 @@ class Session:
         for expr in exprs:
             self.listen(expr)
         alive = session.liveliness()
-        alive.declare_subscriber("cfs1/*/live/**", _direct(self._live), history=True)
+        alive.declare_subscriber("cfs2/*/live/**", _direct(self._live), history=True)
         token = f"{self._root}/live/{self._node}/{self._mark}/{listen}"
         self._token = alive.declare_token(token)
 
