@@ -26,7 +26,7 @@ from cloudfs.wait import settle, then
 
 FILES = frozenset({"stdout", "stderr", "wait", "note", "events"})
 AWAY = frozenset({"stale", "unreachable", "timeout", "pipe", "absent"})  # it may be elsewhere
-PATIENCE, PAUSE = 20.0, 0.1  # seconds to hear where it is, and between two looks
+PATIENCE, PAUSE = 10.0, 0.1  # seconds to hear where it is, and between two looks
 
 
 # --- on the node that it has left -----------------------------------------------------------

@@ -11,7 +11,7 @@ import pytest
 
 from tests.cloud.machine import Machine
 from tests.cloud.net import Net, eventually, expect
-from tests.cloud.views import AGREE, FAR, LIST, all_up, settle, within
+from tests.cloud.views import AGREE, FAR, GONE, LIST, SILENT, all_up, settle, within
 
 NOBODY = "setpriv --reuid=65534 --regid=65534 --clear-groups --"
 
@@ -201,7 +201,7 @@ def test_a_follower_ends_when_the_node_dies(net: Net, far: Machine) -> None:
     )
     time.sleep(1.5)
     far.kill()
-    said, complaint = reader.communicate(timeout=20)
+    said, complaint = reader.communicate(timeout=GONE + SILENT)
     assert said == "begun\n"
     assert reader.returncode != 0
     assert complaint

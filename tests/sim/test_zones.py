@@ -9,7 +9,7 @@ from tests.sim.net import Net
 from tests.sim.table import growth, show
 from tests.sim.zones import at_root, form, leaves_of, simulate, stand, stands_of
 
-LONG = pytest.mark.skipif("CLOUDFS_TEST_LONG" not in os.environ, reason="CLOUDFS_TEST_LONG=1")
+COUNTS = [512, 1024] if os.environ.get("CLOUDFS_TEST_LONG") else [512]
 
 
 def test_small_clouds_keep_the_promises():
@@ -25,7 +25,7 @@ def test_small_clouds_keep_the_promises():
     assert "growth from 60 to 200 nodes" in show([small, large])
 
 
-@pytest.mark.parametrize("count", [512, pytest.param(1024, marks=LONG)])
+@pytest.mark.parametrize("count", COUNTS)
 def test_no_figure_of_a_node_grows_faster_than_the_logarithm_of_the_nodes(count):
     """Of the mean and of the busiest node.  Larger sizes: python -m tests.sim.zones."""
     allowed, found = growth(stand(64)[2], stand(count)[2])
