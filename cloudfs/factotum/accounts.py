@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import hashlib
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -33,7 +32,7 @@ from cryptography.x509.oid import NameOID
 from cloudfs import ndb
 from cloudfs.errors import CloudError
 from cloudfs.factotum.authority import Authority
-from cloudfs.factotum.versions import BEFORE, after
+from cloudfs.factotum.versions import BEFORE, Signed, after
 
 MOST = 8192  # bytes of a record
 KEYS = 16  # changes of a user's key
@@ -45,7 +44,7 @@ RESERVED = frozenset({"none", "root", "group", "user"})  # no proof gives these 
 
 
 @dataclass(frozen=True, slots=True)
-class User:
+class User(Signed):
     """key: public, 32 bytes.  more: attr=value pairs that only the user's own tools read.
     made: certificate, first key, signature.  keys: (key, the signature of the one before)."""
 
@@ -60,15 +59,7 @@ class User:
     keys: tuple[tuple[bytes, bytes], ...]
     sign: bytes = b""
 
-    def text(self) -> str:
-        """As it is stored: one line."""
-        return f"{self._signed()} sign={self.sign.hex()}\n"
-
-    @property
-    def digest(self) -> str:
-        return hashlib.sha256(self.text().encode()).hexdigest()
-
-    def _signed(self) -> str:
+    def signed(self) -> str:
         made = b"".join(len(part).to_bytes(2, "big") + part for part in self.made)
         return ndb.record(
             {
@@ -86,7 +77,7 @@ class User:
 
 
 @dataclass(frozen=True, slots=True)
-class Group:
+class Group(Signed):
     """members: names of users, in order."""
 
     group: str
@@ -96,14 +87,7 @@ class Group:
     before: tuple[str, ...]
     sign: bytes = b""
 
-    def text(self) -> str:
-        return f"{self._signed()} sign={self.sign.hex()}\n"
-
-    @property
-    def digest(self) -> str:
-        return hashlib.sha256(self.text().encode()).hexdigest()
-
-    def _signed(self) -> str:
+    def signed(self) -> str:
         return ndb.record(
             {
                 "group": self.group,
@@ -170,11 +154,11 @@ def make_group(
         raise CloudError("toomany", f"a group has at most {MEMBERS} members")
     version, before = after(*last)
     made = Group(group, owner, tuple(sorted(set(members))), version, before)
-    return replace(made, sign=key.sign(made._signed().encode()))
+    return replace(made, sign=key.sign(made.signed().encode()))
 
 
 def _sign_user(made: User, key: Ed25519PrivateKey) -> User:
-    made = replace(made, sign=key.sign(made._signed().encode()))
+    made = replace(made, sign=key.sign(made.signed().encode()))
     if len(made.text()) > MOST:
         raise CloudError("toobig", f"a record has at most {MOST} bytes")
     return made
@@ -253,7 +237,7 @@ def check_user(user: User, root: x509.Certificate, cloud: str) -> None:
             key = following
         if key != user.key:
             raise ValueError
-        _verify(key, user.sign, user._signed().encode())
+        _verify(key, user.sign, user.signed().encode())
     except (InvalidSignature, ValueError, TypeError, x509.ExtensionNotFound):
         raise CloudError(
             "denied", f"the record of {user.user} was not made by who may make it"
@@ -263,7 +247,7 @@ def check_user(user: User, root: x509.Certificate, cloud: str) -> None:
 def check_group(group: Group, user_of: Callable[[str], User]) -> None:
     """CloudError("denied") unless its owner signed it.  user_of: a checked record; raises."""
     try:
-        _verify(user_of(group.owner).key, group.sign, group._signed().encode())
+        _verify(user_of(group.owner).key, group.sign, group.signed().encode())
     except (InvalidSignature, ValueError):
         raise CloudError(
             "denied", f"the group {group.group} was not signed by {group.owner}"

@@ -27,7 +27,8 @@ class Talk(Protocol):
     after which the conversation is over.
     """
 
-    state: str
+    @property
+    def state(self) -> str: ...
 
     def read(self) -> bytes: ...
 
@@ -38,89 +39,78 @@ class Talk(Protocol):
 Begin = Callable[[str, bytes], Talk]
 
 
-class Server:
-    """offers: by protocol and domain."""
+class _End:
+    """What both ends have: their own messages first, then those of the protocol.
 
-    def __init__(self, offers: Mapping[tuple[str, str], Begin]) -> None:
-        self._offers = offers
-        self._said = ("v.2 " + " ".join(f"{proto}@{dom}" for proto, dom in offers)).encode() + b"\0"
-        self._out = self._said
-        self._talk: Talk | None = None
-        self.state = "offer"
+    talk: the protocol that was chosen.
+    """
+
+    def __init__(self, said: bytes, out: bytes, state: str) -> None:
+        self.talk: Talk | None = None
+        self._said = said
+        self._out = out
+        self._state = state
 
     @property
-    def talk(self) -> Talk | None:
-        """The protocol that was chosen."""
-        return self._talk
-
-    def read(self) -> bytes:
-        if self._out:
-            out, self._out = self._out, b""
-            return out
-        return self._follow(self._talk.read()) if self._talk else b""
-
-    def write(self, message: bytes) -> None:
-        check_turn(self, message)
-        if self._talk is not None:
-            self._talk.write(message)
-            self._follow(b"")
-            return
-        words = _text(message).split(" ")
-        begin = self._offers.get((words[0], words[1])) if len(words) == 2 else None
-        if begin is None:
-            raise CloudError("denied", "that protocol was not offered")
-        self._out = b"OK\0"
-        self._talk = begin(words[1], self._said + message + self._out)
-        self.state = self._talk.state
-
-    def _follow(self, out: bytes) -> bytes:
-        if self._talk is not None:
-            self.state = self._talk.state
-        return out
+    def state(self) -> str:
+        return self.talk.state if self.talk else self._state
 
     @property
     def turn(self) -> bool:
         """Whether the other end is to write."""
         return not self._out
 
-
-class Client:
-    """wants: the protocols to take, the best first, for each domain; "" is any."""
-
-    def __init__(self, wants: Mapping[tuple[str, str], Begin]) -> None:
-        self._wants = wants
-        self._said = b""
-        self._out = b""
-        self._chosen: tuple[Begin, str] | None = None
-        self._talk: Talk | None = None
-        self.state = "wait for offer"
-
-    @property
-    def talk(self) -> Talk | None:
-        return self._talk
-
     def read(self) -> bytes:
         if self._out:
             out, self._out = self._out, b""
             return out
-        out = self._talk.read() if self._talk else b""
-        if self._talk:
-            self.state = self._talk.state
-        return out
+        return self.talk.read() if self.talk else b""
 
     def write(self, message: bytes) -> None:
         check_turn(self, message)
-        if self._talk is not None:
-            self._talk.write(message)
-            self.state = self._talk.state
-        elif self._chosen is not None:
-            if message != b"OK\0":
-                raise CloudError("proto", "the server did not agree to the protocol it offered")
-            begin, dom = self._chosen
-            self._talk = begin(dom, self._said + message)
-            self.state = self._talk.state
+        if self.talk is not None:
+            self.talk.write(message)
         else:
+            self._agree(message)
+
+    def _agree(self, message: bytes) -> None:
+        """A message before there is a protocol."""
+        raise CloudError("proto", "that is no message of p9any")
+
+
+class Server(_End):
+    """offers: by protocol and domain."""
+
+    def __init__(self, offers: Mapping[tuple[str, str], Begin]) -> None:
+        said = ("v.2 " + " ".join(f"{proto}@{dom}" for proto, dom in offers)).encode() + b"\0"
+        super().__init__(said, said, "offer")
+        self._offers = offers
+
+    def _agree(self, message: bytes) -> None:
+        words = _text(message).split(" ")
+        begin = self._offers.get((words[0], words[1])) if len(words) == 2 else None
+        if begin is None:
+            raise CloudError("denied", "that protocol was not offered")
+        self._out = b"OK\0"
+        self.talk = begin(words[1], self._said + message + self._out)
+
+
+class Client(_End):
+    """wants: the protocols to take, the best first, for each domain; "" is any."""
+
+    def __init__(self, wants: Mapping[tuple[str, str], Begin]) -> None:
+        super().__init__(b"", b"", "wait for offer")
+        self._wants = wants
+        self._chosen: tuple[Begin, str] | None = None
+
+    def _agree(self, message: bytes) -> None:
+        if self._chosen is None:
             self._choose(message)
+            return
+        if message != b"OK\0":
+            raise CloudError("proto", "the server did not agree to the protocol it offered")
+        begin, dom = self._chosen
+        self.talk = begin(dom, self._said + message)
 
     def _choose(self, message: bytes) -> None:
         version, *offers = _text(message).split(" ")
@@ -133,14 +123,10 @@ class Client:
                     self._out = f"{proto} {dom}\0".encode()
                     self._said = message + self._out
                     self._chosen = begin, dom
-                    self.state = "wait for OK"
+                    self._state = "wait for OK"
                     return
         names = " ".join(offers)[:80]
         raise CloudError("denied", f"none of these is known here: {names}", "see: cloudfs keys")
-
-    @property
-    def turn(self) -> bool:
-        return not self._out
 
 
 def check_turn(talk: Talk, message: bytes) -> None:

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import hashlib
 import re
 import secrets
 from collections.abc import Sequence
@@ -32,7 +31,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from cloudfs import ndb
 from cloudfs.errors import CloudError
-from cloudfs.factotum.versions import BEFORE, after
+from cloudfs.factotum.versions import BEFORE, Signed, after
 
 # RFC 9106, 4: the second recommended choice, for where 2 GiB are too much.
 MEMORY, PASSES, LANES = 64 << 10, 3, 4  # KiB
@@ -43,7 +42,7 @@ _CODE = re.compile(r"[a-z2-7]{26}")
 
 
 @dataclass(frozen=True, slots=True)
-class Blob:
+class Blob(Signed):
     """One version of a user's sealed keys; see the module for what each part is."""
 
     user: str
@@ -55,15 +54,7 @@ class Blob:
     box: bytes
     sign: bytes = b""
 
-    def text(self) -> str:
-        """As it is stored: one line."""
-        return f"{self._signed()} sign={self.sign.hex()}\n"
-
-    @property
-    def digest(self) -> str:
-        return hashlib.sha256(self.text().encode()).hexdigest()
-
-    def _signed(self) -> str:
+    def signed(self) -> str:
         return ndb.record(
             {
                 "user": self.user,
@@ -79,7 +70,7 @@ class Blob:
     def check(self, key: Ed25519PublicKey) -> None:
         """CloudError("denied") unless the user with this key signed it."""
         try:
-            key.verify(self.sign, self._signed().encode())
+            key.verify(self.sign, self.signed().encode())
         except InvalidSignature:
             raise CloudError(
                 "denied", f"version {self.version} of the keys of {self.user} was changed"
@@ -144,7 +135,7 @@ def seal(
         _lock(lock, _from_code(code, salt), about),
         ChaCha20Poly1305(lock).encrypt(_NONCE, content, about),
     )
-    return replace(blob, sign=key.sign(blob._signed().encode()))
+    return replace(blob, sign=key.sign(blob.signed().encode()))
 
 
 def open_by_password(blob: Blob, hardened: bytes) -> bytes:

@@ -7,6 +7,7 @@ both.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable
 from typing import Protocol, TypeVar
 
@@ -27,6 +28,25 @@ class Version(Protocol):
 
 
 V = TypeVar("V", bound=Version)
+
+
+class Signed:
+    """A version as the line that its owner signs, and the signature."""
+
+    __slots__ = ()
+    sign: bytes
+
+    def signed(self) -> str:
+        """What is signed: the line without its last pair."""
+        raise CloudError("bad", "nothing of this is signed")
+
+    def text(self) -> str:
+        """As it is stored: one line."""
+        return f"{self.signed()} sign={self.sign.hex()}\n"
+
+    @property
+    def digest(self) -> str:
+        return hashlib.sha256(self.text().encode()).hexdigest()
 
 
 def after(*last: Version) -> tuple[int, tuple[str, ...]]:
