@@ -20,6 +20,7 @@ from tests.persons import PATH
 
 SECONDS = 10.0  # for a command, unless told
 LATE = (124, 137)  # how timeout(1) ends
+WHERE = ("on", "require", "prefer", "spread")  # lines of a ctl that say where an object goes
 
 
 class Machine:
@@ -116,9 +117,14 @@ class Machine:
         return self.run(*words, stdin=f"{text}\n", seconds=seconds).stdout
 
     def begin(self, program: str, *setup: str, seconds: float = SECONDS) -> str:
-        """A new object that runs a shell script; its id.  setup: lines for its ctl."""
+        """A new object that runs a shell script; its id.  setup: lines for its ctl.
+
+        It runs on this node unless they say where: all nodes of a test share one machine,
+        and one that seems busy for a moment would send it to another.
+        """
         id = self.read("proc/clone", seconds=seconds).strip()
-        for line in ("runtime process", *setup):
+        placed = any(line.split()[0] in WHERE for line in setup)
+        for line in ("runtime process", *(() if placed else (f"on {self.name}",)), *setup):
             self.write(line, "proc", id, "ctl", seconds=seconds)
         self.write(f"exec sh -c {ndb.quote(program)}", "proc", id, "ctl", seconds=seconds)
         return id
