@@ -127,9 +127,9 @@ def fetch(state: Path, say: Callable[[str], None]) -> None:
         raise CloudError(
             "absent", f"apt here has no source of {codename[1]} main", "see: apt policy"
         )
-    place = state / "criu"
+    place = state.absolute() / "criu"
     state.mkdir(mode=0o711, parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="criu-", dir=state) as name:
+    with tempfile.TemporaryDirectory(prefix="criu-", dir=place.parent) as name:
         work = Path(name)
         (work / "sources.list").write_text("".join(f"{line}\n" for line in mine))
         for part in ("lists/partial", "cache/archives/partial", "packages", "root"):
