@@ -112,7 +112,7 @@ class Daemon:
         self.objects.took_start = self.machine.took_start
         self.datagrams = Datagrams(self.network)
         self.trains = Trains(settings.node, self.pool, self.datagrams)
-        self.network.measure_bandwidth = Gauge(self.network, self.trains).measure
+        self.network.demands.measure_bandwidth = Gauge(self.network, self.trains).measure
         self.network.proved = self.pool.cluster_of
         self.pool.timed = self.network.passive
         self.pool.carried = self.network.carried

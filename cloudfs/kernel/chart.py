@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from xml.sax.saxutils import escape
 
 from cloudfs.kernel.coordinate import Coordinate
-from cloudfs.kernel.network import Known
+from cloudfs.kernel.figure import Known
 
 MOST = 400  # nodes that are drawn
 NAMED = 120  # nodes drawn with their names; with more, names are in titles only

@@ -25,7 +25,8 @@ from cloudfs.errors import CloudError
 from cloudfs.kernel import choose, nearby, query
 from cloudfs.kernel.choose import Question
 from cloudfs.kernel.cloud import Cloud, NodeInfo
-from cloudfs.kernel.network import Known, Network
+from cloudfs.kernel.figure import Known
+from cloudfs.kernel.network import Network
 from cloudfs.kernel.query import ORDERS, Expr
 
 PATIENCE = 0.6  # part of the time left in which other zones are to answer

@@ -24,7 +24,8 @@ from cloudfs.kernel.bandwidth import (
     pause,
     spread,
 )
-from cloudfs.kernel.network import Known, Network
+from cloudfs.kernel.figure import Known
+from cloudfs.kernel.network import Network
 
 ALL = 20.0  # seconds for a measurement
 PINGS = 3  # single cars, for the time there and back

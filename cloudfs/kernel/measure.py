@@ -108,7 +108,7 @@ class Measure:
             with trio.move_on_after(PING):
                 seconds, pong = await self.carrier.ping(node, network.ping(probe.why))
                 network.took(node, seconds, coordinate.unpack(pong), probe.why)
-                network.probed(node)
+                network.demands.probed(node)
                 return
         except CloudError as reason:
             error = reason
@@ -120,7 +120,7 @@ class Measure:
         info = self._cloud.node(node)
         if info is not None:
             network.missed(node)
-        network.probed(node, error)
+        network.demands.probed(node, error)
         if info is not None and not info.near:
             await self._cloud.refresh(f"node {node}", PING)  # it may have gone, unheard of here
 

@@ -14,8 +14,9 @@ import trio
 from cloudfs.errors import CloudError
 from cloudfs.kernel.cloud import Cloud
 from cloudfs.kernel.coordinate import LONGEST, NOWHERE
+from cloudfs.kernel.figure import Known, read_known
 from cloudfs.kernel.nearest import MOST, Search
-from cloudfs.kernel.network import Known, Network, read_known
+from cloudfs.kernel.network import Network
 from cloudfs.kernel.query import number
 
 AT_ONCE = 4  # probes of one search that are under way
@@ -98,7 +99,7 @@ class _Probes:
             self._sent += 1
             with trio.move_on_after(PROBE):
                 try:
-                    known = await self._network.probe_from(source, node, 1, PROBE)
+                    known = await self._network.demands.probe_from(source, node, 1, PROBE)
                 except CloudError as error:
                     if error.kind != "toomany":
                         continue

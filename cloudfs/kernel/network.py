@@ -13,27 +13,24 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from statistics import median
 from typing import Protocol
 
-import trio
-
-from cloudfs import ndb
 from cloudfs.errors import CloudError
 from cloudfs.kernel import coordinate
 from cloudfs.kernel.bandwidth import Flow
 from cloudfs.kernel.bell import Bell
-from cloudfs.kernel.catalog import usable
 from cloudfs.kernel.cloud import Cloud
 from cloudfs.kernel.coordinate import LONGEST, WORST, Coordinate, Position
+from cloudfs.kernel.demands import Demands
 from cloudfs.kernel.estimator import Estimator, Latency
+from cloudfs.kernel.figure import SELF, Known
 from cloudfs.kernel.forecast import Forecast, Series
 from cloudfs.kernel.nearest import likeness
 from cloudfs.kernel.probing import Schedule
-from cloudfs.kernel.query import number
 
 KEPT = 256  # nodes whose times are kept
 FRESH = 120.0  # seconds for which what was measured is better than a prediction
@@ -47,19 +44,6 @@ PASSIVE = 0.5  # seconds between two passive times of one node that are looked a
 DOUBTS, DOUBT_PAUSE = 8, 4.0  # doubts that may come at once; seconds for one more
 EVIDENCE = 19  # probes that the loss effectively rests on: 2 / LOSS_SMOOTH - 1
 ATTRIBUTE = "coordinate"  # of a node's record
-
-
-@dataclass(frozen=True, slots=True)
-class Known:
-    """A figure with all that its reader needs to trust it."""
-
-    value: float  # seconds, bytes a second or a fraction
-    age: float  # seconds since what it rests on was measured
-    how: str  # measured or predicted
-    error: float  # one standard error, in the value's unit
-
-
-SELF = Known(0.0, 0.0, "measured", 0.0)  # from a node to itself
 
 
 class Reach(Protocol):
@@ -85,20 +69,9 @@ class Way:
     flow: Flow | None = None  # of what comes in bulk
 
 
-@dataclass(slots=True, eq=False)
-class Demand:
-    """Probes that somebody waits for."""
-
-    left: int
-    answered: int = 0
-    error: CloudError | None = None
-    over: trio.Event = field(default_factory=trio.Event)
-
-
 class Network:
     """The costs of the ways from here to others.
 
-    measure_bandwidth(node): measures the way to a node, None where nothing can.
     reach(node, seconds): the tree of another node, None where there is none.
     """
 
@@ -111,10 +84,9 @@ class Network:
         self.proved: Callable[[str], str] = cloud.cluster_of
         self.references: dict[str, bool] = {}  # with whether they are of the own cluster
         self.wanted = Bell()  # rung when the schedule has more to do
-        self.measure_bandwidth: Callable[[str], Awaitable[Known]] | None = None
         self.reach: Callable[[str, float], Reach] | None = None
+        self.demands = Demands(self)
         self._ways: dict[str, Way] = {}
-        self._demands: dict[str, list[Demand]] = {}
         self._unheard: set[str] = set()  # who probed this node and is not known
         self._placed = -math.inf  # when the own coordinate moved last
         self._told: Coordinate | None = None
@@ -139,7 +111,7 @@ class Network:
         """Seconds to a node and back: measured if that is fresh, else the surer of both."""
         if node == self.cloud.machine.name:
             return SELF
-        found = self._measured(node)
+        found = self.measured(node)
         known = None
         if found is not None:
             known = Known(found.value, found.age, "measured", found.error)
@@ -161,7 +133,7 @@ class Network:
 
     def loss(self, node: str) -> Known | None:
         """Part of the probes that stayed without answer."""
-        way, found = self._ways.get(node), self._measured(node)
+        way, found = self._ways.get(node), self.measured(node)
         if way is None or found is None:
             return None
         # Agresti and Coull's: an error of nothing would be too sure after a few probes.
@@ -172,7 +144,7 @@ class Network:
 
     def jitter(self, node: str) -> float | None:
         """Seconds by which one round trip differs from the next, on average."""
-        found = self._measured(node)
+        found = self.measured(node)
         return None if found is None or found.samples < 2 else found.jitter
 
     def ahead(self, node: str, seconds: float) -> Forecast | None:
@@ -220,7 +192,7 @@ class Network:
 
     def near(self) -> list[tuple[str, float]]:
         """The nearest that were measured, and in how many seconds, best first."""
-        alive = ((name, self._measured(name)) for name in self._ways if self.cloud.alive(name))
+        alive = ((name, self.measured(name)) for name in self._ways if self.cloud.alive(name))
         times = ((name, found.value) for name, found in alive if found is not None)
         return heapq.nsmallest(NEAR, times, key=lambda pair: pair[1])
 
@@ -228,7 +200,7 @@ class Network:
         """Whether a node was measured."""
         return node in self._ways
 
-    def _measured(self, node: str) -> Latency | None:
+    def measured(self, node: str) -> Latency | None:
         way = self._ways.get(node)
         return None if way is None else way.times.latency(self.cloud.clock())
 
@@ -335,7 +307,7 @@ class Network:
         return found
 
     def _value(self, node: str) -> float:
-        found = self._measured(node)
+        found = self.measured(node)
         return math.inf if found is None else found.value
 
     def refer(self, references: dict[str, bool]) -> None:
@@ -379,105 +351,6 @@ class Network:
                 return
         self._told, self._told_at = here, now
         self.cloud.machine.measured[ATTRIBUTE] = str(here)
-
-    # --- on demand ----------------------------------------------------------------------------
-
-    async def probe(self, node: str, count: int, seconds: float) -> Latency:
-        """Probe a node `count` times and tell what is known then; probes that nobody
-        answered are an error only where that is all of them.  Raises CloudError:
-        absent, unreachable, timeout, bad, toomany.
-        """
-        await self._find(node, seconds)
-        demand = Demand(count)
-        self.schedule.demand(node, count)
-        waiting = self._demands.setdefault(node, [])
-        waiting.append(demand)
-        self.wanted.ring()
-        try:
-            with trio.move_on_after(seconds):
-                await demand.over.wait()
-        finally:
-            waiting.remove(demand)
-            if not waiting:
-                self._demands.pop(node, None)
-        found = self._measured(node)
-        if found is not None and demand.answered:
-            return found
-        raise demand.error or CloudError(
-            "timeout", f"node {node} answered no probe in {seconds:g} s", "see: cloudfs nodes"
-        )
-
-    def probed(self, node: str, error: CloudError | None = None) -> None:
-        """One probe on demand is over; error: why it had no answer."""
-        for demand in self._demands.get(node, []):
-            if demand.left > 0:
-                demand.left -= 1
-                demand.answered += error is None
-                demand.error = error or demand.error
-                if demand.left == 0:
-                    demand.over.set()
-                return
-
-    async def probe_from(self, source: str, node: str, count: int, seconds: float) -> Known:
-        """Have another node probe one, and tell what it says.  Raises what it says."""
-        if source == self.cloud.machine.name:
-            found = await self.probe(node, count, seconds)
-            return Known(found.value, found.age, "measured", found.error)
-        await self._find(source, seconds)
-        if self.reach is None:
-            raise CloudError("unreachable", f"node {source} cannot be reached from here")
-        if node == source or not usable(node):
-            raise CloudError("bad", f"node {source} cannot probe {ndb.quote(node[:64])}")
-        there = self.reach(source, seconds)
-        with trio.move_on_after(seconds):
-            await there.write("net/ctl", f"probe {ndb.quote(node)} count={count}\n")
-            return read_known(await there.text(f"net/{node}/latency"), source)
-        raise CloudError("timeout", f"node {source} did not probe {node} in {seconds:g} s")
-
-    async def bandwidth_of(self, node: str) -> Known:
-        """Measure the bandwidth to a node.  Raises CloudError."""
-        await self._find(node, 2.0)
-        if self.measure_bandwidth is None:
-            raise CloudError("unsupported", "this node has no means to measure bandwidth")
-        known = await self.measure_bandwidth(node)
-        self.took_bandwidth(node, known)
-        return known
-
-    async def _find(self, node: str, seconds: float) -> None:
-        """Raise unless the node is known, here or to another zone, and may be reached."""
-        cloud = self.cloud
-        if node == cloud.machine.name:
-            raise CloudError("bad", f"{node} is this node: there is no way to measure")
-        if cloud.node(node) is None and usable(node):
-            await cloud.refresh(f"node {node}", seconds)
-        info = cloud.node(node)
-        if info is None:
-            raise unknown(node)
-        if not cloud.alive(node):
-            raise CloudError(
-                "unreachable",
-                f"node {node} is {info.state}: nothing was heard of it for"
-                f" {cloud.age_of(node):.0f} s",
-                "see: cloudfs nodes",
-            )
-
-
-def unknown(node: str) -> CloudError:
-    """The error for a node that nobody knows."""
-    return CloudError("absent", f"there is no node {node[:64]!r}", "see: ls /cloud/nodes")
-
-
-def read_known(text: str, node: str) -> Known:
-    """A figure as another node's file tells it; CloudError("proto") where it is none."""
-    try:
-        pairs = ndb.parse(text[:1024])
-        value, age, error = (number(pairs[name]) for name in ("value", "age", "error"))
-    except (CloudError, KeyError):
-        value = age = error = None
-    if value is None or age is None or error is None or not 0 < value <= LONGEST:
-        raise CloudError("proto", f"node {node} tells no latency: {text[:80]!r}")
-    how = "measured" if pairs.get("how") == "measured" else "predicted"
-    return Known(value, max(0.0, age), how, max(0.0, error))
 
 
 @lru_cache(1 << 14)

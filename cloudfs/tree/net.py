@@ -19,7 +19,9 @@ from cloudfs.errors import CloudError
 from cloudfs.kernel import chart
 from cloudfs.kernel.catalog import usable
 from cloudfs.kernel.chart import Star
-from cloudfs.kernel.network import Known, Network, unknown
+from cloudfs.kernel.demands import unknown
+from cloudfs.kernel.figure import Known
+from cloudfs.kernel.network import Network
 from cloudfs.kernel.query import number
 from cloudfs.kernel.verb import Verb, find, help_of, table
 from cloudfs.tree import numbers
@@ -391,11 +393,11 @@ def _probe(way: Way, args: list[str]) -> Wait[None]:
 
 
 async def _probe_latency(way: Way, count: int) -> None:
-    await way.network.probe(way.node, count, SECONDS + EACH * count)
+    await way.network.demands.probe(way.node, count, SECONDS + EACH * count)
 
 
 async def _probe_bandwidth(way: Way) -> None:
-    await way.network.bandwidth_of(way.node)
+    await way.network.demands.bandwidth_of(way.node)
 
 
 WAY_VERBS = table(Verb("probe [count=N|bandwidth]", 0, 1, _probe))

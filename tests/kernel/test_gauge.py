@@ -14,8 +14,9 @@ import trio.testing
 from cloudfs.errors import CloudError
 from cloudfs.kernel import gauge
 from cloudfs.kernel.bandwidth import CAR_ON_WIRE, SHARE
+from cloudfs.kernel.figure import Known
 from cloudfs.kernel.gauge import Gauge
-from cloudfs.kernel.network import Known, Network
+from cloudfs.kernel.network import Network
 from tests.kernel.test_cloud import make
 
 

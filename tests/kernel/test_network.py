@@ -9,7 +9,7 @@ from cloudfs import ndb
 from cloudfs.errors import CloudError
 from cloudfs.kernel import coordinate, network, probing
 from cloudfs.kernel.coordinate import Coordinate
-from cloudfs.kernel.network import Known
+from cloudfs.kernel.figure import Known
 from tests.kernel.town import Town
 
 PLACES = {f"n{i}": (i % 4 * 0.03, i // 4 * 0.05) for i in range(12)}
@@ -164,7 +164,7 @@ async def test_probes_on_demand(autojump_clock, town):
 
         async def ask():
             try:
-                await n0.network.probe("n1", 30, 5)  # doubts may hold the rest of the queue
+                await n0.network.demands.probe("n1", 30, 5)  # doubts may hold the rest of the queue
             except CloudError as error:
                 refused.append(error.kind)
 
@@ -179,10 +179,10 @@ async def test_a_probe_without_answers_ends_with_the_reason(autojump_clock, town
     await trio.sleep(20)
     town.lost = 1.0
     with pytest.raises(CloudError, match="n1") as failed:
-        await n0.network.probe("n1", 2, 5)
+        await n0.network.demands.probe("n1", 2, 5)
     assert failed.value.kind == "timeout"
     town.lost = 0.5
-    found = await n0.network.probe("n1", 20, 10)
+    found = await n0.network.demands.probe("n1", 20, 10)
     assert 0.2 < found.loss < 0.9
     known = n0.network.loss("n1")
     assert known.value == found.loss
@@ -192,13 +192,15 @@ async def test_a_probe_without_answers_ends_with_the_reason(autojump_clock, town
 async def test_another_node_is_asked_to_probe(autojump_clock, town):
     n0, *_ = await town.add("n0", "n1", "n2")
     await town.settle()
-    known = await n0.network.probe_from("n1", "n2", 2, 5)
+    known = await n0.network.demands.probe_from("n1", "n2", 2, 5)
     assert known.value == pytest.approx(rtt("n1", "n2"))
     assert known.how == "measured"
-    assert (await n0.network.probe_from("n0", "n2", 1, 5)).value == pytest.approx(rtt("n0", "n2"))
+    assert (await n0.network.demands.probe_from("n0", "n2", 1, 5)).value == pytest.approx(
+        rtt("n0", "n2")
+    )
     for source, node in (("n9", "n1"), ("n1", "n9"), ("n1", "n1"), ("n1", "a/b"), ("n0", "n0")):
         with pytest.raises(CloudError):
-            await n0.network.probe_from(source, node, 1, 5)
+            await n0.network.demands.probe_from(source, node, 1, 5)
 
 
 async def test_unknown_nodes(autojump_clock, town):
@@ -209,7 +211,7 @@ async def test_unknown_nodes(autojump_clock, town):
             await n0.cat(f"/cloud/net/{name}/latency")
         assert failed.value.kind in ("absent", "toolong")
     with pytest.raises(CloudError, match="ls /cloud/nodes") as failed:
-        await n0.network.probe("n9", 1, 1)
+        await n0.network.demands.probe("n9", 1, 1)
     assert failed.value.kind == "absent"
     assert n0.network.latency("n9") is None
     assert n0.network.coordinate_of("n9") is None
@@ -298,7 +300,7 @@ async def test_bandwidth_is_measured_by_whoever_can(autojump_clock, town):
         await trio.sleep(1)
         return Known(12.5e6, 0.0, "measured", 1e6)
 
-    n0.network.measure_bandwidth = measure
+    n0.network.demands.measure_bandwidth = measure
     await n0.echo("probe bandwidth", "/cloud/net/n1/ctl")
     assert n0.network.bandwidth("n1") == Known(12.5e6, 0.0, "measured", 1e6)
 

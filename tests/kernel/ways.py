@@ -7,7 +7,7 @@ import trio
 from cloudfs.errors import CloudError
 from cloudfs.kernel.coordinate import DIMS, Coordinate
 from cloudfs.kernel.estimator import Latency
-from cloudfs.kernel.network import SELF, Known
+from cloudfs.kernel.figure import SELF, Known
 
 
 def at(*place, height=0.0005):
@@ -29,6 +29,7 @@ class Ways:
         self.probes = []  # (source, node)
         self.said = {}  # node → text of its net/near; (node, other) → of its net/other/latency
         self.reach = None
+        self.demands = self
 
     def rtt(self, one, other):
         pair = self.true.get((one, other), self.true.get((other, one)))

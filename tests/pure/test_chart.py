@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from cloudfs.kernel import chart
 from cloudfs.kernel.chart import Star
 from cloudfs.kernel.coordinate import DIMS, Coordinate
-from cloudfs.kernel.network import Known
+from cloudfs.kernel.figure import Known
 
 SVG = "{http://www.w3.org/2000/svg}"
 
