@@ -1,0 +1,125 @@
+"""Credentials: a token goes on only by the word of each holder, and never to more than it was."""
+
+from __future__ import annotations
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cloudfs.errors import CloudError
+from cloudfs.factotum import delegation, tokens
+from cloudfs.factotum.delegation import Credential
+
+NOW = 1_790_000_000.0
+HOUR = 3600.0
+KEYS = [Ed25519PrivateKey.from_private_bytes(bytes([number]) * 32) for number in range(1, 9)]
+USER, *HOLDERS = KEYS
+PUBLIC = [key.public_key().public_bytes_raw() for key in HOLDERS]
+NAMES = [delegation.holder(public) for public in PUBLIC]
+SEED, USER_PUBLIC = USER.private_bytes_raw(), USER.public_key().public_bytes_raw()
+
+
+def token() -> bytes:
+    return tokens.mint(SEED, "ana", "local", 3, NAMES[0], NOW)
+
+
+def handed_on(hops: int, until: float = NOW + HOUR) -> bytes:
+    """A token of holder 0 that went on to holder `hops`."""
+    credential = token()
+    for number in range(hops):
+        credential = delegation.delegate(credential, HOLDERS[number], PUBLIC[number + 1], until)
+    return credential
+
+
+def verify(credential: bytes, now: float = NOW) -> Credential:
+    def read(bare: bytes) -> tokens.Powers:
+        return tokens.verify(
+            bare, lambda user: USER_PUBLIC, now, cloud="local", epoch_of=lambda user: 3
+        )
+
+    return delegation.verify(credential, now, read)
+
+
+@pytest.mark.parametrize("hops", range(delegation.HOPS + 1))
+def test_a_token_goes_from_holder_to_holder(hops: int) -> None:
+    found = verify(handed_on(hops))
+    assert found.holders == tuple(NAMES[: hops + 1])
+    assert found.used_by(NAMES[hops]).user == "ana"
+    assert found.used_by(NAMES[hops]).holder == NAMES[hops]
+
+
+def test_only_the_last_holder_may_use_it() -> None:
+    found = verify(handed_on(2))
+    for name in (NAMES[0], NAMES[1], NAMES[3]):
+        with pytest.raises(CloudError, match="another holder"):
+            found.used_by(name)
+
+
+def test_it_ends_when_the_first_of_its_ends_comes() -> None:
+    short = delegation.delegate(handed_on(1), HOLDERS[1], PUBLIC[2], NOW + 60)
+    long = delegation.delegate(short, HOLDERS[2], PUBLIC[3], NOW + 24 * HOUR)
+    assert verify(long).powers.limits.until == NOW + 60
+    with pytest.raises(CloudError, match="hop 2 is over"):
+        verify(long, NOW + 60)
+    with pytest.raises(CloudError, match="it ended"):
+        verify(handed_on(1, NOW + 48 * HOUR), NOW + tokens.LIFE)
+
+
+def test_a_hop_needs_the_holder_before_it() -> None:
+    thief = delegation.delegate(handed_on(1), HOLDERS[5], PUBLIC[5], NOW + HOUR)
+    with pytest.raises(CloudError, match="hop 2 is not signed"):
+        verify(thief)
+
+
+def test_no_hop_can_be_taken_out_put_in_or_used_for_another_token() -> None:
+    whole = handed_on(3)
+    one = 104
+    start = len(whole) - 3 * one
+    hops = [whole[start + one * number : start + one * (number + 1)] for number in range(3)]
+    for left in ([hops[0], hops[2]], [hops[1], hops[2]], [hops[1], hops[0], hops[2]]):
+        with pytest.raises(CloudError):
+            verify(whole[:start] + b"".join(left))
+    other = tokens.mint(SEED, "ana", "local", 3, NAMES[0], NOW + 1)
+    with pytest.raises(CloudError, match="hop 1 is not signed"):
+        verify(b"\0" + len(other).to_bytes(2, "big") + other + b"".join(hops))
+
+
+def test_who_had_it_before_may_shorten_it_to_his_own() -> None:
+    """A holder always has what he was given himself; that is no more than his."""
+    whole = handed_on(2)
+    assert verify(whole[:-104]).holders == tuple(NAMES[:2])
+
+
+def test_hops_and_size_are_bounded() -> None:
+    with pytest.raises(CloudError, match="4 times at most"):
+        handed_on(delegation.HOPS + 1)
+    names = frozenset(f"{'a' * 30}{number}" for number in range(24))
+    wide = tokens.narrow(token(), USER_PUBLIC, tokens.Limits({"app": names}))
+    with pytest.raises(CloudError, match="restrict it less"):
+        for number in range(delegation.HOPS):
+            wide = delegation.delegate(wide, HOLDERS[number], PUBLIC[number + 1], NOW + HOUR)
+    with pytest.raises(CloudError, match="at most 1536 bytes"):
+        verify(b"\0" * 2000)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 10_000), st.integers(1, 255))
+def test_a_changed_byte_is_seen(place: int, change: int) -> None:
+    whole = bytearray(handed_on(2))
+    whole[place % len(whole)] ^= change
+    with pytest.raises(CloudError):
+        verify(bytes(whole))
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.binary(max_size=400), st.booleans())
+def test_noise_is_refused(noise: bytes, marked: bool) -> None:
+    with pytest.raises(CloudError):
+        verify(b"\0" + noise if marked else noise)
+
+
+@pytest.mark.parametrize("name", ["", "ed25519:", "ed25519:zz", "rsa:" + "ab" * 32, "ab" * 32])
+def test_a_holder_is_named_by_a_key(name: str) -> None:
+    with pytest.raises(CloudError, match="names no holder"):
+        delegation.public_of(name)
