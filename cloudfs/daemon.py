@@ -109,6 +109,7 @@ class Daemon:
         self.cloud.changed_node = self.pool.changed
         self.network = Network(self.cloud)
         self.objects.join(Others(self.cloud, self.pool, Finder(self.cloud, self.network)))
+        self.objects.most_for = self.machine.most_for
         self.objects.took_start = self.machine.took_start
         self.datagrams = Datagrams(self.network)
         self.trains = Trains(settings.node, self.pool, self.datagrams)

@@ -6,8 +6,11 @@ import time
 from collections.abc import Mapping
 from typing import Any, Protocol
 
+from cloudfs import ndb
 from cloudfs.errors import CloudError
+from cloudfs.kernel import ceilings
 from cloudfs.kernel.bell import Log
+from cloudfs.kernel.ceilings import Most
 from cloudfs.kernel.forecast import Series
 from cloudfs.kernel.records import Records
 from cloudfs.kernel.reserve import Reserve, amount
@@ -33,7 +36,7 @@ class Party(Protocol):
 
 
 class Machine:
-    """One node's own attributes; labels, price and drained outlive the daemon."""
+    """One node's own attributes; labels, price, drained and most outlive the daemon."""
 
     def __init__(
         self, name: str, cluster: str, owner: str, metrics: Metrics, records: Records, events: Log
@@ -52,6 +55,7 @@ class Machine:
         self.labels: dict[str, str] = records.get("labels", {})
         self.price: float = records.get("price", 0.0)  # of a core-hour
         self.drained: str = records.get("drained", "")  # why it takes no new objects
+        self.most: Most = ceilings.make(records.get("most", {}))
         offer = amount(metrics.cpus, metrics.mem()["total"])
         self.reserve = Reserve(offer)  # what its objects hold
         self.measured: dict[str, object] = {}  # more attributes: coordinate, start.RUNTIME
@@ -71,6 +75,15 @@ class Machine:
             raise CloudError("toomany", f"a node has at most {MAX_LABELS} labels")
         self.labels = new
         self._keep("labels", new)
+
+    def most_for(self, user: str) -> Most:
+        """What an object of a user may have here: the node's owner is not bounded."""
+        return Most() if user == self.owner else self.most
+
+    def set_most(self, most: Most) -> None:
+        """From now on; what runs keeps what it has."""
+        self.most = most
+        self._keep("most", most.pairs(), ndb.record(most.pairs()))
 
     def drain(self, why: str) -> None:
         """Take no new objects from now on; those that are here stay."""
@@ -92,10 +105,10 @@ class Machine:
         found = old + START_SMOOTH * (seconds - old)
         self.measured[f"start.{runtime}"] = float(f"{found:.3g}")
 
-    def _keep(self, name: str, value: Any) -> None:
+    def _keep(self, name: str, value: Any, shown: str = "") -> None:
         self._records.set(name, value)
         self.changed = time.time()
-        self.events.add(name, node=self.name, value=value)
+        self.events.add(name, node=self.name, value=shown or value)
 
     def attributes(self) -> dict[str, object]:
         """All that a query may ask of a node, flat: state (alive, drained), arch, cpus,

@@ -18,6 +18,7 @@ from cloudfs.errors import CloudError
 from cloudfs.kernel import adoption, lifecycle, placement, restarts, starting
 from cloudfs.kernel.arriving import Arrivals
 from cloudfs.kernel.bell import Log, first
+from cloudfs.kernel.ceilings import Most
 from cloudfs.kernel.departing import Departures
 from cloudfs.kernel.handover import Cloud, Handover
 from cloudfs.kernel.object import Object, add
@@ -70,6 +71,7 @@ class Objects:
         self.changed_one: Callable[[Object], None] = lambda made: None  # told of every change
         self.attributes = attributes
         self.reserve = reserve or Reserve()
+        self.most_for: Callable[[str], Most] = lambda user: Most()
         self.took_start: Callable[[str, float], None] = lambda runtime, seconds: None
         self.arrivals = Arrivals(self)
         self.departures = Departures(self)
@@ -264,7 +266,11 @@ class Objects:
         return self.launch(made, made.argv, "start")
 
     def runtime_for(self, made: Object) -> str:
-        """The runtime it would have here; CloudError("refused") where it may not."""
+        """The runtime it would have here; CloudError where it may not run: "refused", or
+        "denied" or "full" by the node's ceilings."""
+        most = self.most_for(made.user)
+        most.check(made.limits)
+        most.check_running(made.user, self._running(made))
         runtime = made.runtime or self.host.default_runtime()
         if runtime == "process" and made.user != self.owner:
             raise CloudError(
@@ -273,6 +279,11 @@ class Objects:
                 "use runtime sandbox",
             )
         return runtime
+
+    def _running(self, made: Object) -> int:
+        """How many other objects of its user run here."""
+        mine = self.index["user"].get(made.user, {}).values()
+        return sum(other is not made and other.state in lifecycle.ALIVE for other in mine)
 
     def _need_nursery(self) -> None:
         if self._nursery is None:

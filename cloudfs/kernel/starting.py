@@ -28,7 +28,7 @@ def told(objects: Objects, made: Object, argv: list[str]) -> Launch:
         env=_environment(objects, made),
         cwd=made.dir,
         runtime=made.runtime,
-        limits=made.limits,
+        limits=objects.most_for(made.user).under(made.limits),
         nice=made.nice,
         stdio_limit=objects.bounds.stdio,
         net=made.net,

@@ -142,10 +142,12 @@ def _limit(objects: Objects, made: Object, args: list[str], who: Who) -> None:
     word = objects.host.limits_word()
     if word and any(not arg.startswith("time=") for arg in args):
         raise CloudError("unsupported", f"limit: {word}")
+    most = objects.most_for(made.user)
+    most.check(new)
     objects.reserve.change(made.id, wanted(new))
     try:
         if made.running is not None and made.state in lifecycle.ALIVE:
-            made.running.set_limits(new)
+            made.running.set_limits(most.under(new))
     except CloudError:
         objects.reserve.change(made.id, wanted(made.limits))
         raise

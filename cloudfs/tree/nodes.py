@@ -6,7 +6,7 @@ from typing import Protocol
 
 from cloudfs import ndb
 from cloudfs.errors import CloudError
-from cloudfs.kernel import query
+from cloudfs.kernel import ceilings, query
 from cloudfs.kernel.bell import Log as KernelLog
 from cloudfs.kernel.machine import Machine, Party
 from cloudfs.kernel.verb import Verb, find, help_of, table
@@ -100,6 +100,12 @@ def _price(machine: Machine, args: list[str], at: Attach) -> None:
     machine.set_price(price)
 
 
+def _most(machine: Machine, args: list[str], at: Attach) -> None:
+    """The most that an object of anybody but the node's owner may have here, whatever its
+    own limit, and how many of one user run at once; none lifts."""
+    machine.set_most(ceilings.read(args, machine.most))
+
+
 def _drain(machine: Machine, args: list[str], at: Attach) -> None:
     """Take no new objects until undrain; those that are here stay.  The words say why."""
     why = " ".join(args) or f"by {at.who.user}"
@@ -137,6 +143,7 @@ VERBS = table(
     Verb("undrain", 0, 0, _undrain),
     Verb("label K=V...", 1, None, _label),
     Verb("price N", 1, 1, _price),
+    Verb("most cpu=N mem=N pids=N time=N running=N", 1, None, _most),
 )
 
 
@@ -228,6 +235,12 @@ def _uptime(machine: Machine, at: Attach) -> str:
     return f"{ndb.show(machine.metrics.uptime())}\n"
 
 
+def _read_most(machine: Machine, at: Attach) -> str:
+    """What an object of anybody but the owner may have here: cpu in cores, mem in bytes,
+    pids, time in seconds, and running, of one user at once; empty is no bound."""
+    return ndb.record(machine.most.pairs()) + "\n"
+
+
 def _read_price(machine: Machine, at: Attach) -> str:
     """What a core-hour costs; write a number to change it."""
     return f"{ndb.show(machine.price)}\n"
@@ -256,6 +269,7 @@ TABLE = (
     Value("mem", 0o444, _mem),
     Value("disk", 0o444, _disk),
     Value("uptime", 0o444, _uptime),
+    Value("most", 0o444, _read_most),
     Value("price", 0o644, _read_price, lambda m, line, at: _price(m, [line.strip()], at)),
     Value("labels", 0o644, _read_labels, lambda m, line, at: _label(m, ndb.words(line), at)),
     Log("events", 0o444, _events),

@@ -68,6 +68,24 @@ def test_the_runtime_for_the_owner_is_refused_to_others(pair: tuple[Session, Ses
     assert "use runtime sandbox" in done.stderr
 
 
+def test_nobody_gets_past_the_ceilings_of_the_node(pair: tuple[Session, Session]) -> None:
+    root, other = pair
+    ctl = f"{root.mount}/nodes/*/ctl"
+    root.sh(f"echo most pids=20 | tee {ctl}")
+    try:
+        bomb = "i=0; while [ $i -lt 60 ]; do sleep 600 & i=$((i+1)); done; echo all 60"
+        id = other.cloudfs("run", "sh", "-c", f"sh -c '{bomb}'; sleep 600").stdout.strip()
+        refused = other.sh(f"echo limit pids=100 > {root.mount}/proc/{id}/ctl || cloudfs why")
+        assert "lets an object have 20" in refused
+        count = f"grep -c . {root.mount}/proc/{id}/pids"
+        root.sh(f"while [ $({count}) -lt 15 ]; do sleep 0.1; done", seconds=20)
+        assert int(root.sh(f"sleep 0.5; {count}")) <= 20
+        assert other.cloudfs("logs", id).stdout == ""
+        other.cloudfs("kill", id)
+    finally:
+        root.sh(f"echo most pids=none | tee {ctl}")
+
+
 def test_the_socket_keeps_the_same_permissions(pair: tuple[Session, Session]) -> None:
     root, other = pair
     id = root.cloudfs("run", "sleep", "600").stdout.strip()

@@ -14,6 +14,7 @@ from cloudfs.kernel.bell import Log
 from cloudfs.kernel.machine import Machine
 from cloudfs.kernel.objects import Objects
 from cloudfs.kernel.records import Records
+from cloudfs.node.api import Limits
 from cloudfs.node.metrics import Metrics
 from cloudfs.node.twin import Twin
 from cloudfs.tree.api import DMDIR, OREAD, OWRITE, DirHandle, Wait, Who
@@ -276,6 +277,25 @@ async def test_the_node(autojump_clock, cloud):
         assert (await cloud.cat(f"/cloud/nodes/n1/{file}")).endswith("\n")
     id = await cloud.run("sleep 9", "limit cpu=4")
     assert await cloud.cat(f"/cloud/proc/{id}/cost") == "total=0 hour=2\n"
+
+
+async def test_nobody_raises_what_the_node_lets_its_users_have(autojump_clock, cloud):
+    most = "/cloud/nodes/n1/most"
+    await cloud.echo("most cpu=2 pids=64 running=1", "/cloud/nodes/n1/ctl")
+    assert await cloud.cat(most) == "cpu=2 mem= pids=64 time= running=1\n"
+    cloud.objects.most_for = cloud.machine.most_for
+    id = await cloud.run("sleep 9", "runtime sandbox", "limit cpu=2", who=BOB)
+    assert cloud.objects.all[id].running.limits.pids == 64
+    for asked in ("limit cpu=3", "limit pids=65"):
+        with pytest.raises(CloudError, match="at most"):
+            await cloud.echo(asked, f"/cloud/proc/{id}/ctl", BOB)
+    await cloud.echo("limit cpu=none pids=9", f"/cloud/proc/{id}/ctl", BOB)
+    assert cloud.objects.all[id].running.limits == Limits(cpu=2, pids=9)
+    with pytest.raises(CloudError, match="the most one may have"):
+        await cloud.run("sleep 9", "runtime sandbox", who=BOB)
+    await cloud.run("sleep 9", "limit cpu=3")  # its owner's
+    with pytest.raises(CloudError):
+        await cloud.echo("most cpu=99", "/cloud/nodes/n1/ctl", BOB)
 
 
 async def test_events_are_followed(autojump_clock, cloud):
