@@ -40,6 +40,7 @@ from cloudfs.kernel.object import Object, new_id
 from cloudfs.kernel.offer import begin_line, lines_of, withdraw_line
 from cloudfs.kernel.placement import Attributes, Wish
 from cloudfs.kernel.reserve import wanted
+from cloudfs.kernel.sent import Sent
 from cloudfs.kernel.verbs import LASTING, act
 from cloudfs.node.api import Running
 from cloudfs.wait import Wait, settle
@@ -97,6 +98,7 @@ class Handover:
 
     def __init__(self, objects: Objects, cloud: Cloud) -> None:
         self.moved = Moved(objects.records)
+        self.sent = Sent()
         self._objects = objects
         self.cloud = cloud
         self._trying: dict[str, str] = {}  # id → node, of objects that are placed now
@@ -173,7 +175,9 @@ class Handover:
         """The first node that holds what the object wants."""
         objects, wish = self._objects, made.wish()
         nodes = await self.nodes(wish)
-        chosen = placement.order(wish, nodes, objects.node, self._siblings(made))
+        cpus = {name: placement.cpus_of(has) for name, has in nodes.items()}
+        sent = self.sent.shares(cpus, trio.current_time())
+        chosen = placement.order(wish, nodes, objects.node, self._siblings(made), sent)
         refusals: list[tuple[str, CloudError]] = []
         for node in chosen[:MOST]:
             self._trying[made.id] = node
@@ -182,6 +186,7 @@ class Handover:
             except CloudError as error:
                 refusals.append((node, error))
             else:
+                self.sent.note(node, wish.want.cores, trio.current_time())
                 return node
         said = ", ".join(f"{node}: {error.why or error.text}" for node, error in refusals)
         kinds = {error.kind for _, error in refusals}

@@ -20,9 +20,10 @@ What is best, the first that tells two nodes apart:
 
 The score is the share of the machine that is idle, 0 to 1: the least of idle cores,
 cores less load, unreserved cores (each by all cores) and unreserved memory (by all
-memory); the older the news, the less it counts (half after 30 s, to nothing).  The
-node that asks gets HOME more: an object stays where it was made unless another node
-has half a machine more to spare, or its own has no idle tenth left and another has.
+memory); the older the news, the less it counts (half after 30 s, to nothing), and what
+the node that asks sent there lately makes it less (sent.py).  That node itself gets HOME
+more: an object stays where it was made unless another node has half a machine more to
+spare, or its own has no idle tenth left and another has.
 """
 
 from __future__ import annotations
@@ -38,7 +39,10 @@ from cloudfs.kernel.reserve import NOTHING, Amount, amount
 
 HOME = 0.5  # what being at home is worth, in shares of a machine
 BUSY = 0.1  # a share of idle below which it is worth nothing
+FLOOR = 0.2  # of a score, whatever was sent there: it may be the only node with room
 HALF = 30.0  # seconds after which news count half
+
+NONE: Mapping[str, float] = {}
 
 Attributes = Mapping[str, object]
 
@@ -56,13 +60,17 @@ class Wish:
 
 
 def order(
-    wish: Wish, nodes: Mapping[str, Attributes], home: str, siblings: Iterable[str] = ()
+    wish: Wish,
+    nodes: Mapping[str, Attributes],
+    home: str,
+    siblings: Iterable[str] = (),
+    sent: Mapping[str, float] = NONE,
 ) -> list[str]:
     """The nodes that will do, best first.
 
     home: the node that asks.  siblings: the node of each other object that is spread
-    with this one.  Raises CloudError("unreachable") that says which term failed on how
-    many nodes if none will do.
+    with this one.  sent: by node, the part of it that went there lately.  Raises
+    CloudError("unreachable") that says which term failed on how many nodes if none will do.
     """
     if wish.on and wish.on not in nodes:
         raise unknown(wish.on)
@@ -79,7 +87,7 @@ def order(
 
     def rank(name: str) -> tuple[object, ...]:
         beside = on_value[_value(wish, nodes[name])], on_node[name]
-        return *beside, *_rank(wish, name, nodes[name], name == home)
+        return *beside, *_rank(wish, name, nodes[name], name == home, sent.get(name, 0.0))
 
     return sorted(good, key=rank)
 
@@ -107,9 +115,9 @@ def _value(wish: Wish, attributes: Attributes) -> str:
     return str(attributes.get(wish.spread, "")) if wish.spread else ""
 
 
-def score(attributes: Attributes, home: bool) -> float:
-    """How well a node would do by its load, 0 to 1, and up to 1.5 at home."""
-    cpus = _of(attributes, "cpus", 1.0) or 1.0
+def score(attributes: Attributes, home: bool, sent: float = 0.0) -> float:
+    """How well a node would do by its load, 0 to 1, and up to 1.5 at home.  sent: a part of it."""
+    cpus = cpus_of(attributes)
     memory = _of(attributes, "mem.total", 0.0)
     shares = [
         _of(attributes, "cpu.idle", cpus) / cpus,
@@ -121,7 +129,12 @@ def score(attributes: Attributes, home: bool) -> float:
     if home:
         return idle + (HOME if idle >= BUSY else 0.0)
     age = max(0.0, _of(attributes, "age", 0.0))
-    return idle * HALF / (HALF + age)
+    return idle * HALF / (HALF + age) * max(FLOOR, 1 / (1 + sent))
+
+
+def cpus_of(attributes: Attributes) -> float:
+    """How many processors a node says it has, 1 where it says nothing."""
+    return _of(attributes, "cpus", 1.0) or 1.0
 
 
 def _of(attributes: Attributes, name: str, default: float) -> float:
@@ -129,11 +142,11 @@ def _of(attributes: Attributes, name: str, default: float) -> float:
     return default if found is None else found
 
 
-def _rank(wish: Wish, name: str, has: Attributes, home: bool) -> tuple[object, ...]:
+def _rank(wish: Wish, name: str, has: Attributes, home: bool, sent: float) -> tuple[object, ...]:
     met = sum(meets(expr, has) for expr in wish.prefer if expr.op not in ORDERS)
     sorts = [place(expr, has) for expr in wish.prefer if expr.op in ORDERS]
     lot = hashlib.blake2b(f"{wish.id}/{name}".encode(), digest_size=8).digest()
-    return -met, sorts, -round(score(has, home), 1), not home, lot
+    return -met, sorts, -round(score(has, home, sent), 1), not home, lot
 
 
 def _against(wish: Wish, has: Attributes) -> list[tuple[str, str]]:
