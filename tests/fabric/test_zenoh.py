@@ -14,7 +14,8 @@ import trio
 from cloudfs.errors import CloudError
 from cloudfs.fabric import zenoh as engine_module
 from cloudfs.fabric.zenoh import ZenohEngine
-from cloudfs.factotum.cloudkey import KeyFiles, make_cloud, node_files
+from cloudfs.factotum.nodekeys import KeyFiles
+from tests.clouds import TestCloud
 from tests.fabric.conftest import eventually, free_ports, take
 from tests.fabric.peer import LEASE
 
@@ -31,15 +32,10 @@ def quick(monkeypatch):
 def process(zone, node):
     """Another process with an engine of that zone."""
     engine = zone.make(node)  # for its address only
-    files = node_files(zone.folder / node, node, "c1") if (zone.folder / node).exists() else None
-    if files is None:
-        (zone.folder / node).mkdir()
-        (zone.folder / node / "cloud.key").write_bytes(
-            (zone.folder / "cloud" / "cloud.key").read_bytes()
-        )
+    folder = zone.files(node).cert.parent
     seeds = " ".join(list(zone.addresses.values())[:1])
     command = [sys.executable, "-m", "tests.fabric.peer", node, "c1", zone.addresses[node], seeds]
-    child = subprocess.Popen([*command, str(zone.folder / node)], stdout=subprocess.PIPE)
+    child = subprocess.Popen([*command, str(folder)], stdout=subprocess.PIPE)
     try:
         assert child.stdout.readline() == b"up\n"
         yield child
@@ -57,9 +53,8 @@ async def test_a_stranger_does_not_get_in(zenoh_zone, tmp_path):
     """Another cloud's certificate, of the same names: nothing passes either way."""
     one = await zenoh_zone.up("n1")
     one.publish("secret", b"s")
-    make_cloud(tmp_path / "other")
     (port,) = free_ports(1)
-    files = node_files(tmp_path / "other", "n2", "c1")
+    files = TestCloud(tmp_path / "other").files("n2", "c1")
     stranger = ZenohEngine("n2", "c1", f"127.0.0.1:{port}", [zenoh_zone.addresses["n1"]], files)
     await zenoh_zone.start(stranger)
     two = await zenoh_zone.start(zenoh_zone.make("n3"))
@@ -78,8 +73,7 @@ async def test_a_stranger_does_not_get_in(zenoh_zone, tmp_path):
 async def test_who_has_only_the_root_does_not_get_in(zenoh_zone, tmp_path):
     """A peer that can check us but proves nothing: a key that the cloud did not sign."""
     one = await zenoh_zone.up("n1")
-    make_cloud(tmp_path / "other")
-    own = node_files(tmp_path / "other", "n2", "c1")
+    own = TestCloud(tmp_path / "other").files("n2", "c1")
     files = KeyFiles(zenoh_zone.files("n1").ca, own.cert, own.key)
     (port,) = free_ports(1)
     stranger = ZenohEngine("n2", "c1", f"127.0.0.1:{port}", [zenoh_zone.addresses["n1"]], files)
