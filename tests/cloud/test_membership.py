@@ -236,7 +236,7 @@ def test_a_name_that_is_taken_is_refused_with_the_reason(make_net: MakeNet) -> N
     eventually(lambda: all_up(net, first), JOIN)
     before = net["n2"].read("nodes/n1/addr")
     impostor = net["n3"]
-    impostor.local.name = "n1"
+    net.rename(impostor, "n1")
     impostor.local.launch([net["n2"].local.address])
 
     def told() -> None:
