@@ -20,6 +20,7 @@ import trio
 import cloudfs
 from cloudfs import config
 from cloudfs.config import Bounds
+from cloudfs.credentials import Credentials
 from cloudfs.errors import CloudError
 from cloudfs.fuse.mount import mount
 from cloudfs.joined import Joined
@@ -165,6 +166,7 @@ class Daemon:
                 self.make_space,
                 node_space=lambda who: Space(self.trees.own, self.errors),
                 far_user=lambda name: idmap.far_user(name, self.owner),
+                stranger_space=lambda who: Space(self.trees.strangers),
                 trace=self.trace,
                 closed=self.objects.session_closed,
             )
@@ -176,9 +178,8 @@ class Daemon:
             self.pool.watcher = server
             nursery.start_soon(self.metrics.run)
             await nursery.start(self.pool.run)
-            joined = Joined(
-                settings.state, self.cloud, self.records, server, self.pool, self.events
-            )
+            credentials = Credentials(settings.state, settings.node, self.records)
+            joined = Joined(credentials, self.cloud, self.records, server, self.pool, self.events)
             self.machine.party = joined
             joined.listen_beside = self.datagrams.listen_near
             joined.timed = self.network.confirm

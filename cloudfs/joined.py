@@ -1,24 +1,29 @@
-"""A node's place in a cloud: its keys, where it listens for others, and its neighbours.
+"""A node's place in a cloud: its certificate, where it listens for others, its neighbours.
 
-A node that was never told to listen is a cloud of its own and opens no socket.
+A node that was never told to listen is a cloud of its own and opens no socket.  One that was,
+and has no certificate yet, opens its socket once it has (`init`, `join`).
 """
 
 from __future__ import annotations
 
 import logging
+import random
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import trio
 
 from cloudfs import ndb
+from cloudfs.credentials import Credentials
+from cloudfs.enrolling import Enrolling
 from cloudfs.errors import CloudError
 from cloudfs.fabric.zenoh import ZenohEngine
-from cloudfs.factotum import cloudkey
-from cloudfs.factotum.cloudkey import KeyFiles
+from cloudfs.factotum import authority
+from cloudfs.factotum.certificates import is_cloud, is_label
+from cloudfs.factotum.nodekeys import server_context
+from cloudfs.factotum.revocation import Revocation
 from cloudfs.kernel import zones
 from cloudfs.kernel.bell import Log
 from cloudfs.kernel.cloud import Cloud
@@ -28,12 +33,16 @@ from cloudfs.kernel.records import Records
 from cloudfs.wait import Wait
 from cloudfs.wire import address, seed
 from cloudfs.wire.imports import Pool
-from cloudfs.wire.listen import listen
+from cloudfs.wire.listen import Listener, listen
 from cloudfs.wire.server import Server
 
 log = logging.getLogger(__name__)
 
+CHECK = 30.0  # seconds between looks whether a node's certificates have run out
+TOLD = 0.5  # seconds between looks for a word of revocation that this node is to keep telling
+SPREAD = 3.0  # seconds over which nodes spread the opening of their sessions anew
 JOIN = 15.0  # seconds to find one's place
+SEEDS = 6  # addresses in a join file
 FINAL = frozenset({"denied", "proto"})  # kinds of what a wrong node says, or none
 LEAVE = 5.0  # seconds to say goodbye
 PROBES = zones.PORTS + 1  # by how much the port of probes is above the node's; zones' lie between
@@ -43,13 +52,13 @@ LAST_PORT = 65535 - PROBES
 class Joined:
     """Joins and leaves clouds; see kernel/machine.py's `Party`.
 
-    state: the state directory, which holds cloud.key.  pool: the connections to other
+    credentials: what this node proves itself with.  pool: the connections to other
     nodes.  events: of the whole cloud.
     """
 
     def __init__(
         self,
-        state: Path,
+        credentials: Credentials,
         cloud: Cloud,
         records: Records,
         server: Server,
@@ -62,7 +71,12 @@ class Joined:
         self.listen_beside: Callable[[str, int], None] = lambda host, port: None
         # Told of the seconds after which a node answered what the engine carried.
         self.timed: Callable[[str, float], None] = lambda node, seconds: None
-        self._state = state
+        self.credentials = credentials
+        self.enrolling = Enrolling(credentials, cloud, pool)
+        self.enrolling.renewed = self._renewed
+        self._listener: Listener | None = None
+        self._engines: list[ZenohEngine] = []
+        pool.admit = credentials.admit
         self._records = records
         self._server = server
         self._pool = pool
@@ -83,14 +97,22 @@ class Joined:
         before = self._records.get("cloud", {})
         at = at or before.get("listen", "")
         known = list(seeds) or before.get("seeds", [])
+        self.credentials.load(self.cloud.machine.cluster)
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
             try:
                 if at:
                     left = bool(before.get("left")) and not seeds
-                    self._listen(at, known, left)
-                    if not left:
-                        await self._begin(known)
+                    self._public(at)
+                    self._keep(known, left)
+                    if self.credentials.certified:
+                        self._listen()
+                        if not left:
+                            await self._begin(known)
+                    else:
+                        self.cloud.machine.outside = self.credentials.why
+                nursery.start_soon(self.enrolling.run)
+                nursery.start_soon(self._check_others)
                 task_status.started()
                 await trio.sleep_forever()
             finally:
@@ -102,6 +124,18 @@ class Joined:
         """Join the cloud of the nodes at these addresses, in which this node is alone."""
         for at in seeds:
             check_address(at)
+        if not self.credentials.certified:
+            raise CloudError("refused", f"join: {self.credentials.why}", "see: cloudfs join --help")
+        self._may_join()
+        return Wait(partial(self._join, seeds))
+
+    def join_by(self, file: str) -> Wait[None]:
+        """Join the cloud of a join file, of which this is the text."""
+        joined = authority.parse_join(file)
+        self._may_join()
+        return Wait(partial(self._join_by, joined))
+
+    def _may_join(self) -> None:
         if not self.cloud.machine.public:
             raise CloudError(
                 "refused",
@@ -115,7 +149,39 @@ class Joined:
                 f"join: this node is in a cloud with {', '.join(others[:4]) or 'others'}",
                 "leave that first: cloudfs leave",
             )
-        return Wait(partial(self._join, seeds))
+
+    async def _join_by(self, file: authority.Join) -> None:
+        root, chain = await self.enrolling.join(file)
+        await self._end()
+        self.credentials.adopt(root, chain)
+        self._certified(file.cluster)
+        await self._join(list(file.seeds))
+
+    def init(self, cloud: str, cluster: str) -> Wait[None]:
+        """Begin a cloud or, where its root.key is, a cluster of it."""
+        cluster = cluster or self.cloud.machine.cluster
+        if (cloud and not is_cloud(cloud)) or not is_label(cluster):
+            names = ndb.quote(f"{cloud} {cluster}"[:80])
+            raise CloudError("bad", f"init: {names} are no names", "use a-z, 0-9 and -")
+        place = self.credentials.init(cloud, cluster)
+        log.info("a cloud was begun; its root key is %s: keep it elsewhere", place)
+        return Wait(partial(self._init, cluster))
+
+    async def _init(self, cluster: str) -> None:
+        self._certified(cluster)
+        if self.cloud.machine.public and self.neighbours is None:
+            await self._begin([])
+
+    def _certified(self, cluster: str) -> None:
+        """There is a certificate, of that cluster: be of it, and listen."""
+        machine = self.cloud.machine
+        machine.cluster, machine.outside = cluster, ""
+        self._records.set("cluster", cluster)
+        self._pool.use(self.credentials.files)
+        if machine.public and self._listener is None:
+            self._listen()
+        elif self._listener is not None:
+            self._show()
 
     def _with_others(self) -> bool:
         """Whether there are other nodes in the cloud, of this zone or beyond it."""
@@ -124,7 +190,6 @@ class Joined:
     async def _join(self, seeds: list[str]) -> None:
         was = self.neighbours is not None
         await self._end()
-        self._files()
         await self._begin(seeds)
         why = "nobody answered"
         with trio.move_on_after(JOIN):
@@ -167,13 +232,8 @@ class Joined:
 
     # --- being in a cloud -----------------------------------------------------------------------
 
-    def _files(self) -> KeyFiles:
-        machine = self.cloud.machine
-        files = cloudkey.node_files(self._state, machine.name, machine.cluster)
-        self._pool.use(files)
-        return files
-
-    def _listen(self, at: str, seeds: Sequence[str], left: bool) -> None:
+    def _public(self, at: str) -> None:
+        """Be found there by other nodes.  CloudError("bad")."""
         host, port = check_address(at)
         if host in ("0.0.0.0", "::", "") or port > LAST_PORT:  # noqa: S104
             raise CloudError(
@@ -182,14 +242,22 @@ class Joined:
                 f" with a port up to {LAST_PORT}",
                 "write the machine's own: --listen 192.0.2.7:5640",
             )
-        if not seeds and not (self._state / "cloud.key").exists():
-            cloudkey.make_cloud(self._state)
-        self.listen_beside(host, port + PROBES)
-        listener = listen(f"tls:{at}", self._files())
-        self._server.listen_also(listener)
         self.cloud.machine.public = at
-        self.cloud.machine.addresses.append(str(listener.address))
-        self._keep(seeds, left)
+
+    def _listen(self) -> None:
+        at = self.cloud.machine.public
+        host, port = check_address(at)
+        self.listen_beside(host, port + PROBES)
+        files = self.credentials.files
+        self._pool.use(files)
+        self._listener = listen(f"tls:{at}", files, self.credentials.admit)
+        self._server.listen_also(self._listener)
+        self.cloud.machine.addresses.append(str(self._listener.address))
+
+    def _show(self) -> None:
+        """Show the certificate that there is now to who calls."""
+        if self._listener is not None and self._listener.door is not None:
+            self._listener.door.use(server_context(self.credentials.files))
 
     def _keep(self, seeds: Sequence[str], left: bool = False) -> None:
         where = {"listen": self.cloud.machine.public, "seeds": list(seeds), "left": left}
@@ -197,20 +265,30 @@ class Joined:
 
     async def _begin(self, seeds: Sequence[str]) -> None:
         """Be a node among others from now on."""
-        machine, files = self.cloud.machine, self._files()
+        if self.credentials.lost:
+            self.cloud.machine.outside = self.credentials.lost
+            return
+        machine, files = self.cloud.machine, self.credentials.files
+        self.enrolling.seeds = list(seeds)
+        if self.credentials.authority is not None:
+            machine.measured["issuer"] = "yes"
         boot = max(self._records.get("boot", 0) + 1, time.time_ns() // 10**6)
         self._records.set("boot", boot)
         public = machine.public
-        who = cloudkey.fingerprint(files)
-        core = Member(machine.name, machine.cluster, who, boot, public, seeds)
+        own = self.credentials.own
+        assert own is not None
+        core = Member(machine.name, machine.cluster, own.key, boot, public, seeds)
+        engines = self._engines = []
 
         def engine(zone: str, seeds: Sequence[str]) -> ZenohEngine:
             at = zones.endpoint(public, zone)
-            made = ZenohEngine(machine.name, zone, at, seeds, files)
+            made = ZenohEngine(machine.name, zone, at, seeds, files, self.credentials.shut_out)
             made.time(self.timed)
+            engines.append(made)
             return made
 
         made = Neighbours(self.cloud, core, engine, self._ask_seed, self._events)
+        made.heard_word["revoked"] = self._heard_revoked
         self.cloud.objects.changed_one = made.object_changed
         self.neighbours, self._scope, self._over = made, trio.CancelScope(), trio.Event()
         if self._nursery is None:
@@ -235,11 +313,104 @@ class Joined:
         self._scope.cancel()
         if self.neighbours is not None:
             await self._over.wait()
-        self.neighbours = None
+        self.neighbours, self._engines = None, []
         self.cloud.objects.changed_one = lambda made: None
+
+    # --- certificates -----------------------------------------------------------------------
+
+    def invite(self, life: float, uses: int) -> str:
+        """A new join file of this node's cluster; it names this node and some others."""
+        public = self.cloud.machine.public
+        if not public:
+            why = "invite: this node listens nowhere, so nobody could join"
+            raise CloudError("refused", why, "see: cloudfs up --help")
+        others = [info.addr for info in self.cloud.nodes.values() if self.cloud.alive(info.name)]
+        return self.credentials.invite(life, uses, [public, *filter(None, others)][:SEEDS])
+
+    def greeting(self) -> str:
+        """What this node says to who asks for a certificate."""
+        return self.credentials.greeting()
+
+    def enrol(self, strange: bool, question: str) -> str | Wait[str]:
+        """The answer to who asks for one."""
+        return self.enrolling.answer(strange, question)
+
+    def certificate(self) -> dict[str, object]:
+        """What the own certificate says."""
+        return self.credentials.record()
+
+    def revoked(self) -> list[dict[str, object]]:
+        """The nodes that are known to have lost their place."""
+        every = self.credentials.revoked.all.values()
+        return [{"node": r.node, "cluster": r.cluster, "at": int(r.at)} for r in every]
+
+    def _renewed(self) -> None:
+        """There is a new certificate: show it, also to those who are connected."""
+        self._show()
+        self._pool.use(self.credentials.files)
+        self._open_anew("there is a new certificate")
+
+    def _open_anew(self, why: str) -> None:
+        """Open the engine's sessions anew, each at a moment of its own: Zenoh reads
+        certificates, and whom to shut out, as it opens."""
+        for engine in self._engines:
+            engine.open_anew(why, random.uniform(0, SPREAD))  # noqa: S311
+
+    def revoke(self, node: str, cluster: str) -> None:
+        """Take that node's place away, and tell all others."""
+        if not self.credentials.certified:
+            raise CloudError("refused", f"revoke: {self.credentials.why}")
+        known = self.cloud.node(node)
+        place = cluster or (known.cluster if known else "") or self.cloud.machine.cluster
+        record = self.credentials.revoke(node, place)
+        self._shut_out(record)
+        if self.neighbours is not None:
+            self.neighbours.tell("revoked", _key(record), record.text().encode())
+
+    def _heard_revoked(self, value: bytes) -> bool:
+        """A record that a node of the cloud told; whether it is new."""
+        record = self.credentials.learn(ndb.text_line(value))
+        if record is None:
+            return False
+        self._shut_out(record)
+        return True
+
+    def _shut_out(self, record: Revocation) -> None:
+        """Have nothing to do with that node any more."""
+        log.warning("%s, of cluster %s", record.why, record.cluster)
+        self.cloud.machine.events.add("revoked", node=record.node, cluster=record.cluster)
+        if self.credentials.lost:
+            self._scope.cancel()  # it is this node
+            return
+        self._server.check_nodes(self.credentials.admit)
+        self._pool.check()
+        self._open_anew(record.why)
+
+    async def _check_others(self) -> None:
+        """Close the connections of nodes whose certificates ran out; tell on, in the zones for
+        which this node speaks, of those that were revoked; and say if it is this one."""
+        looked = -CHECK
+        while True:
+            await trio.sleep(TOLD)
+            now = trio.current_time()
+            if self.credentials.lost and self.neighbours is not None:
+                await self._end()
+                self.cloud.machine.outside = self.credentials.lost
+            if self.neighbours is not None:
+                every = self.credentials.revoked.all.values()
+                records = {_key(record): record.text().encode() for record in every}
+                self.neighbours.keep_telling("revoked", records)
+            if now - looked >= CHECK:
+                looked = now
+                self._server.check_nodes(self.credentials.admit)
+                self._pool.check()
 
     async def _ask_seed(self, address: str, question: str) -> str:
         return await seed.ask(self._pool, address, self.cloud.machine.owner, question)
+
+
+def _key(record: Revocation) -> str:
+    return f"{record.cluster}/{record.node}"
 
 
 def check_address(text: str) -> tuple[str, int]:

@@ -235,12 +235,21 @@ def _stay(env: dict[str, str], line: str | None, folder: Path) -> int:
 def _explain(count: int, mount: str | None) -> None:
     """The form with loopback ports, in shell lines."""
     click.echo("d=$(mktemp -d)")
-    named = list(zip(local.clusters(count), local.free_ports(count), strict=True))
-    seeds = [f"127.0.0.1:{port}" for _, port in named[:2]]
-    for (name, cluster), port in named:
-        node = LocalNode(name, cluster, f"127.0.0.1:{port}", Path("$d") / name)
-        words = " ".join(node.command(seeds))
-        click.echo(f"mkdir $d/{name}; setsid {words} >$d/{name}/log 2>&1 &")
+    first: dict[str, str] = {}  # cluster → its first node, which is its issuer
+    for (name, cluster), port in zip(local.clusters(count), local.free_ports(count), strict=True):
+        at, do = f"127.0.0.1:{port}", f"CLOUDFS_STATE=$d/{name} cloudfs"
+        named = f"--node {name} --cluster {cluster}"
+        click.echo(f"{do} up --no-mount {named} --listen {at}")
+        if cluster in first:
+            click.echo(f"{do} join $d/{cluster}")
+            continue
+        if first:  # of another cluster: begun with the root key, it joins by an address
+            click.echo(f"{do} init --root $d/n1/root.key local {cluster}")
+            click.echo(f"{do} join {first[next(iter(first))]}")
+        else:
+            click.echo(f"{do} init local {cluster}")
+        first[cluster] = at
+        click.echo(f"{do} invite --uses {count} > $d/{cluster}")
     point = shlex.quote(str(Path(mount).absolute())) if mount else "$d/cloud"
     click.echo(f"mkdir -p {point}; cloudfs mount unix:$d/n1/sock {point}")
     click.echo("kill $(cat $d/*/pid)  # when you have had enough")

@@ -47,6 +47,10 @@ class Files:
         """Write bytes, all of them."""
         raise CloudError("nosys")
 
+    def ask(self, path: str, line: str) -> str:
+        """What a file answers to a line written to it, through one descriptor."""
+        raise CloudError("nosys")
+
     def list(self, path: str) -> list[str]:
         """The names in a directory."""
         raise CloudError("nosys")
@@ -139,6 +143,18 @@ class Mounted(Files):
         except OSError as error:
             raise self.explain(self._error(error, path), path, since) from None
 
+    def ask(self, path: str, line: str) -> str:
+        since = time.time()
+        try:
+            fd = os.open(f"{self.root}/{path}", os.O_RDWR | os.O_CLOEXEC)
+            try:
+                os.write(fd, line.encode() + b"\n")
+                return os.pread(fd, CHUNK, 0).decode(errors="replace")
+            finally:
+                os.close(fd)
+        except OSError as error:
+            raise self.explain(self._error(error, path), path, since) from None
+
     def list(self, path: str) -> list[str]:
         try:
             return os.listdir(f"{self.root}/{path}")
@@ -180,6 +196,10 @@ class Shell(Files):
 
     def put(self, path: str, data: bytes) -> None:
         self.say(f"cat > {self.name(path)}")
+
+    def ask(self, path: str, line: str) -> str:
+        self.say(f"{{ {echo(line)} >&3; cat <&3; }} 3<>{self.name(path)}")
+        return ""
 
     def list(self, path: str) -> list[str]:
         return self.files.list(path) if self.files else []

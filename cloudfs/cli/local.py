@@ -20,7 +20,7 @@ from pathlib import Path
 from cloudfs import config
 from cloudfs.cli.up import STOP, answers, until
 from cloudfs.errors import CloudError
-from cloudfs.factotum import cloudkey
+from cloudfs.factotum import authority, nodekeys
 from cloudfs.kernel.zones import PORTS
 from cloudfs.node import keeper
 from cloudfs.node.enclosure import Enclosure
@@ -189,13 +189,20 @@ def clusters(count: int) -> list[tuple[str, str]]:
 
 
 def prepare(base: Path, nodes: Sequence[LocalNode]) -> None:
-    """Give the nodes what they share: the cloud's key, and a keeper, compiled once."""
+    """Give the nodes what they need: their certificates, made at once with the cloud's keys,
+    and a keeper, compiled once.  The first node of each cluster is its issuer."""
     built = Path(keeper.build(base))
-    cloudkey.make_cloud(base)
+    now = time.time()
+    root = authority.make_root("local", now)
+    nodekeys.write(base / "root.key", root.pem(), 0o600)
+    issuers: dict[str, authority.Authority] = {}
     for node in nodes:
         (node.state / "bin").mkdir(mode=0o711, parents=True, exist_ok=True)
         shutil.copy2(built, node.state / "bin" / built.name)
-        shutil.copy2(base / "cloud.key", node.state / "cloud.key")
+        if node.cluster not in issuers:
+            made = issuers[node.cluster] = authority.make_cluster(root, node.cluster, now)
+            nodekeys.write(node.state / "cluster.key", made.pem(), 0o600)
+        nodekeys.give(node.state, root.cert, issuers[node.cluster], node.name, now)
 
 
 def start(nodes: Sequence[LocalNode], seeds: Iterable[str] | None = None) -> None:

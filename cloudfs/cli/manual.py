@@ -64,9 +64,11 @@ def show_help(ctx: click.Context, topic: str | None, folder: str | None) -> None
             click.echo(path)
     elif topic is None:
         click.echo(parent.get_help())
-    elif topic in TABLE:
+    elif topic in TABLE and topic not in TREE:
         click.echo(command_help(parent, topic))
     else:
+        if topic in TABLE:
+            click.echo(command_help(parent, topic))
         files = open_files(ctx.obj)
         try:
             for chunk in files.stream(help_file(files, topic)):

@@ -1,11 +1,10 @@
-"""Commands about nodes: nodes, join, leave, drain, undrain, key, top."""
+"""Commands about nodes: nodes, leave, drain, undrain, top."""
 
 from __future__ import annotations
 
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import click
 
@@ -91,62 +90,6 @@ def own(files: Files) -> str:
         if record["state"] != "unknown" and "age" not in record:
             return record["name"]
     raise CloudError("unreachable", "this node does not show itself", "see: cloudfs nodes")
-
-
-@click.command()
-@click.argument("seeds", nargs=-1, required=True, metavar="HOST:PORT...")
-@click.option("--key", type=click.Path(path_type=Path, dir_okay=False),
-              help="The cloud's key, as `cloudfs key` printed it over there.")  # fmt: skip
-@click.pass_obj
-def join(options: Options, seeds: tuple[str, ...], key: Path | None) -> None:
-    """Join the cloud of the nodes at these addresses.
-
-    Any nodes of it will do; they may go later.  The cloud's key is put into the state
-    directory first: on a node of the cloud type `cloudfs key > cloud.key`, carry the file
-    here by a way you trust, and give it with --key.  Then `join` is written to this
-    node's ctl.
-    """
-    files = open_files(options)
-    place = config.state_dir() / "cloud.key"
-    if key is not None:
-        if isinstance(files, Shell):
-            files.say(f"install -m 600 {files.name(str(key))[len(files.root) + 1 :]} {place}")
-        else:
-            _put_key(key, place)
-    files.write(f"nodes/{own(files)}/ctl", " ".join(["join", *map(ndb.quote, seeds)]))
-
-
-def _put_key(key: Path, place: Path) -> None:
-    from cloudfs.factotum.cloudkey import check_key  # imports cryptography
-
-    try:
-        text = key.read_bytes()
-        check_key(key)  # before it takes the place of one that is
-        with open(place, "wb", opener=config.private) as file:
-            file.write(text)
-    except OSError as error:
-        raise CloudError("denied", f"{error.filename}: {error.strerror}") from None
-
-
-@click.command()
-@click.pass_obj
-def key(options: Options) -> None:
-    """Print the cloud's key, with which another machine may join.
-
-    Whoever has it can add nodes to the cloud: keep it as you keep a root password.
-    """
-    place = config.state_dir() / "cloud.key"
-    if options.explain:
-        click.echo(f"cat {place}")
-        return
-    try:
-        click.echo(place.read_text(), nl=False)
-    except FileNotFoundError:
-        raise CloudError(
-            "absent", f"there is no {place}", "begin a cloud: cloudfs up --listen HOST:PORT"
-        ) from None
-    except OSError as error:
-        raise CloudError("denied", f"{place}: {error.strerror}", "type it as root") from None
 
 
 @click.command()

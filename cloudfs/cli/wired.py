@@ -17,7 +17,7 @@ import trio
 
 from cloudfs.cli.files import Files
 from cloudfs.errors import CloudError
-from cloudfs.tree.api import OREAD
+from cloudfs.tree.api import ORDWR, OREAD
 from cloudfs.wire import tool
 from cloudfs.wire.client import Client
 from cloudfs.wire.connect import connect
@@ -100,6 +100,21 @@ class Wired(Files):
 
         try:
             self._do(write)
+        except CloudError as error:
+            raise self.explain(error, path, since) from None
+
+    def ask(self, path: str, line: str) -> str:
+        since = time.time()
+
+        async def ask() -> bytes:
+            async with await self._client.walk(tool.names(path)) as file:
+                file.deadline = PATIENCE
+                await file.open(ORDWR)
+                await file.write(0, line.encode() + b"\n")
+                return bytes(await file.read(0, file.iounit))
+
+        try:
+            return self._do(ask).decode(errors="replace")
         except CloudError as error:
             raise self.explain(error, path, since) from None
 

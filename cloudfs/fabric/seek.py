@@ -16,7 +16,7 @@ from cloudfs.errors import CloudError
 from cloudfs.fabric.session import bridge
 
 if TYPE_CHECKING:
-    from cloudfs.factotum.cloudkey import KeyFiles
+    from cloudfs.factotum.nodekeys import KeyFiles
 
 # Seconds until the first attempt, between the last ones, and until one is given up.
 SEEK = (5.0, 60.0, 900.0)

@@ -20,7 +20,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
@@ -31,12 +31,17 @@ from cloudfs.fabric.stamp import Stamp
 if TYPE_CHECKING:
     import zenoh
 
-    from cloudfs.factotum.cloudkey import KeyFiles
+    from cloudfs.factotum.nodekeys import KeyFiles
 
 LEASE = 4.0  # seconds without a word after which a peer is lost
 KEEP_ALIVE = 4  # words in that time
 # An attempt to open a link, which the end of a session waits for.
 OPENING = 2.5  # seconds
+# All that one peer can send another.
+MESSAGES = [
+    *("put", "delete", "declare_subscriber", "query", "reply", "declare_queryable"),
+    *("liveliness_token", "liveliness_query", "declare_liveliness_subscriber"),
+]
 RETRY = (200, 4000)  # ms between attempts to reach a seed: first, and at most
 
 T = TypeVar("T")
@@ -55,9 +60,14 @@ class Events(Protocol):
 
 
 def config(
-    files: KeyFiles, listen: Sequence[str], seeds: Sequence[str], meet: bool = True
+    files: KeyFiles,
+    listen: Sequence[str],
+    seeds: Sequence[str],
+    meet: bool = True,
+    shut_out: Iterable[str] = (),
 ) -> zenoh.Config:
-    """meet: dial those that gossip speaks of."""
+    """meet: dial those that gossip speaks of.  shut_out: the common names of certificates
+    with which nothing is exchanged: Zenoh has no list of revoked ones, and links to them stay."""
     import zenoh
 
     one, most = RETRY
@@ -65,6 +75,7 @@ def config(
         "root_ca_certificate": str(files.ca),
         "enable_mtls": True,
         "verify_name_on_connect": False,  # nodes have names, not fixed addresses
+        "close_link_on_expiration": True,
     }
     for side in ("listen", "connect"):
         keys |= {f"{side}_certificate": str(files.cert), f"{side}_private_key": str(files.key)}
@@ -96,6 +107,23 @@ def config(
         # published is fetched again when it is back.
         "transport/link/tx/queue/congestion_control/block/wait_before_close": 2_000_000,  # µs
     }
+    names = sorted(shut_out)
+    if names:
+        settings["access_control"] = {
+            "enabled": True,
+            "default_permission": "allow",
+            "rules": [
+                {
+                    "id": "nothing",
+                    "permission": "deny",
+                    "flows": ["ingress", "egress"],
+                    "messages": MESSAGES,
+                    "key_exprs": ["**"],
+                }
+            ],
+            "subjects": [{"id": "revoked", "cert_common_names": names}],
+            "policies": [{"rules": ["nothing"], "subjects": ["revoked"]}],
+        }
     found = zenoh.Config()
     for name, value in settings.items():
         found.insert_json5(name, json.dumps(value))
@@ -113,21 +141,29 @@ class Session:
         self._known: set[str] = set()  # sessions whose tokens were seen, of whatever zone
         self._events = events
         self._zenoh: zenoh.Session | None = None
+        self._shut_out: frozenset[str] = frozenset()
         self._listening: dict[str, zenoh.Subscriber[None]] = {}
 
     def open(
-        self, files: KeyFiles, listen: str, seeds: Sequence[str], exprs: Sequence[str]
+        self,
+        files: KeyFiles,
+        listen: str,
+        seeds: Sequence[str],
+        exprs: Sequence[str],
+        shut_out: frozenset[str] = frozenset(),
     ) -> None:
-        """Raises CloudError: `busy` for an address in use, `bad` for what cannot be."""
+        """shut_out: see `config`.  Raises CloudError: `busy` for an address in use, `bad` for
+        what cannot be."""
         import zenoh
 
         self.close()
         zenoh.init_log_from_env_or("off")
         try:
-            session = zenoh.open(config(files, [listen], seeds))
+            session = zenoh.open(config(files, [listen], seeds, shut_out=shut_out))
         except zenoh.ZError as error:
             raise _explained(str(error), listen) from error
         self._zenoh = session
+        self._shut_out = shut_out
         self._mark = str(session.zid())
         self._known.clear()
         remote = zenoh.Locality.REMOTE
@@ -151,6 +187,9 @@ class Session:
         session = self._zenoh
         if session is not None:
             peers = frozenset(map(str, _tried(session.info.peers_zid) or ()))
+            if self._shut_out:  # whose tokens are not to be known
+                links = _tried(session.info.links) or []
+                peers -= {str(x.zid) for x in links if x.auth_identifier in self._shut_out}
             self._events.deaf(peers - self._known)
 
     def listen(self, expr: str) -> None:

@@ -12,7 +12,7 @@ import logging
 import math
 import random
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -29,7 +29,7 @@ from cloudfs.fabric.worker import Inbox, Worker, done
 if TYPE_CHECKING:
     import zenoh
 
-    from cloudfs.factotum.cloudkey import KeyFiles
+    from cloudfs.factotum.nodekeys import KeyFiles
 
 RECALL = 300.0  # seconds for which the address of a member that went is called again
 PATIENCE = 5.0  # seconds the first opening may find its address in use
@@ -50,7 +50,15 @@ class _Zenoh:
 
     hub: Hub
 
-    def __init__(self, listen: str, seeds: Sequence[str], files: KeyFiles) -> None:
+    def __init__(
+        self,
+        listen: str,
+        seeds: Sequence[str],
+        files: KeyFiles,
+        shut_out: Callable[[], frozenset[str]],
+    ) -> None:
+        self._shut_out = shut_out
+        self._anew: tuple[float, str] | None = None  # when to open the session anew, and why
         self._listen = listen
         self._seeds = [seed for seed in dict.fromkeys(seeds) if seed != listen]
         self._met: dict[str, float] = {}  # where members were, and until when that counts
@@ -143,12 +151,12 @@ class _Zenoh:
     async def _opened(self, worker: Worker, session: Session) -> CloudError | None:
         """What opening it in that thread raises."""
         met: list[CloudError | None] = []
-        exprs = list(self._exprs)
+        exprs, shut_out = list(self._exprs), self._shut_out()
         seeds = [*dict.fromkeys([*self._seeds, *(at for at in self._met if at != self._listen)])]
 
         def job() -> None:
             try:
-                session.open(self._files, self._listen, seeds, exprs)
+                session.open(self._files, self._listen, seeds, exprs, shut_out)
                 met.append(None)
             except CloudError as error:
                 met.append(error)
@@ -177,6 +185,8 @@ class _Zenoh:
             await trio.sleep(LOOK)
             slept = _now() - before - LOOK
             why = self._ill()
+            if self._anew is not None and trio.current_time() >= self._anew[0]:
+                why = self._anew[1]
             if slept > LEASE and not await self._recovers(there):
                 why = f"this node slept for {slept:.0f} s"
             if why:
@@ -215,7 +225,12 @@ class _Zenoh:
             self._deaf_pause = max(least, self._deaf_pause * 0.99)
         return ""
 
+    def open_anew(self, why: str, delay: float) -> None:
+        """Have the session opened anew after so many seconds."""
+        self._anew = trio.current_time() + delay, why
+
     async def _reopen(self) -> None:
+        self._anew = None
         self._doubtful = set(self._addresses)
         self._deaf.clear()
         while True:
@@ -299,19 +314,28 @@ class ZenohEngine(Hub):
     """A node's engine in one zone of the cloud.
 
     listen: HOST:PORT (UDP) at which others of the zone dial this node.  seeds: the same of
-    some of them; they may be down.  Raises CloudError("bad") for an address that is none.
+    some of them; they may be down.  shut_out: the names of nodes with which to exchange
+    nothing, asked for as a session opens.  Raises CloudError("bad") for an address that is none.
     """
 
     def __init__(
-        self, node: str, zone: str, listen: str, seeds: Sequence[str], files: KeyFiles
+        self,
+        node: str,
+        zone: str,
+        listen: str,
+        seeds: Sequence[str],
+        files: KeyFiles,
+        shut_out: Callable[[], frozenset[str]] = frozenset,
     ) -> None:
         check_key(node)
         check_key(zone or "-")
         for address in (listen, *seeds):
             check_address(address)
-        carrier = _Zenoh(listen, seeds, files)
+        carrier = _Zenoh(listen, seeds, files, shut_out)
         super().__init__(node, zone, carrier)
         carrier.hub = self
+        # Open the session anew (why, seconds from now), as for other certificates.
+        self.open_anew = carrier.open_anew
 
 
 def _now() -> float:

@@ -19,7 +19,7 @@ import hashlib
 import hmac
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
@@ -31,14 +31,23 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from cloudfs import ndb
 from cloudfs.errors import CloudError
-from cloudfs.factotum.cloudkey import builder, is_cloud, is_label, pem, pem_key, usage
+from cloudfs.factotum.certificates import (
+    EARLY,
+    builder,
+    is_cloud,
+    is_label,
+    pem,
+    pem_key,
+    usage,
+    when,
+)
 
 LIFE = 72 * 3600.0  # seconds of a node's certificate
 RENEW = 24 * 3600.0  # seconds after which it is made anew
-EARLY = 3600.0  # seconds by which certificates begin before their time, for clocks that are slow
 FOREVER = 50 * 365.25 * 86400  # seconds of root and authorities
 JOIN = 86400.0  # seconds that a join file is good for, unless it is said
 SEEDS = 16
+ANEW = "make a new one on a node of the cloud: cloudfs invite"
 _FIELDS = ("cloud", "cluster", "root", "seeds", "issuer", "id", "ends", "uses", "sign", "key")
 _HEX = re.compile(r"[0-9a-f]+")
 
@@ -152,7 +161,7 @@ class Join:
     ends: float
     uses: int
     sign: str
-    key: str
+    key: str = field(repr=False)
 
     def text(self) -> str:
         """The file: one line, for a person to carry."""
@@ -163,9 +172,10 @@ class Join:
         public = _secret(self.key).public_key().public_bytes_raw().hex()
         return Join(*self._parts(), self.sign, public)
 
-    def prove(self, public: bytes) -> bytes:
-        """The signature by which this file asks for a certificate for a node's public key (DER)."""
-        return _secret(self.key).sign(_asked(self.id, public))
+    def prove(self, node: str, public: bytes) -> bytes:
+        """The signature by which this file asks for a certificate for a node of that name and
+        public key (DER)."""
+        return _secret(self.key).sign(_asked(self.id, node, public))
 
     def _parts(self) -> tuple[str, str, str, tuple[str, ...], str, str, float, int]:
         return (
@@ -228,19 +238,21 @@ def parse_join(text: str) -> Join:
     except (CloudError, KeyError, ValueError):
         whole = False
     if not whole or not all(map(_HEX.fullmatch, (joined.root, joined.sign, joined.key))):
-        raise CloudError("bad", "that is no join file", "make one: cloudfs key join")
+        raise CloudError("bad", "that is no join file", "make one: cloudfs invite")
     return joined
 
 
 def check_join(
     shown: Join,
     proof: bytes,
+    node: str,
     public: bytes,
     authority: x509.Certificate,
     now: float,
     used: Callable[[str], int],
 ) -> None:
-    """Whether an issuer is to give a certificate for this public key (DER) to who showed this.
+    """Whether an issuer is to give a certificate for a node of that name and public key (DER)
+    to who showed this.
 
     used(id): how many have joined with it.  CloudError("denied") with the reason.
     """
@@ -249,21 +261,15 @@ def check_join(
         assert isinstance(key, ec.EllipticCurvePublicKey)
         key.verify(bytes.fromhex(shown.sign), _to_sign(shown), ec.ECDSA(hashes.SHA256()))
         asking = Ed25519PublicKey.from_public_bytes(bytes.fromhex(shown.key))
-        asking.verify(proof, _asked(shown.id, public))
+        asking.verify(proof, _asked(shown.id, node, public))
     except (InvalidSignature, ValueError):
         raise CloudError("denied", "the join file was changed, or is another cluster's") from None
     if now >= shown.ends:
-        ended, here = (
-            datetime.datetime.fromtimestamp(at, datetime.UTC).strftime("%Y-%m-%d %H:%M")
-            for at in (shown.ends, now)
-        )
-        raise CloudError(
-            "denied", f"the join file ended {ended}, and here it is {here} (UTC)", "make a new one"
-        )
+        why = f"the join file ended {when(shown.ends)}, and here it is {when(now)} (UTC)"
+        raise CloudError("denied", why, ANEW)
     if used(shown.id) >= shown.uses:
-        raise CloudError(
-            "denied", f"{shown.uses} nodes have joined with this file already", "make a new one"
-        )
+        many = "a node has" if shown.uses == 1 else f"{shown.uses} nodes have"
+        raise CloudError("denied", f"{many} joined with this file already", ANEW)
 
 
 def check_root(joined: Join, root: x509.Certificate) -> None:
@@ -279,8 +285,8 @@ def _to_sign(joined: Join) -> bytes:
     return f"cloudfs join\0{joined._signed()} key={joined.key}".encode()
 
 
-def _asked(id: str, public: bytes) -> bytes:
-    return f"cloudfs certificate\0{id}\0".encode() + public
+def _asked(id: str, node: str, public: bytes) -> bytes:
+    return f"cloudfs certificate\0{id}\0{node}\0".encode() + public
 
 
 def _secret(key: str) -> Ed25519PrivateKey:

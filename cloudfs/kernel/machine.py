@@ -31,6 +31,30 @@ class Party(Protocol):
     def leave(self) -> Wait[None]:
         """Leave it; the Wait ends once the others were told."""
 
+    def init(self, cloud: str, cluster: str) -> Wait[None]:
+        """Begin a cloud or, with its root.key at hand, a cluster of it."""
+
+    def join_by(self, file: str) -> Wait[None]:
+        """Join the cloud of a join file, of which this is the text."""
+
+    def invite(self, life: float, uses: int) -> str:
+        """A new join file, good for so many seconds and nodes."""
+
+    def revoke(self, node: str, cluster: str) -> None:
+        """Take that node's place in the cloud away; cluster: "" for this node's own."""
+
+    def greeting(self) -> str:
+        """What this node says to who asks for a certificate; see factotum/enrol.py."""
+
+    def enrol(self, strange: bool, question: str) -> str | Wait[str]:
+        """The answer to who asks for one.  strange: they proved nothing."""
+
+    def certificate(self) -> dict[str, object]:
+        """What this node's own certificate says."""
+
+    def revoked(self) -> list[dict[str, object]]:
+        """The nodes that are known to have lost their place."""
+
     def introduce(self, cluster: str, name: str) -> str | Wait[str]:
         """Where another node belongs; see kernel/introduce.py."""
 

@@ -72,11 +72,15 @@ class Neighbours:
         self.router = Router(cloud.machine.name, self, self.sessions, cloud.answer, choose.join)
         self.why = ""  # why this node is not in its cloud, or ""
         self.failed: CloudError | None = None  # what the last that was asked for a place said
+        # Words that nodes tell each other of the whole cloud, by the first word of their keys:
+        # takes one, and says whether it is new.  They are passed to all zones.
+        self.heard_word: dict[str, Callable[[bytes], bool]] = {}
         self._now = cloud.clock
         self._make_engine = make_engine
         self._ask_seed = ask_seed
         self._events = events
         self._scopes: dict[str, trio.CancelScope] = {}
+        self._words: dict[tuple[str, str], dict[str, bytes]] = {}  # published, by zone and kind
         self._heard: OrderedDict[str, None] = OrderedDict()
         self._told = cloud.machine.events.count  # own events that were told
         self._measured = -MEASURE
@@ -271,6 +275,7 @@ class Neighbours:
 
     def _exit(self, zone: str) -> None:
         self.sessions.pop(zone)
+        self._words = {key: told for key, told in self._words.items() if key[0] != zone}
         self._scopes.pop(zone).cancel()
 
     async def _serve(self, zone: str, engine: Engine, scope: trio.CancelScope) -> None:
@@ -316,6 +321,8 @@ class Neighbours:
                     self._perform(self.core.heard(zone, key, value, sample.stamp, now))
                 elif kind == "object" and zone == self.core.leaf:
                     self._hear_object(rest, sample)
+                elif kind in self.heard_word:
+                    self._hear_word(kind, rest, sample)
                 elif kind == "event":
                     self._hear_event(zone, rest, sample.value)
 
@@ -341,6 +348,35 @@ class Neighbours:
             return
         if id in self.cloud.objects.all and self.cloud.objects.handover is not None:
             self.cloud.objects.handover.speaks(node, id)
+
+    # --- words for the whole cloud ---------------------------------------------------------------
+
+    def tell(self, kind: str, name: str, value: bytes) -> None:
+        """Tell all zones that this node is in, at once."""
+        for engine in self.sessions.values():
+            engine.tell(f"{kind}/{name}", value)
+
+    def keep_telling(self, kind: str, words: Mapping[str, bytes]) -> None:
+        """Have who comes later hear them too: in each zone its first delegate does that."""
+        for zone, engine in self.sessions.items():
+            told = self._words.setdefault((zone, kind), {})
+            wanted = words if self._first(zone) else {}
+            for name in told.keys() - wanted.keys():
+                engine.withdraw(f"{kind}/{name}")
+                del told[name]
+            for name, value in wanted.items():
+                if told.get(name) != value:
+                    engine.publish(f"{kind}/{name}", value)
+                    told[name] = value
+
+    def _hear_word(self, kind: str, name: str, sample: Sample) -> None:
+        try:
+            new = not sample.gone and self.heard_word[kind](sample.value)
+        except CloudError as error:
+            log.info("%s told of %s/%s: %s", sample.stamp.node, kind, name[:64], error)
+            return
+        if new:
+            self.tell(kind, name, sample.value)
 
     # --- what this node runs -------------------------------------------------------------------
 

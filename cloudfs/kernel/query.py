@@ -109,6 +109,16 @@ def number(text: object) -> float | None:
     return value if math.isfinite(value) else None
 
 
+def seconds(text: str) -> float | None:
+    """The time that a text is, as 90, 10min, 12h or 7d, else None."""
+    match = _UNIT.fullmatch(text)
+    if match is None:
+        return number(text)
+    unit, value = match[4].lower(), number(match[1])
+    known = unit in ("s", "ms", "us", "ns", "min", "h", "d") and not match[5]
+    return None if value is None or not known else value * _UNITS[unit]
+
+
 def parse(text: str) -> Expr:
     """One expression; CloudError("bad") says what is wrong with it."""
     if len(text) > MAX_EXPR:

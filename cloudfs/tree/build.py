@@ -10,7 +10,7 @@ from cloudfs.kernel.cloud import Cloud
 from cloudfs.kernel.finder import Finder
 from cloudfs.kernel.network import Network
 from cloudfs.kernel.object import Object
-from cloudfs.tree import nodes
+from cloudfs.tree import enrol, nodes
 from cloudfs.tree.api import Node, Who
 from cloudfs.tree.cs import Cs
 from cloudfs.tree.imports import Files, Imports
@@ -29,10 +29,12 @@ from cloudfs.tree.whole import Whole
 
 @dataclass(slots=True)
 class Trees:
-    """root: /cloud.  own: what other nodes see as /cloud/nodes/NAME; nothing far is in it."""
+    """root: /cloud.  own: what other nodes see as /cloud/nodes/NAME; nothing far is in it.
+    strangers: what those see who come from elsewhere and prove nothing."""
 
     root: Node
     own: Node
+    strangers: Node
 
 
 def build(
@@ -66,4 +68,4 @@ def build(
     parts = [whole.proc(), whole.nodes(), whole.clusters(), net.dir, query, views(whole)]
     tree = root(events, machine.owner, parts, [inner])
     inner.serve(tree)
-    return Trees(tree, own)
+    return Trees(tree, own, enrol.for_strangers(machine))

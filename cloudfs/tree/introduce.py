@@ -8,10 +8,12 @@ from __future__ import annotations
 from cloudfs import ndb
 from cloudfs.errors import CloudError
 from cloudfs.kernel.machine import Machine, Party
-from cloudfs.tree.api import Cues, Handle, Wait
+from cloudfs.tree import numbers
+from cloudfs.tree.api import Cues, Handle, Node, Wait
 from cloudfs.tree.files import Row
 from cloudfs.tree.handles import Text
 from cloudfs.tree.space import Attach
+from cloudfs.tree.table import File
 from cloudfs.wait import then
 
 
@@ -23,6 +25,12 @@ class Introduction(Row):
 
     def open(self, subject: Machine, mode: int, at: Attach, cues: Cues) -> Handle:
         return Asked(subject.party)
+
+
+def file_of(machine: Machine) -> Node:
+    """The file in the node's own directory."""
+    at = numbers.INTRODUCE
+    return File(Introduction(), machine, at, machine.owner, lambda: machine.changed)
 
 
 class Asked(Text):

@@ -10,15 +10,14 @@ from cloudfs.kernel import ceilings, query
 from cloudfs.kernel.bell import Log as KernelLog
 from cloudfs.kernel.machine import Machine, Party
 from cloudfs.kernel.verb import Verb, find, help_of, table
-from cloudfs.tree import numbers
+from cloudfs.tree import enrol, introduce, numbers
 from cloudfs.tree.api import Cues, Handle, Node, Wait
 from cloudfs.tree.files import Ctl, Log, Row, Value
 from cloudfs.tree.handles import Following, Text
-from cloudfs.tree.introduce import Introduction
 from cloudfs.tree.place import place
 from cloudfs.tree.proc import Proc
 from cloudfs.tree.space import Attach
-from cloudfs.tree.table import File, TableDir
+from cloudfs.tree.table import TableDir
 
 AHEAD = (10, 30)  # seconds for which the load is foretold
 
@@ -59,7 +58,10 @@ def own(machine: Machine, proc: Proc, tape: Tape, *more: Node) -> TableDir:
         lambda: machine.changed,
         [proc.own([place(proc.objects)]), *more],
         NODE_DOC + help_of(VERBS.values()),
-        [File(Introduction(), machine, numbers.INTRODUCE, machine.owner, lambda: machine.changed)],
+        [
+            enrol.file_of(machine),
+            introduce.file_of(machine),
+        ],
     )
 
 
@@ -119,10 +121,24 @@ def _undrain(machine: Machine, args: list[str], at: Attach) -> None:
     machine.undrain()
 
 
+def _init(machine: Machine, args: list[str], at: Attach) -> Wait[None]:
+    """Begin a cloud: its root key and this cluster's authority are made in the state
+    directory.  Where root.key of a cloud is there already, begin a cluster of that."""
+    cloud, cluster = (*args, "", "")[:2]
+    return _party(machine).init(cloud, cluster)
+
+
 def _join(machine: Machine, args: list[str], at: Attach) -> Wait[None]:
-    """Join the cloud of the nodes at these addresses, any of it; its key must be in the
-    state directory."""
+    """Join the cloud of a join file: write join and the file's line.  A node that has its
+    certificate already joins with addresses of any nodes of the cloud."""
+    if args[0].startswith("cloud="):
+        return _party(machine).join_by(" ".join(args))
     return _party(machine).join(args)
+
+
+def _revoke(machine: Machine, args: list[str], at: Attach) -> None:
+    """Take a node's place in the cloud away, at once and for good."""
+    _party(machine).revoke(args[0], (*args, "")[1])
 
 
 def _leave(machine: Machine, args: list[str], at: Attach) -> Wait[None]:
@@ -137,7 +153,9 @@ def _party(machine: Machine) -> Party:
 
 
 VERBS = table(
-    Verb("join HOST:PORT...", 1, 16, _join),
+    Verb("init [CLOUD [CLUSTER]]", 0, 2, _init),
+    Verb("join FILE|HOST:PORT...", 1, 16, _join),
+    Verb("revoke NODE [CLUSTER]", 1, 2, _revoke),
     Verb("leave", 0, 0, _leave),
     Verb("drain [WHY...]", 0, None, _drain),
     Verb("undrain", 0, 0, _undrain),
@@ -185,6 +203,19 @@ def _addr(machine: Machine, at: Attach) -> str:
 def _cluster(machine: Machine, at: Attach) -> str:
     """The cluster it is in."""
     return f"{machine.cluster}\n"
+
+
+def _cert(machine: Machine, at: Attach) -> str:
+    """What the node's certificate says: its names, the id of its key, when it was made, is
+    renewed and ends (seconds since 1970), and whether the node makes them itself (issuer)."""
+    pairs = machine.party.certificate() if machine.party else {}
+    return f"{ndb.record(pairs)}\n" if pairs else ""
+
+
+def _revoked(machine: Machine, at: Attach) -> str:
+    """The nodes that lost their place: name, cluster and since when."""
+    found = machine.party.revoked() if machine.party else []
+    return "".join(f"{ndb.record(pairs)}\n" for pairs in found)
 
 
 def _arch(machine: Machine, at: Attach) -> str:
@@ -261,6 +292,9 @@ TABLE = (
     Value("status", 0o444, _status),
     Value("addr", 0o444, _addr),
     Value("cluster", 0o444, _cluster),
+    Value("cert", 0o444, _cert),
+    Value("revoked", 0o444, _revoked),
+    enrol.Invitation(),
     Value("arch", 0o444, _arch),
     Value("os", 0o444, _os),
     Value("cpus", 0o444, _cpus),

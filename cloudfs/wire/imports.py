@@ -15,6 +15,7 @@ waits a little, at most half a second, so that a node that is back is used at on
 from __future__ import annotations
 
 import logging
+import ssl
 from collections.abc import Callable
 from functools import partial
 from hashlib import blake2b
@@ -24,7 +25,7 @@ from typing import Any
 import trio
 
 from cloudfs.errors import CloudError
-from cloudfs.factotum.cloudkey import KeyFiles, client_context
+from cloudfs.factotum.nodekeys import KeyFiles, client_context
 from cloudfs.tree import numbers
 from cloudfs.tree.api import DMDIR, NOBODY, PLAIN, Node, Stat, Who
 from cloudfs.wire import tls
@@ -53,10 +54,12 @@ log = logging.getLogger(__name__)
 
 
 class Link:
-    """A connection that is up.  roots: the node's own tree as each user sees it."""
+    """A connection that is up.  roots: the node's own tree as each user sees it.  shown: the
+    certificate by which the node proved itself, DER."""
 
-    def __init__(self, client: Client) -> None:
+    def __init__(self, client: Client, shown: bytes = b"") -> None:
         self.client = client
+        self.shown = shown
         self.roots: dict[str, File] = {}
         self.used = trio.current_time()
 
@@ -89,6 +92,7 @@ class Peer(Found):
         self.node = node
         self.cluster = ""  # as its certificate has it
         self.link: Link | None = None
+        self._links: list[Link] = []  # all that are not closed yet
         self._pool = pool
         self._attempt: _Attempt | None = None
         self._failed = 0  # attempts, one after the other
@@ -141,6 +145,27 @@ class Peer(Found):
         self._failed = 0
         self._hurry.set()
 
+    def renew(self) -> None:
+        """Have both sides prove themselves anew, over a connection of its own: who has files
+        open on the one there is keeps it, and who comes uses the new one."""
+        link = self.link
+        if link is not None and self._attempt is None:
+            self.link = None
+            if not link.idle:
+                self._dial_anew()
+
+    def check(self, admit: tls.Admit) -> None:
+        """Close what is open to a node that would not get in any more."""
+        for link in list(self._links):
+            try:
+                admit(link.shown)
+            except CloudError as error:
+                log.warning("the connection to node %s closed: %s", self.node, error)
+                link.client.end(error.why)
+                if link is self.link:
+                    self.link = None
+                    self.forget_found()
+
     # --- connecting ---------------------------------------------------------------------------
 
     async def _up(self) -> Link:
@@ -153,15 +178,17 @@ class Peer(Found):
                 if not self.link.client.why:
                     return self.link
                 self.link = None
-            attempt = self._attempt
-            if attempt is None:
-                attempt = _Attempt()
-                self._pool.start(self._connect, attempt)
-                self._attempt = attempt
+            attempt = self._attempt or self._dial_anew()
             await attempt.ended.wait()
             if self.link is None:
                 error = attempt.error
                 raise CloudError(error.kind, error.why, error.fix)
+
+    def _dial_anew(self) -> _Attempt:
+        attempt = _Attempt()
+        self._pool.start(self._connect, attempt)
+        self._attempt = attempt
+        return attempt
 
     async def _connect(self, attempt: _Attempt) -> None:
         """One connection, from the attempt to its end."""
@@ -181,9 +208,13 @@ class Peer(Found):
                     self._failed = 0
                     client.timed = self._timed
                     client.carried = partial(self._pool.carried, self.node)
-                    link = self.link = Link(client)
+                    link = self.link = Link(client, tls.shown_by(stream.socket))
                     self._done(attempt)
-                    await self._serve(link)
+                    self._links.append(link)
+                    try:
+                        await self._serve(link)
+                    finally:
+                        self._links.remove(link)
             if scope.cancelled_caught:
                 attempt.error = CloudError(
                     "unreachable", f"node {self.node} does not answer at {self._address()}"
@@ -287,6 +318,7 @@ class Pool:
         self.owner = owner
         self.trace = trace
         self.idle = idle
+        self.admit: tls.Admit = tls.everybody  # which nodes may be those that answer
         self.watcher: Watcher | None = None
         self.timed: Callable[[str, float], None] = lambda node, seconds: None
         self.carried: Callable[[str, int], None] = lambda node, size: None
@@ -313,13 +345,25 @@ class Pool:
     def use(self, files: KeyFiles) -> None:
         """From now on show these keys to other nodes."""
         self.context = client_context(files)
+        for peer in self._peers.values():
+            peer.renew()
 
-    async def dial(self, address: str, node: str) -> tls.Stream:
-        """A connection to the node of that name at HOST:PORT, or to any with ""."""
-        if self.context is None:
+    def check(self) -> None:
+        """Close the connections to nodes that are not admitted any more."""
+        for peer in self._peers.values():
+            peer.check(self.admit)
+
+    async def dial(
+        self, address: str, node: str, context: ssl.SSLContext | None = None
+    ) -> tls.Stream:
+        """A connection to the node of that name at HOST:PORT, or to any with "".  context:
+        what to show and whom to believe, where not as always."""
+        shown = context or self.context
+        if shown is None:
             raise CloudError("unreachable", "this node is in no cloud", "see: cloudfs join --help")
         at = parse(f"tls:{address}")
-        return await tls.dial(at.host, at.port, self.context, node, self.threads)
+        admit = self.admit if context is None else tls.everybody
+        return await tls.dial(at.host, at.port, shown, node, self.threads, admit)
 
     def changed(self, node: str) -> None:
         """To be called when a node came, went or moved."""

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from cloudfs.errors import CloudError, from_errno
-from cloudfs.factotum.cloudkey import KeyFiles, server_context
+from cloudfs.factotum.nodekeys import KeyFiles, server_context
 from cloudfs.tree.api import NOBODY, Who
 from cloudfs.tree.idmap import who_of
 from cloudfs.wire.address import Address, parse
-from cloudfs.wire.tls import Door
+from cloudfs.wire.tls import Admit, Door, everybody
 
 BACKLOG = 512
 MAX_PATH = 107  # bytes of a unix socket's path (unix(7))
@@ -55,9 +55,9 @@ class Listener:
                 os.unlink(self.address.path)
 
 
-def listen(text: str, files: KeyFiles | None = None) -> Listener:
+def listen(text: str, files: KeyFiles | None = None, admit: Admit = everybody) -> Listener:
     """Listen at `unix:PATH`, a path, `tcp:HOST:PORT`, `HOST:PORT` or, with this node's
-    keys, `tls:HOST:PORT` (port 0: any free one).
+    keys, `tls:HOST:PORT` (port 0: any free one).  admit: which nodes get in there.
 
     Raises CloudError: `busy` if somebody listens there, `refused` for plain TCP at a host
     that is not this machine's loopback and for TLS without keys, or what the system said.
@@ -65,13 +65,13 @@ def listen(text: str, files: KeyFiles | None = None) -> Listener:
     address = parse(text)
     if address.path:
         return _unix(address)
-    return _tls(address, files) if address.tls else _tcp(address)
+    return _tls(address, files, admit) if address.tls else _tcp(address)
 
 
-def _tls(address: Address, files: KeyFiles | None) -> Listener:
+def _tls(address: Address, files: KeyFiles | None, admit: Admit) -> Listener:
     if files is None:
         raise CloudError("refused", f"{address}: TLS wants the keys of a node")
-    door = Door(server_context(files))
+    door = Door(server_context(files), admit)
     try:
         found = sockets.getaddrinfo(
             address.host, address.port, type=sockets.SOCK_STREAM, flags=sockets.AI_PASSIVE

@@ -21,7 +21,7 @@ from typing import Any
 import trio
 
 from cloudfs.errors import CloudError
-from cloudfs.tree.api import Who
+from cloudfs.tree.api import NOBODY, Who
 from cloudfs.tree.space import Space
 from cloudfs.wait import Soon, Wait
 from cloudfs.wire.codec import BadMessage
@@ -30,13 +30,15 @@ from cloudfs.wire.fids import Job
 from cloudfs.wire.listen import Listener
 from cloudfs.wire.locks import Locks
 from cloudfs.wire.session import Session
-from cloudfs.wire.tls import Door, Secured
+from cloudfs.wire.tls import Admit, Door, Secured, shown_by
 from cloudfs.wire.trace import Trace
 
 MAX_CONNECTIONS = 4096
 MAX_OF_ONE = 2048  # connections of one user
 FRAME_TIME = 30.0  # seconds for a frame to become whole
 STUCK_TIME = 30.0  # seconds that a client may take none of what is sent to it
+STRANGERS = 64  # connections of those who proved nothing
+STRANGER_TIME = 10.0  # seconds of such a connection
 CLOSE_TIME = 10.0  # seconds that closing a fid may take when nobody waits for it
 TURN = 1e-3  # seconds that the loop goes on before other tasks get their turn
 AT_ONCE = 8  # tasks started or cancelled in one turn
@@ -52,8 +54,9 @@ class Server:
     directory, which `node_space` makes, to those who attach to `node`.
 
     far_user: the caller that another node names; without it what comes through TLS is
-    nobody's.  closed is told each Space that is no longer used.  frame_time and stuck_time,
-    in seconds, say how long clients may be slow.
+    nobody's.  stranger_space: the name space of those who come through TLS and prove nothing;
+    without it they are turned away.  closed is told each Space that is no longer used.
+    frame_time and stuck_time, in seconds, say how long clients may be slow.
     """
 
     def __init__(
@@ -62,6 +65,7 @@ class Server:
         *,
         node_space: Callable[[Who], Space] | None = None,
         far_user: Callable[[str], Who] | None = None,
+        stranger_space: Callable[[Who], Space] | None = None,
         trace: Trace | None = None,
         closed: Callable[[Space], None] | None = None,
         frame_time: float = FRAME_TIME,
@@ -72,6 +76,7 @@ class Server:
         self.make_space = make_space
         self.node_space = node_space
         self.far_user = far_user
+        self.stranger_space = stranger_space
         self.trace = trace
         self.closed = closed
         self.frame_time = frame_time
@@ -81,6 +86,7 @@ class Server:
         self.connections: dict[int, Connection] = {}  # by file descriptor
         self._of: Counter[str] = Counter()  # connections of each user
         self._count = 0
+        self._strangers: dict[Connection, float] = {}  # until when they may prove something
         self._locks = Locks()
         self._more: list[Listener] = []  # that came while it served
         self._scopes: dict[Job, trio.CancelScope] = {}
@@ -131,6 +137,11 @@ class Server:
     def adopt(self, sock: socket.socket, who: Who, node: str = "") -> Connection | None:
         """While `serve` runs, serve a connected socket on behalf of who, or of those that
         the node of that name names; None if there are too many."""
+        return self._adopt(sock, who, node, self.make_space)
+
+    def _adopt(
+        self, sock: socket.socket, who: Who, node: str, make_space: Callable[[Who], Space]
+    ) -> Connection | None:
         key = who.user
         if len(self.connections) >= self.max_connections or self._of[key] >= self.max_of_one:
             log.warning("a connection of %s refused: there are too many", key)
@@ -140,8 +151,8 @@ class Server:
         name = str(self._count)
         session = Session(
             who,
-            self.make_space,
-            node_space=self.node_space,
+            make_space,
+            node_space=self.node_space if make_space is self.make_space else None,
             vouch=self.far_user if node else None,
             closed=self.closed,
             trace=self.trace,
@@ -421,9 +432,45 @@ class Server:
         found = await door.greet(client, name)
         if found is not None:
             sock, node = found
+            if not node:
+                self._adopt_stranger(sock, name)
+                return
             connection = self.adopt(sock, Who(f"node {node}", None), node)
             if connection is not None:
                 self._receive(connection)  # what came with the end of the handshake
+
+    def _adopt_stranger(self, sock: socket.socket, name: str) -> None:
+        """Serve one who proved nothing, for a while; a few at a time."""
+        self._tidy_strangers()
+        if self.stranger_space is None or len(self._strangers) >= STRANGERS:
+            log.info("a stranger from %s turned away", name)
+            sock.close()
+            return
+        connection = self._adopt(sock, NOBODY, "", self.stranger_space)
+        if connection is not None:
+            self._strangers[connection] = trio.current_time() + STRANGER_TIME
+            self._receive(connection)
+
+    def _tidy_strangers(self) -> None:
+        """Cut off those who have been strangers for too long."""
+        now = trio.current_time()
+        for connection, until in list(self._strangers.items()):
+            strange = connection.who is NOBODY and connection.state != "closed"
+            if strange and now < until:
+                continue
+            del self._strangers[connection]
+            if strange:
+                self.drop(connection, "it has proved nothing")
+
+    def check_nodes(self, admit: Admit) -> None:
+        """Close the connections of nodes that would not get in any more."""
+        for connection in list(self.connections.values()):
+            if connection.session.node and isinstance(connection.socket, ssl.SSLSocket):
+                try:
+                    admit(shown_by(connection.socket))
+                except CloudError as error:
+                    log.warning("connection %s closed: %s", connection.name, error)
+                    self.drop(connection, error.why)
 
     async def _watch(self) -> None:
         """Cut off the clients that begin a frame and do not end it, or take no replies."""
@@ -432,6 +479,7 @@ class Server:
             await trio.sleep(min(self.frame_time, self.stuck_time) / 6)
             now = trio.current_time()
             before, began = began, {}
+            self._tidy_strangers()
             for connection in list(self.connections.values()):
                 if connection.state == "stuck":
                     if now - connection.since >= self.stuck_time:

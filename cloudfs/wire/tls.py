@@ -1,5 +1,7 @@
 """9P in TLS 1.3: both ends show certificates, which is how nodes know each other.
 
+Who calls without one is a stranger (wire/server.py says what strangers may).
+
 A handshake takes two milliseconds of a core.  Its steps run in threads, a few at a time,
 so that thousands that knock at once cost other callers nothing; the socket is never
 waited for in a thread.  With TLS 1.3 the side that called has done its part before the
@@ -13,13 +15,16 @@ import contextlib
 import logging
 import socket as sockets
 import ssl
+import time
 from collections.abc import Callable
 from typing import Any
 
 import trio
 
 from cloudfs.errors import CloudError
-from cloudfs.factotum.cloudkey import peer_name
+from cloudfs.factotum.certificates import peer_name, proof, when
+from cloudfs.factotum.enrol import span
+from cloudfs.factotum.nodekeys import stranger_context
 from cloudfs.wire.connection import Buffers, Connection
 
 THREADS = 2  # steps of handshakes at once
@@ -38,6 +43,7 @@ _LIVELY = (
     (sockets.TCP_KEEPINTVL, 5),
     (sockets.TCP_KEEPCNT, 3),
 )
+UNTIMELY = (9, 10)  # OpenSSL: a certificate is not valid yet, has expired
 LOG_EVERY = 1.0  # seconds between two lines about refused handshakes
 
 log = logging.getLogger(__name__)
@@ -77,14 +83,19 @@ def lively(sock: sockets.socket) -> None:
     sock.setsockopt(sockets.SOL_SOCKET, sockets.SO_KEEPALIVE, 1)
 
 
+def shown_by(sock: ssl.SSLSocket) -> bytes:
+    """The certificate that the peer showed, DER; b"" for none."""
+    return sock.getpeercert(binary_form=True) or b""
+
+
 def node_of(sock: ssl.SSLSocket) -> str:
     """The node that the peer proved to be.  Raises CloudError("denied")."""
-    return peer_name(sock.getpeercert(binary_form=True) or b"")[2]
+    return peer_name(shown_by(sock))[2]
 
 
 def cluster_of(stream: Stream) -> str:
     """The cluster in which the peer proved to be."""
-    return peer_name(stream.socket.getpeercert(binary_form=True) or b"")[1]
+    return peer_name(shown_by(stream.socket))[1]
 
 
 def reason(error: Exception) -> str:
@@ -96,7 +107,9 @@ def reason(error: Exception) -> str:
     if isinstance(error, ssl.SSLError):
         word = (error.reason or "no reason given").replace("_", " ").lower()
         if "alert" in word:
-            return f"it refuses our certificate ({word.partition('alert ')[2]})"
+            alert = word.partition("alert ")[2]
+            clocks = "; compare the clocks, here and there" if "expired" in alert else ""
+            return f"it refuses our certificate ({alert}){clocks}"
         return f"it does not speak TLS 1.3 with us ({word})"
     if isinstance(error, OSError):
         return error.strerror or "the connection ended"
@@ -106,23 +119,36 @@ def reason(error: Exception) -> str:
 # --- the side that is called ----------------------------------------------------------------
 
 
+Admit = Callable[[bytes], None]  # told a verified certificate, DER; CloudError("denied")
+
+
+def everybody(der: bytes) -> None:
+    """Nobody was revoked."""
+
+
 class Door:
-    """The handshakes of one listener.
+    """The handshakes of one listener.  admit: who of those who prove themselves gets in.
 
     At most MAX_GREETED are under way: when one more knocks, the one that has taken the
     longest is given up, so that peers that do nothing keep no honest one out.
     """
 
-    def __init__(self, context: ssl.SSLContext) -> None:
-        context.num_tickets = 0  # sessions are not resumed, so nothing is sent for that
-        self._context = context
+    def __init__(self, context: ssl.SSLContext, admit: Admit = everybody) -> None:
+        self.use(context)
+        self._admit = admit
         self._threads = Threads()
         self._greeted: dict[trio.CancelScope, None] = {}  # the oldest first
         self._quiet_until = 0.0
         self._unsaid = 0  # refusals since the last line about one
 
+    def use(self, context: ssl.SSLContext) -> None:
+        """Show another certificate from now on."""
+        context.num_tickets = 0  # sessions are not resumed, so nothing is sent for that
+        self._context = context
+
     async def greet(self, raw: sockets.socket, name: str) -> tuple[ssl.SSLSocket, str] | None:
-        """The socket in TLS and the node at its other end; None if it was refused.
+        """The socket in TLS and the node at its other end, "" for a stranger; None if it was
+        refused.
 
         raw: just accepted, closed here if it comes to nothing.  name: where it is from.
         """
@@ -147,7 +173,11 @@ class Door:
             lively(raw)
             sock = self._context.wrap_socket(raw, server_side=True, do_handshake_on_connect=False)
             await handshake(sock, self._threads)
-            return sock, node_of(sock)
+            shown = shown_by(sock)
+            if not shown:
+                return sock, ""
+            self._admit(shown)
+            return sock, peer_name(shown)[2]
         except (OSError, CloudError) as error:
             self._refused(name, reason(error))
             if sock is not None:
@@ -299,7 +329,12 @@ class Stream(trio.abc.Stream):
 
 
 async def dial(
-    host: str, port: int, context: ssl.SSLContext, node: str, threads: Threads
+    host: str,
+    port: int,
+    context: ssl.SSLContext,
+    node: str,
+    threads: Threads,
+    admit: Admit = everybody,
 ) -> Stream:
     """A connection in TLS to the node of that name, or with "" to whichever is there.
 
@@ -322,6 +357,7 @@ async def dial(
     try:
         await handshake(sock, threads)
         proved = node_of(sock)
+        admit(shown_by(sock))
         if node not in ("", proved):
             raise CloudError("denied", f"{host}:{port} is node {proved}, not {node}")
     except BaseException as error:
@@ -331,5 +367,32 @@ async def dial(
         kind = "denied" if isinstance(error, ssl.SSLCertVerificationError) else "unreachable"
         if isinstance(error, ssl.SSLError) and error.reason == "WRONG_VERSION_NUMBER":
             kind = "proto"
+        if isinstance(error, ssl.SSLCertVerificationError) and error.verify_code in UNTIMELY:
+            wrong = await _clocks(host, port, threads)
+            if wrong is not None:
+                raise CloudError(kind, f"{there}: {wrong}", "compare the clocks: date -u") from None
         raise CloudError(kind, f"{there}: {reason(error)}") from None
     return Stream(sock)
+
+
+async def _clocks(host: str, port: int, threads: Threads) -> str | None:
+    """What is to be said of a node whose certificate is not for this moment; None if it does
+    not show it any more.  It is read over a connection that proves nothing."""
+    try:
+        stream = await dial(host, port, stranger_context(None), "", threads)
+        async with stream:
+            there = proof(shown_by(stream.socket))
+    except CloudError:
+        return None
+    here = time.time()
+    if here < there.made:
+        late = span(there.made - here)
+        return (
+            f"this machine's clock is at least {late} behind that of {there.node}, whose"
+            f" certificate was made {when(there.made)}; here it is {when(here)} (UTC)"
+        )
+    return (
+        f"the certificate of {there.node} ran out {when(there.ends)}, and here it is"
+        f" {when(here)} (UTC): either this machine's clock is ahead, or that node could not"
+        " renew it"
+    )

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import trio
 
-from cloudfs.factotum.cloudkey import make_cloud, node_files
+from cloudfs.factotum.nodekeys import files_in
 from cloudfs.tree.api import Node
 from cloudfs.tree.idmap import far_user, user_of
 from cloudfs.tree.space import Space
@@ -24,6 +24,7 @@ from cloudfs.wire.imports import Pool
 from cloudfs.wire.listen import listen
 from cloudfs.wire.server import Server
 from tests.bench.peers import STATUS, STATUS_PATH
+from tests.clouds import TestCloud
 from tests.synthetic import Dir, Leaf
 
 BULK = 16 << 20  # bytes of the large file
@@ -38,11 +39,9 @@ def own() -> list[Node]:
 
 def make_keys(state: Path) -> None:
     """The keys of both nodes, in STATE/far and STATE/near."""
-    make_cloud(state)
+    cloud = TestCloud(state)
     for name in ("far", "near"):
-        (state / name).mkdir()
-        (state / name / "cloud.key").write_bytes((state / "cloud.key").read_bytes())
-        node_files(state / name, name, "bench")
+        cloud.files(name)
 
 
 async def far(state: str, port: str) -> None:
@@ -52,12 +51,12 @@ async def far(state: str, port: str) -> None:
         node_space=lambda who: Space(root),
         far_user=partial(far_user, owner=user_of(0)),
     )
-    files = node_files(Path(state) / "far", "far", "bench")
+    files = files_in(Path(state) / "far")
     await server.serve([listen(f"tls:127.0.0.1:{port}", files)])
 
 
 async def near(state: str, port: str, socket: str) -> None:
-    files = node_files(Path(state) / "near", "near", "bench")
+    files = files_in(Path(state) / "near")
     pool = Pool(files, lambda node: f"127.0.0.1:{port}")
     root = Dir("/", [*own(), Dir("nodes", [pool.reach("far")])])
     async with trio.open_nursery() as nursery:

@@ -25,7 +25,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from cloudfs.factotum.cloudkey import client_context, node_files
+from cloudfs.factotum.nodekeys import client_context, files_in
 from cloudfs.wire.codec import codec
 from cloudfs.wire.messages import NODES, NOFID
 from tests.bench import nodes
@@ -81,7 +81,7 @@ class Asker:
     """A client of the far node that waits for each answer."""
 
     def __init__(self, folder: Path, port: int) -> None:
-        files = node_files(folder / "near", "near", "bench")
+        files = files_in(folder / "near")
         plain = socket.create_connection(("127.0.0.1", port), PATIENCE)
         plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._socket = client_context(files).wrap_socket(plain)

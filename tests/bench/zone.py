@@ -45,10 +45,10 @@ def lo_bytes() -> int:
 async def member(number: int, count: int, folder: Path) -> None:
     """Take part, say when all are there, and then measure for each line on stdin."""
     from cloudfs.fabric.zenoh import ZenohEngine
-    from cloudfs.factotum.cloudkey import node_files
+    from cloudfs.factotum.nodekeys import files_in
 
     node = f"n{number}"
-    files = node_files(folder, node, "c1")
+    files = files_in(folder)
     listen = f"127.0.0.1:{6000 + number}"
     engine = ZenohEngine(node, "c1", listen, ["127.0.0.1:6000"], files)
 
@@ -83,16 +83,14 @@ async def member(number: int, count: int, folder: Path) -> None:
 
 def zone(count: int, seconds: float, folder: Path) -> dict[str, float]:
     """The figures of a zone of that many."""
-    from cloudfs.factotum.cloudkey import make_cloud
+    from tests.clouds import TestCloud
 
-    make_cloud(folder / "cloud")
+    cloud = TestCloud(folder)
     members = []
     try:
         began = time.monotonic()
         for number in range(count):
-            own = folder / str(number)
-            own.mkdir()
-            (own / "cloud.key").write_bytes((folder / "cloud" / "cloud.key").read_bytes())
+            own = cloud.files(f"n{number}", "c1").cert.parent
             command = [sys.executable, "-m", "tests.bench.zone", "member", str(number), str(count)]
             pipe = subprocess.PIPE
             members.append(

@@ -131,14 +131,20 @@ def test_a_mount_stands_when_it_answers(own: Session) -> None:
 
 
 @pytest.mark.one_person
-def test_a_file_that_is_no_key_does_not_take_the_place_of_one(own: Session) -> None:
+def test_what_is_no_join_file_or_root_key_does_nothing(own: Session) -> None:
     own.cloudfs("up", "--no-mount", "--node", "n1", "--listen", "127.0.0.1:25640")
-    before = own.cloudfs("key").stdout
+    assert "type cloudfs init" in own.cloudfs("nodes").stdout
     (own.home / "rubbish").write_text("rubbish")
-    for file, said in (("rubbish", "is no cloud key"), ("nosuch", "No such file")):
-        line = ("join", "127.0.0.1:25700", "--key", f"{own.home}/{file}")
-        assert said in own.cloudfs(*line, status=1).stderr
-    assert own.cloudfs("key").stdout == before
+    (own.home / "close").write_text("cloud=local cluster=local key=00\n")
+    for file, said in (
+        ("rubbish", "is no join file"),
+        ("close", "is no join file"),
+        ("nosuch", "No such file"),
+    ):
+        assert said in own.cloudfs("join", f"{own.home}/{file}", status=1).stderr
+    done = own.cloudfs("init", "--root", f"{own.home}/rubbish", status=1)
+    assert "no authority's key" in done.stderr
+    assert not list(own.state.glob("*.key"))
     done = own.cloudfs("drain", "n9", status=1)
     assert "there is no node n9; see: ls /cloud/nodes" in done.stderr
 

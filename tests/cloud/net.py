@@ -21,6 +21,7 @@ from typing import Any, ClassVar, TypeVar
 
 from cloudfs.cli import local
 from cloudfs.errors import CloudError
+from cloudfs.factotum import nodekeys
 from cloudfs.node.machines import Machines
 from tests.cloud.machine import Machine
 
@@ -90,6 +91,16 @@ class Net:
             local.start([node.local for node in self if not node.runs], self._seeds() or None)
         except CloudError as error:
             raise AssertionError(f"{error}\n{self.logs()}") from None
+
+    def rename(self, node: Machine, name: str) -> None:
+        """Have a node's daemon, which does not run, be called so from now on, as if its
+        cluster's authority had been asked for a certificate of that name."""
+        states = [other.local.state for other in self if other.cluster == node.cluster]
+        keys = [state / "cluster.key" for state in states]
+        by = next(filter(None, map(nodekeys.authority_in, keys)))
+        root = nodekeys.certificate(nodekeys.files_in(node.local.state).ca)
+        nodekeys.give(node.local.state, root, by, name, time.time())
+        node.local.name = name
 
     # --- links ------------------------------------------------------------------------
 

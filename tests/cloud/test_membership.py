@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import time
 from collections.abc import Callable
@@ -12,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from cloudfs.cli import local
-from cloudfs.factotum import cloudkey
+from cloudfs.factotum import nodekeys
 from tests.cloud.net import Net, always, eventually, expect
 from tests.cloud.views import (
     AGREE,
@@ -30,6 +29,7 @@ from tests.cloud.views import (
     view,
     within,
 )
+from tests.clouds import TestCloud
 
 MakeNet = Callable[..., Net]
 
@@ -236,7 +236,7 @@ def test_a_name_that_is_taken_is_refused_with_the_reason(make_net: MakeNet) -> N
     eventually(lambda: all_up(net, first), JOIN)
     before = net["n2"].read("nodes/n1/addr")
     impostor = net["n3"]
-    impostor.local.name = "n1"
+    net.rename(impostor, "n1")
     impostor.local.launch([net["n2"].local.address])
 
     def told() -> None:
@@ -270,14 +270,10 @@ def test_a_node_of_another_cloud_gets_nowhere(make_net: MakeNet) -> None:
 
 
 def _other_cloud(state: Path) -> None:
-    """Carry the key of another cloud."""
-    for path in state.glob("*.crt"):
-        path.unlink()
-    (state / "cloud.key").unlink()
-    made = state / "other"
-    made.mkdir()
-    cloudkey.make_cloud(made)
-    shutil.move(made / "cloud.key", state / "cloud.key")
+    """Have a certificate of another cloud, of the same names."""
+    named = nodekeys.read_proof(nodekeys.files_in(state))
+    cloud = TestCloud(state / "other")
+    nodekeys.give(state, cloud.root.cert, cloud.cluster(named.cluster), named.node, time.time())
 
 
 def test_an_address_in_use_is_told(make_net: MakeNet) -> None:

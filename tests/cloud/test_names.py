@@ -17,9 +17,9 @@ ONE, TWO = {"east": "n1 n2 n3 n4"}, {"east": "n1 n2", "west": "n3 n4"}
 LOOK = 45.0  # seconds, in which other zones are asked for one's names, twice
 
 
-def take_name(node: Machine, name: str, seed: Machine) -> None:
+def take_name(net: Net, node: Machine, name: str, seed: Machine) -> None:
     """Start a node under another's name."""
-    node.local.name = name
+    net.rename(node, name)
     node.local.launch([seed.local.address])
     node.local.wait(time.monotonic() + JOIN)
 
@@ -45,7 +45,7 @@ def test_a_name_of_another_cluster_is_refused(make_net: MakeNet) -> None:
     for node in (n1, n2, n3):
         node.start()
     eventually(lambda: all_up(net, [n1, n2, n3]), JOIN)
-    take_name(late, "n2", n3)
+    take_name(net, late, "n2", n3)
     eventually(lambda: refused(late, "n2", "east"), JOIN)
     always(lambda: held([n1, n3], "n2", n2.local.address), 3)
     assert "with another key lives in cluster east" in late.run("cloudfs", "nodes").stdout
@@ -57,7 +57,7 @@ def test_a_name_is_free_when_its_holder_is_gone(make_net: MakeNet) -> None:
     for node in (n1, n2, n3):
         node.start()
     eventually(lambda: all_up(net, [n1, n2, n3]), JOIN)
-    take_name(late, "n2", n3)
+    take_name(net, late, "n2", n3)
     eventually(lambda: refused(late, "n2", "east"), JOIN)
     n2.kill()
     eventually(lambda: held([n1, n3], "n2", late.local.address), GONE + LOOK)
@@ -77,7 +77,7 @@ def test_of_two_that_joined_in_two_halves_the_earlier_one_stays(
     eventually(lambda: all_up(net, [n1, n2, n3]), JOIN)
     net.partition("n1 n2", "n3 n4")
     eventually(lambda: expect(nodes(n3).get("n2", {}).get("state"), "gone"), GONE * 2)
-    take_name(late, "n2", n3)
+    take_name(net, late, "n2", n3)
     eventually(lambda: held([n3], "n2", late.local.address), JOIN)
     held([n1], "n2", n2.local.address)
     net.heal()

@@ -11,7 +11,7 @@ import trio
 
 from cloudfs.fabric.local import Bus, LocalEngine
 from cloudfs.fabric.zenoh import ZenohEngine
-from cloudfs.factotum.cloudkey import make_cloud, node_files
+from tests.clouds import TestCloud
 
 
 def free_ports(count):
@@ -113,13 +113,13 @@ class ZenohZone(Zone):
 
     def __init__(self, nursery, folder):
         super().__init__(nursery)
-        make_cloud(folder / "cloud")
+        self.cloud = TestCloud(folder / "cloud")
         self.folder = folder
         self.ports = iter(free_ports(12))
         self.addresses = {}
 
     def files(self, node):
-        return node_files(self.folder / "cloud", node, "c1")
+        return self.cloud.files(node, "c1")
 
     def make(self, node, seeds=None):
         if node not in self.addresses:

@@ -11,14 +11,14 @@ from pathlib import Path
 import trio
 
 from cloudfs.fabric import session, zenoh
-from cloudfs.factotum.cloudkey import node_files
+from cloudfs.factotum.nodekeys import files_in
 
 LEASE = 1.5  # seconds
 
 
 async def main():
     node, zone, listen, seeds, folder = sys.argv[1:]
-    files = node_files(Path(folder), node, "c1")
+    files = files_in(Path(folder))
     engine = zenoh.ZenohEngine(node, zone, listen, seeds.split(), files)
 
     async def name(key, payload):

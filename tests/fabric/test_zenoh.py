@@ -14,7 +14,9 @@ import trio
 from cloudfs.errors import CloudError
 from cloudfs.fabric import zenoh as engine_module
 from cloudfs.fabric.zenoh import ZenohEngine
-from cloudfs.factotum.cloudkey import KeyFiles, make_cloud, node_files
+from cloudfs.factotum import authority, nodekeys
+from cloudfs.factotum.nodekeys import KeyFiles
+from tests.clouds import TestCloud
 from tests.fabric.conftest import eventually, free_ports, take
 from tests.fabric.peer import LEASE
 
@@ -31,15 +33,10 @@ def quick(monkeypatch):
 def process(zone, node):
     """Another process with an engine of that zone."""
     engine = zone.make(node)  # for its address only
-    files = node_files(zone.folder / node, node, "c1") if (zone.folder / node).exists() else None
-    if files is None:
-        (zone.folder / node).mkdir()
-        (zone.folder / node / "cloud.key").write_bytes(
-            (zone.folder / "cloud" / "cloud.key").read_bytes()
-        )
+    folder = zone.files(node).cert.parent
     seeds = " ".join(list(zone.addresses.values())[:1])
     command = [sys.executable, "-m", "tests.fabric.peer", node, "c1", zone.addresses[node], seeds]
-    child = subprocess.Popen([*command, str(zone.folder / node)], stdout=subprocess.PIPE)
+    child = subprocess.Popen([*command, str(folder)], stdout=subprocess.PIPE)
     try:
         assert child.stdout.readline() == b"up\n"
         yield child
@@ -57,9 +54,8 @@ async def test_a_stranger_does_not_get_in(zenoh_zone, tmp_path):
     """Another cloud's certificate, of the same names: nothing passes either way."""
     one = await zenoh_zone.up("n1")
     one.publish("secret", b"s")
-    make_cloud(tmp_path / "other")
     (port,) = free_ports(1)
-    files = node_files(tmp_path / "other", "n2", "c1")
+    files = TestCloud(tmp_path / "other").files("n2", "c1")
     stranger = ZenohEngine("n2", "c1", f"127.0.0.1:{port}", [zenoh_zone.addresses["n1"]], files)
     await zenoh_zone.start(stranger)
     two = await zenoh_zone.start(zenoh_zone.make("n3"))
@@ -78,8 +74,7 @@ async def test_a_stranger_does_not_get_in(zenoh_zone, tmp_path):
 async def test_who_has_only_the_root_does_not_get_in(zenoh_zone, tmp_path):
     """A peer that can check us but proves nothing: a key that the cloud did not sign."""
     one = await zenoh_zone.up("n1")
-    make_cloud(tmp_path / "other")
-    own = node_files(tmp_path / "other", "n2", "c1")
+    own = TestCloud(tmp_path / "other").files("n2", "c1")
     files = KeyFiles(zenoh_zone.files("n1").ca, own.cert, own.key)
     (port,) = free_ports(1)
     stranger = ZenohEngine("n2", "c1", f"127.0.0.1:{port}", [zenoh_zone.addresses["n1"]], files)
@@ -354,3 +349,82 @@ def test_zenoh_is_only_imported_by_who_runs_an_engine():
         "import sys, cloudfs.fabric.table, cloudfs.fabric.zenoh; sys.exit('zenoh' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+# --- who is shut out, and new certificates --------------------------------------------------------
+
+
+def shutting_out(zone, node, names):
+    engine = ZenohEngine(
+        node,
+        "c1",
+        zone.addresses.setdefault(node, f"127.0.0.1:{next(zone.ports)}"),
+        list(zone.addresses.values())[:1],
+        zone.files(node),
+        lambda: frozenset(names),
+    )
+    return engine
+
+
+async def test_who_is_shut_out_says_and_hears_nothing_whatever_it_does(zenoh_zone):
+    """The revoked node goes on as if nothing had happened; the others are none the worse."""
+    names = set()
+    one, two, bad = [shutting_out(zenoh_zone, node, names) for node in ("n1", "n2", "n3")]
+    for engine in (one, two, bad):
+        await zenoh_zone.start(engine)
+    everybody = {"n1", "n2", "n3"}
+    await eventually(lambda: all(e.members() == everybody for e in (one, two, bad)))
+    names.add("n3")
+    with one.watch() as changes, one.subscribe("**") as heard, bad.subscribe("**") as overheard:
+        for engine in (one, two):
+            engine.open_anew("n3 was revoked", 0.0)
+        await eventually(lambda: one.members() == two.members() == {"n1", "n2"}, 15)
+        one.publish("secret", b"s")
+        bad.publish("evil", b"e")
+        bad.tell("evil/told", b"e")
+        two.publish("good", b"g")
+        await eventually(lambda: any(s.key == "good" for s in heard._queue.clear()))
+        await trio.sleep(1.0)
+        assert not [s for s in heard._queue.clear() if s.key.startswith("evil")]
+        assert {s.key for s in overheard._queue.clear()} <= {"evil", "evil/told"}
+        assert not (await bad.ask("x", timeout=0.5, want=frozenset(["n1"]))).whole
+        gone = [c for c in changes._queue.clear() if not c.joined]
+        assert {c.node for c in gone} == {"n3"}  # nobody else was missed
+
+
+async def test_a_session_with_new_certificates_is_not_missed(zenoh_zone, tmp_path):
+    """Members and followers see nothing of it, and what is told is heard again at once."""
+    one, two = await zenoh_zone.up("n1", "n2")
+    files = zenoh_zone.files("n2")
+    nodekeys.give(
+        files.key.parent,
+        zenoh_zone.cloud.root.cert,
+        zenoh_zone.cloud.cluster("c1"),
+        "n2",
+        time.time(),
+    )
+    one.publish("before", b"")
+    with two.subscribe("**") as heard, two.watch() as mine:
+        await take(heard, 1)
+        two.open_anew("a new certificate", 0.0)
+        await eventually(lambda: two._carrier._anew is None)
+        one.publish("after", b"")
+        await eventually(lambda: any(s.key == "after" for s in heard._queue.clear()))
+        await trio.sleep(engine_module.SETTLE + 1)
+        assert {c.node for c in mine._queue.clear() if not c.joined} == set()
+        assert one.members() == two.members() == {"n1", "n2"}
+
+
+async def test_a_link_ends_with_the_certificate(zenoh_zone):
+    """72 h at worst: a node that is not given a new one is out, also if nobody hears why."""
+    one = await zenoh_zone.up("n1")
+    cloud = zenoh_zone.cloud
+    state = cloud.folder / "n2"
+    key = nodekeys.node_key(state / "node.key").public_key()
+    chain = authority.issue(cloud.cluster("c1"), "n2", key, time.time(), life=4.0)
+    nodekeys.put(nodekeys.files_in(state), cloud.root.cert, chain)
+    two = await zenoh_zone.start(zenoh_zone.make("n2"))
+    await eventually(lambda: one.members() == two.members() == {"n1", "n2"}, 4)
+    await eventually(lambda: one.members() == {"n1"}, 15)
+    await trio.sleep(2.0)  # while it dials again
+    assert one.members() == {"n1"}

@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 
 from cloudfs.errors import CloudError
 from cloudfs.fabric.zenoh import ZenohEngine
-from cloudfs.factotum import authority, cloudkey
+from cloudfs.factotum import authority, certificates, nodekeys
 from cloudfs.factotum.authority import Authority, Join
-from cloudfs.factotum.cloudkey import KeyFiles
+from cloudfs.factotum.nodekeys import KeyFiles
 from tests.fabric.conftest import eventually, free_ports
 
 NOW = 1_790_000_000.0
@@ -37,15 +37,15 @@ def files(at: Path, by: Authority, node: str, now: float) -> KeyFiles:
     at.mkdir()
     key = ec.generate_private_key(ec.SECP256R1())
     made = KeyFiles(at / "ca.crt", at / "node.crt", at / "node.key")
-    made.ca.write_bytes(cloudkey.pem(ROOT.cert))
+    made.ca.write_bytes(certificates.pem(ROOT.cert))
     made.cert.write_bytes(authority.issue(by, node, key.public_key(), now))
-    made.key.write_bytes(cloudkey.pem_key(key))
+    made.key.write_bytes(certificates.pem_key(key))
     return made
 
 
 def handshake(server: KeyFiles, client: KeyFiles) -> tuple[str, str, str]:
     """The client's name as the server sees it; raises ssl.SSLError."""
-    contexts = cloudkey.server_context(server), cloudkey.client_context(client)
+    contexts = nodekeys.server_context(server), nodekeys.client_context(client)
     there, here = (ssl.MemoryBIO() for _ in range(2))
     ends = (
         contexts[0].wrap_bio(here, there, server_side=True),
@@ -57,7 +57,7 @@ def handshake(server: KeyFiles, client: KeyFiles) -> tuple[str, str, str]:
                 end.do_handshake()
             except ssl.SSLWantReadError:
                 continue
-    return cloudkey.peer_name(ends[0].getpeercert(binary_form=True))
+    return certificates.peer_name(ends[0].getpeercert(binary_form=True))
 
 
 @pytest.fixture
@@ -83,9 +83,9 @@ def test_a_clusters_authority_cannot_make_names_of_another(tmp_path: Path, now: 
 def test_a_node_cannot_make_nodes(tmp_path: Path, now: float) -> None:
     good = files(tmp_path / "1", PARIS, "n1", now)
     chain = x509.load_pem_x509_certificates(good.cert.read_bytes())
-    key = cloudkey.load_pem_private_key(good.key.read_bytes(), None)
+    key = nodekeys.node_key(good.key)
     bad = files(tmp_path / "2", Authority(chain[0], key, "local", "paris"), "n2", now)
-    bad.cert.write_bytes(bad.cert.read_bytes() + cloudkey.pem(chain[1]))
+    bad.cert.write_bytes(bad.cert.read_bytes() + certificates.pem(chain[1]))
     with pytest.raises(ssl.SSLError, match="invalid CA certificate"):
         handshake(good, bad)
 
@@ -126,7 +126,7 @@ def test_authorities_are_read_back() -> None:
     with pytest.raises(CloudError, match="no authority's key"):
         authority.load(b"nothing")
     with pytest.raises(CloudError, match="do not fit"):
-        authority.load(cloudkey.pem(ROOT.cert) + cloudkey.pem_key(KEY))
+        authority.load(certificates.pem(ROOT.cert) + certificates.pem_key(KEY))
 
 
 @pytest.mark.parametrize("name", ["", "Paris", "a.b", "-a", "a/b", "a" * 64, "ä"])
@@ -146,7 +146,8 @@ def make(**more) -> Join:
 
 def admit(joined: Join, now: float = NOW, used: int = 0, by: Authority = PARIS) -> None:
     shown = joined.shown()
-    authority.check_join(shown, joined.prove(PUBLIC), PUBLIC, by.cert, now, lambda id: used)
+    proof = joined.prove("n5", PUBLIC)
+    authority.check_join(shown, proof, "n5", PUBLIC, by.cert, now, lambda id: used)
 
 
 def test_a_join_file_lets_a_key_in() -> None:
@@ -159,13 +160,14 @@ def test_a_join_file_lets_a_key_in() -> None:
 def test_what_an_issuer_is_shown_holds_no_secret() -> None:
     joined = make()
     assert joined.key not in joined.shown().text()
+    assert joined.key not in repr(joined)
 
 
 @pytest.mark.parametrize(
     ("more", "why"),
     [
         ({"now": NOW + 86400}, "ended 2026-09-22 .* and here it is 2026-09-22"),
-        ({"used": 1}, "1 nodes have joined"),
+        ({"used": 1}, "a node has joined with this file already"),
         ({"by": ROME}, "another cluster's"),
     ],
 )
@@ -195,10 +197,10 @@ def test_a_proof_is_for_one_nodes_key_alone() -> None:
     joined = make()
     other = ec.generate_private_key(ec.SECP256R1()).public_key()
     der = other.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-    with pytest.raises(CloudError, match="was changed"):
-        authority.check_join(
-            joined.shown(), joined.prove(PUBLIC), der, PARIS.cert, NOW, lambda id: 0
-        )
+    shown, proof = joined.shown(), joined.prove("n5", PUBLIC)
+    for node, public in (("n5", der), ("n6", PUBLIC)):
+        with pytest.raises(CloudError, match="was changed"):
+            authority.check_join(shown, proof, node, public, PARIS.cert, NOW, lambda id: 0)
 
 
 def test_another_clouds_root_is_not_the_one() -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import trio
 
-from cloudfs.factotum.cloudkey import node_files
+from cloudfs.factotum.nodekeys import files_in
 from cloudfs.fuse.mount import mount
 from cloudfs.tree.idmap import who_of
 from cloudfs.tree.root import TABLE
@@ -25,14 +25,14 @@ from tests.wire.nodes import FarNode
 
 
 async def far(state: str, port: str) -> None:
-    node = FarNode(node_files(Path(state) / "far", "far", "test"))
+    node = FarNode(files_in(Path(state) / "far"))
     node.port = int(port)
     async with node.running():
         await trio.sleep_forever()
 
 
 async def near(state: str, port: str, directory: str) -> None:
-    pool = Pool(node_files(Path(state) / "near", "near", "test"), lambda node: f"127.0.0.1:{port}")
+    pool = Pool(files_in(Path(state) / "near"), lambda node: f"127.0.0.1:{port}")
     nodes = Dir("nodes", [pool.reach("far")])
     rows = [row for row in TABLE if row.name == "err"]
     space = Space(TableDir("/", rows, None, 1 << 60, "root", lambda: 0.0, [nodes]))

@@ -28,8 +28,10 @@ MAY = {
     "wire": {"tree", "factotum"},
     "fuse": {"tree"},
     "web": {"tree"},
-    "joined": ALL - {"cli", "daemon", "fuse"},
-    "daemon": (ALL | {"joined"}) - {"cli"},
+    "credentials": {"factotum", "kernel"},
+    "enrolling": {"credentials", "factotum", "kernel", "wire"},
+    "joined": (ALL | {"credentials", "enrolling"}) - {"cli", "daemon", "fuse"},
+    "daemon": (ALL | {"joined", "credentials"}) - {"cli"},
     "cli": ALL,
     "__main__": ALL,
 }

@@ -10,7 +10,7 @@ from typing import Any
 
 import trio
 
-from cloudfs.factotum.cloudkey import KeyFiles, make_cloud, node_files
+from cloudfs.factotum.nodekeys import KeyFiles
 from cloudfs.tree.api import Node, Who
 from cloudfs.tree.idmap import far_user
 from cloudfs.tree.space import Attach, ErrLog, Space
@@ -18,22 +18,15 @@ from cloudfs.wait import settle
 from cloudfs.wire.imports import Pool
 from cloudfs.wire.listen import listen
 from cloudfs.wire.server import Server
+from tests.clouds import TestCloud
 from tests.synthetic import Dir, tree
 from tests.wire.talk import BOSS
 
 
-def keys(folder: Path, *names: str, cloud: Path | None = None) -> dict[str, KeyFiles]:
+def keys(folder: Path, *names: str) -> dict[str, KeyFiles]:
     """The key files of nodes of one cloud, made in the folder."""
-    key = cloud or folder / "cloud.key"
-    if not key.exists():
-        make_cloud(folder)
-    found = {}
-    for name in names:
-        state = folder / name
-        state.mkdir(exist_ok=True)
-        (state / "cloud.key").write_bytes(key.read_bytes())
-        found[name] = node_files(state, name, "test")
-    return found
+    cloud = TestCloud(folder)
+    return {name: cloud.files(name) for name in names}
 
 
 class FarNode:

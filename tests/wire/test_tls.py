@@ -13,7 +13,7 @@ import pytest
 import trio
 
 from cloudfs.errors import CloudError
-from cloudfs.factotum.cloudkey import client_context, make_cloud
+from cloudfs.factotum.nodekeys import client_context
 from cloudfs.tree.api import OREAD, Cues, Handle, Wait
 from cloudfs.tree.idmap import far_user
 from cloudfs.wire import tls
@@ -174,8 +174,6 @@ async def test_a_node_of_another_cloud_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(tls, "LOG_EVERY", 0.0)
-    (tmp_path / "other").mkdir()
-    make_cloud(tmp_path / "other")
     files = keys(tmp_path, "far")
     rogue = keys(tmp_path / "other", "near", "far")
     async with FarNode(files["far"]).running() as far:
@@ -197,8 +195,6 @@ async def test_a_node_of_another_cloud_is_refused(
 
 
 async def test_the_reason_reaches_who_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "other").mkdir()
-    make_cloud(tmp_path / "other")
     files, rogue = keys(tmp_path, "near", "far"), keys(tmp_path / "other", "near")
     context = client_context(files["near"])  # it knows the cloud, and shows another's certificate
     context.load_cert_chain(rogue["near"].cert, rogue["near"].key)
