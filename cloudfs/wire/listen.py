@@ -14,6 +14,7 @@ from typing import Any
 
 from cloudfs.errors import CloudError, from_errno
 from cloudfs.factotum.cloudkey import KeyFiles, server_context
+from cloudfs.factotum.nodeproof import shown_by
 from cloudfs.tree.api import NOBODY, Who
 from cloudfs.tree.idmap import who_of
 from cloudfs.wire.address import Address, parse
@@ -71,7 +72,7 @@ def listen(text: str, files: KeyFiles | None = None) -> Listener:
 def _tls(address: Address, files: KeyFiles | None) -> Listener:
     if files is None:
         raise CloudError("refused", f"{address}: TLS wants the keys of a node")
-    door = Door(server_context(files))
+    door = Door(server_context(files), shown_by(files))
     try:
         found = sockets.getaddrinfo(
             address.host, address.port, type=sockets.SOCK_STREAM, flags=sockets.AI_PASSIVE

@@ -21,9 +21,10 @@ from typing import Any
 import trio
 
 from cloudfs.errors import CloudError
-from cloudfs.tree.api import Who
+from cloudfs.tree.api import NOBODY, Who
 from cloudfs.tree.space import Space
 from cloudfs.wait import Soon, Wait
+from cloudfs.wire.auth import Logins, Proofs
 from cloudfs.wire.codec import BadMessage
 from cloudfs.wire.connection import Connection
 from cloudfs.wire.fids import Job
@@ -52,7 +53,8 @@ class Server:
     directory, which `node_space` makes, to those who attach to `node`.
 
     far_user: the caller that another node names; without it what comes through TLS is
-    nobody's.  closed is told each Space that is no longer used.  frame_time and stuck_time,
+    nobody's.  who_of: the caller with a uid that the kernel vouches for.  proofs, logins: see
+    Session.  closed is told each Space that is no longer used.  frame_time and stuck_time,
     in seconds, say how long clients may be slow.
     """
 
@@ -62,6 +64,9 @@ class Server:
         *,
         node_space: Callable[[Who], Space] | None = None,
         far_user: Callable[[str], Who] | None = None,
+        who_of: Callable[[int], Who] | None = None,
+        proofs: Proofs | None = None,
+        logins: Logins | None = None,
         trace: Trace | None = None,
         closed: Callable[[Space], None] | None = None,
         frame_time: float = FRAME_TIME,
@@ -72,6 +77,9 @@ class Server:
         self.make_space = make_space
         self.node_space = node_space
         self.far_user = far_user
+        self.who_of = who_of
+        self.proofs = proofs
+        self.logins = logins
         self.trace = trace
         self.closed = closed
         self.frame_time = frame_time
@@ -128,9 +136,12 @@ class Server:
         self._more.append(listener)
         self._nursery.start_soon(self._accept, listener)
 
-    def adopt(self, sock: socket.socket, who: Who, node: str = "") -> Connection | None:
+    def adopt(
+        self, sock: socket.socket, who: Who, node: str = "", binding: bytes = b""
+    ) -> Connection | None:
         """While `serve` runs, serve a connected socket on behalf of who, or of those that
-        the node of that name names; None if there are too many."""
+        the node of that name names; None if there are too many.  binding: what proofs over it
+        are bound to (cap25519)."""
         key = who.user
         if len(self.connections) >= self.max_connections or self._of[key] >= self.max_of_one:
             log.warning("a connection of %s refused: there are too many", key)
@@ -148,6 +159,11 @@ class Server:
             locks=self._locks,
             name=name,
             node=node,
+            uid=who.uid,
+            again=self._anew(who),
+            proofs=self.proofs,
+            logins=self.logins,
+            binding=binding,
         )
         kind = Secured if isinstance(sock, ssl.SSLSocket) else Connection
         connection = kind(sock, who, session, name)
@@ -155,6 +171,17 @@ class Server:
         self._of[key] += 1
         self._epoll.register(sock.fileno(), select.EPOLLIN)
         return connection
+
+    def _anew(self, who: Who) -> Callable[[], Who] | None:
+        if self.who_of is None or who.uid is None:
+            return None
+        return partial(self.who_of, who.uid)
+
+    def drop_all_of(self, uid: int, why: str) -> None:
+        """Close the connections of a local user; by which rights they came may be over."""
+        for connection in list(self.connections.values()):
+            if connection.session.uid == uid:
+                self.drop(connection, why)
 
     def watch(self, fd: int, ready: Callable[[], int]) -> bool:
         """While `serve` runs, call ready whenever fd is readable; False if it does not.  It
@@ -415,13 +442,16 @@ class Server:
             except OSError:
                 client.close()
                 continue
+            if self.who_of is not None and who.uid is not None:
+                who = self.who_of(who.uid)
             self.adopt(client, who)
 
     async def _greet(self, door: Door, client: socket.socket, name: str) -> None:
         found = await door.greet(client, name)
         if found is not None:
             sock, node = found
-            connection = self.adopt(sock, Who(f"node {node}", None), node)
+            who = Who(f"node {node}", None) if node else NOBODY
+            connection = self.adopt(sock, who, node, door.binding)
             if connection is not None:
                 self._receive(connection)  # what came with the end of the handshake
 

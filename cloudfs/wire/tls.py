@@ -113,8 +113,9 @@ class Door:
     longest is given up, so that peers that do nothing keep no honest one out.
     """
 
-    def __init__(self, context: ssl.SSLContext) -> None:
+    def __init__(self, context: ssl.SSLContext, binding: bytes = b"") -> None:
         context.num_tickets = 0  # sessions are not resumed, so nothing is sent for that
+        self.binding = binding  # of proofs to the certificate that is shown (cap25519)
         self._context = context
         self._threads = Threads()
         self._greeted: dict[trio.CancelScope, None] = {}  # the oldest first
