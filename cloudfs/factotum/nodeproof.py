@@ -14,7 +14,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import (
@@ -32,6 +32,17 @@ DEPTH = 2  # certificates of a node
 KEPT = 64  # certificates that were checked
 _ECDSA = ec.ECDSA(hashes.SHA256())
 Sign = Callable[[bytes], bytes]
+# What comes of reading and checking certificates that a stranger made up.
+UNREADABLE = (
+    InvalidSignature,
+    UnsupportedAlgorithm,
+    x509.InvalidVersion,
+    x509.ExtensionNotFound,
+    x509.DuplicateExtension,
+    ValueError,
+    TypeError,
+    IndexError,
+)
 
 
 def root_key(root: x509.Certificate) -> str:
@@ -149,7 +160,7 @@ class Check:
                 or not isinstance(public, ec.EllipticCurvePublicKey)
             ):
                 raise ValueError
-        except (InvalidSignature, ValueError, TypeError, IndexError, x509.ExtensionNotFound):
+        except UNREADABLE:
             raise CloudError(
                 "denied", f"who answers is no node of the cloud {self._cloud}"
             ) from None
