@@ -148,6 +148,11 @@ def peer_name(der: bytes) -> tuple[str, str, str]:
     return cloud, cluster, node
 
 
+def root_of(state: Path) -> x509.Certificate:
+    """The root that the node of a state directory trusts.  CloudError("bad")."""
+    return _certificate(state / "ca.crt")
+
+
 def fingerprint(files: KeyFiles) -> str:
     """The node's id: 32 hex digits of SHA-256 of its public key."""
     return _fingerprint(_certificate(files.cert))

@@ -19,7 +19,7 @@ import binascii
 from collections.abc import Callable
 from typing import cast
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from cloudfs.errors import CloudError
 from cloudfs.factotum import cap25519, p9any, tokens
@@ -111,6 +111,13 @@ def _own(key: Key) -> tuple[bytes, Ed25519PrivateKey, int]:
         return seed, Ed25519PrivateKey.from_private_bytes(seed), int(key.attrs.get("epoch", "0"))
     except ValueError:
         raise _damaged(key) from None
+
+
+def public_of(key: Key) -> Ed25519PublicKey:
+    """The public half of a key's seed.  CloudError("bad")."""
+    if "seed" not in key.secrets or "user" not in key.attrs or "dom" not in key.attrs:
+        raise CloudError("bad", "that is no key of cap25519")
+    return _own(key)[1].public_key()
 
 
 def _damaged(key: Key) -> CloudError:

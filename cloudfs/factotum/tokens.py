@@ -204,8 +204,22 @@ def verify(
 # --- reading --------------------------------------------------------------------------------
 
 
+def peek(token: bytes) -> tuple[str, str, str]:
+    """(user, cloud, holder) that a token names, which proves nothing; CloudError("bad")."""
+    first = _first_of(token)
+    held = next(filter(None, map(_HOLDER.fullmatch, first[4].splitlines())), None)
+    if held is None:
+        raise CloudError("bad", "the token's first block is not one of ours")
+    return first[1], first[2], held[1]
+
+
 def _claimed(token: bytes) -> str:
     """The user that an unverified token names."""
+    return _first_of(token)[1]
+
+
+def _first_of(token: bytes) -> re.Match[str]:
+    """What the first block says, as `_FIRST` has it."""
     if len(token) > MOST:
         raise CloudError("toobig", f"a token has at most {MOST} bytes, this one {len(token)}")
     try:
@@ -215,7 +229,7 @@ def _claimed(token: bytes) -> str:
     match = _FIRST.fullmatch(source or "")
     if match is None:
         raise CloudError("bad", "the token's first block is not one of ours")
-    return match[1]
+    return match
 
 
 def _read(token: bytes, public: bytes) -> Token:

@@ -24,4 +24,5 @@ def named(*path: str) -> int:
 
 
 ROOT, PROC, NODES, SELF, VIEW, NODE_PROC, PLACE, CLUSTERS, INTRODUCE = map(fixed, range(9))
+FACTOTUM = fixed(25)
 NET, PROBE, OWN_NET, TRAIN = map(fixed, (16, 17, 18, 24))

@@ -14,9 +14,9 @@ from __future__ import annotations
 import math
 import os
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from time import perf_counter
-from typing import Any
+from typing import Any, TypeAlias
 
 import trio
 
@@ -38,6 +38,8 @@ MUCH = 8 << 10  # bytes received at a time that are part of something large
 # about, so that neither ever lacks one.
 _FLUSH, _CLUNK = 0x8000, 0x4000
 _ROOT = 0  # the fid of the attach
+
+Prove: TypeAlias = "Callable[[Client, str, str], Awaitable[int]]"  # client, user, aname → afid
 
 
 class Client:
@@ -386,12 +388,18 @@ class Client:
 
     # --- beginning and end ------------------------------------------------------------------
 
-    async def start(self, version: str, aname: str) -> None:
-        """Agree on a dialect, `version` or an older one, and attach."""
+    async def start(self, version: str, aname: str, prove: Prove | None = None) -> None:
+        """Agree on a dialect, `version` or an older one, and attach: with the afid that
+        prove(client, user, aname) gives, which is let go of then."""
         await self.agree(version)
         uid = os.geteuid()
-        numeric = () if self.codec.key == "9" else (uid,)
-        (self.root.qid,) = await self.call("Tattach", _ROOT, NOFID, user_of(uid), aname, *numeric)
+        user, numeric = user_of(uid), () if self.codec.key == "9" else (uid,)
+        afid = NOFID if prove is None else await prove(self, user, aname)
+        try:
+            (self.root.qid,) = await self.call("Tattach", _ROOT, afid, user, aname, *numeric)
+        finally:
+            if afid != NOFID:
+                self.forget(afid)
 
     async def attach(self, user: str, aname: str = "", deadline: float | None = None) -> File:
         """One more tree of the connection, as that user sees it where the server believes

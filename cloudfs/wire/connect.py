@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Container
 from contextlib import asynccontextmanager
 
 import trio
 
 from cloudfs.errors import CloudError
 from cloudfs.wire.address import Address, parse
-from cloudfs.wire.client import DEADLINE, Client
+from cloudfs.wire.client import DEADLINE, Client, Prove
+from cloudfs.wire.listen import peer_uid
 from cloudfs.wire.pipe import Watcher
 from cloudfs.wire.trace import Trace
 
@@ -22,8 +23,11 @@ async def connect(
     aname: str = "",
     deadline: float = DEADLINE,
     trace: Trace | None = None,
+    prove: Prove | None = None,
 ) -> AsyncIterator[Client]:
     """A client attached to the server at an address, for as long as the block lasts.
+
+    prove: see Client.start.
 
     Raises CloudError: `unreachable` or `timeout` if nobody answers there, and what the
     server said to the attach.
@@ -31,7 +35,7 @@ async def connect(
     address = parse(text)
     stream = await _dial(address, deadline)
     async with attended(stream, str(address), deadline, trace) as client:
-        await client.start(version, aname)
+        await client.start(version, aname, prove)
         yield client
 
 
@@ -60,6 +64,19 @@ async def attended(
         nursery.cancel_scope.cancel()
     if failed is not None:
         raise failed
+
+
+async def dial_near(path: str, uids: Container[int], deadline: float) -> trio.SocketStream:
+    """A connection to a server of this machine that one of these users runs.
+
+    Raises CloudError: "unreachable" where nobody answers, "denied" where somebody else does.
+    """
+    stream = await _dial(Address(path=path), deadline)
+    uid = peer_uid(stream.socket)
+    if uid not in uids:
+        stream.socket.close()
+        raise CloudError("denied", f"{path}: who answers there is the user with number {uid}")
+    return stream
 
 
 async def _dial(address: Address, deadline: float) -> trio.SocketStream:
