@@ -219,6 +219,7 @@ class Daemon:
                 closed=self._closed,
             )
             self._server = server
+            self.proofs.wanted()  # whose keys are made before anybody asks
             await nursery.start(self.logins.run)
             listeners = [listen(f"unix:{config.socket_path(settings.state)}")]
             if settings.tcp:
