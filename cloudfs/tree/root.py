@@ -97,6 +97,11 @@ def _events(events: KernelLog) -> KernelLog:
     return events
 
 
+def _user(events: KernelLog, at: Attach) -> str:
+    """Who you are here."""
+    return f"{at.who.user}\n"
+
+
 def _version(events: KernelLog, at: Attach) -> str:
     """The version of this daemon."""
     return f"cloudfs {cloudfs.__version__}\n"
@@ -107,5 +112,6 @@ TABLE = (
     Value("err", 0o444, _err),
     Value("ns", 0o444, _ns),
     Log("events", 0o444, _events),
+    Value("user", 0o444, _user),
     Value("version", 0o444, _version),
 )
