@@ -49,7 +49,8 @@ class Client:
     does not say otherwise.  why: why it is of no use any more, or ""; `lost` is set then.
     node: whether the server is a node of ours: it answers in the order in which it was
     asked and says why it refuses.  timed: told of a request's name and seconds.
-    carried: told of bytes that come in bulk.
+    carried: told of bytes that come in bulk.  binding: in TLS, of a proof to the certificate
+    that the server showed (cap25519); b"" elsewhere.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class Client:
         self.deadline = deadline
         self.trace = trace
         self.why = ""
+        self.binding = b""
         self.lost = trio.Event()
         self.node = False
         self.codec: Codec = codec("9")

@@ -115,7 +115,7 @@ def t_attach(
         who = session.caller()
     session.free(number)
     names = [name for name in aname.split("/") if name]
-    make_space = session.make_space
+    make_space = session.make_space if talk is None else session.proved_space
     if session.node_space is not None and names[:1] == [OWN]:
         make_space, names = session.node_space, names[1:]
     elif session.logins is not None and session.uid is not None and names[:1] == [auth.LOGIN]:
@@ -140,6 +140,7 @@ def t_attach(
 
     def finish(ref: Ref) -> Reply:
         session.add(number, tree, ref)
+        session.proved |= talk is not None
         tree.depth = len(ref.path)
         return session.reply["Rattach"](tag, qid(ref.node))
 

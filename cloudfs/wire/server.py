@@ -163,6 +163,7 @@ class Server:
             again=self._anew(who),
             proofs=self.proofs,
             logins=self.logins,
+            proved_space=self.make_space,
             binding=binding,
         )
         kind = Secured if isinstance(sock, ssl.SSLSocket) else Connection

@@ -52,7 +52,8 @@ class Session:
 
     who: the caller, as the connection proved it; again() says so anew at each attach, where
     that may change (`uid`: its local number there).  proofs: who checks what callers prove on
-    afids, bound to the connection by `binding`.  logins: where local users say who they are.
+    afids, bound to the connection by `binding`; proved_space: makes the name space of who
+    attaches with one, where that is another.  logins: where local users say who they are.
     clock: in seconds, for how long a proof may take.  make_space: makes the name space of
     each attach, node_space that of an attach to the node's own directory.  vouch: on a
     connection of another node, the caller that it names.  node: its name.  closed: told
@@ -75,6 +76,7 @@ class Session:
         again: Callable[[], Who] | None = None,
         proofs: Proofs | None = None,
         logins: Logins | None = None,
+        proved_space: Callable[[Who], Space] | None = None,
         binding: bytes = b"",
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -85,6 +87,8 @@ class Session:
         self.logins = logins
         self.binding = binding
         self.clock = clock
+        self.proved_space = proved_space or make_space
+        self.proved = False  # whether anybody attached by a proof
         self.afids: dict[int, Afid] = {}
         self._again = again
         self.make_space = make_space

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from cloudfs.errors import CloudError
 from cloudfs.factotum import authority, cloudkey, nodeproof
 from cloudfs.factotum.nodeproof import Check, NodeProof, root_key
-from tests.factotum.people import Town
+from tests.factotum.town import Town
 
 DATA = b"what was said"
 

@@ -17,7 +17,7 @@ import trio
 from cloudfs.errors import CloudError
 from cloudfs.tree.api import ORDWR, OREAD, OWRITE
 from cloudfs.wire.connect import connect
-from tests.factotum.people import Town
+from tests.factotum.town import Town
 
 SECRET = "c0ffee" * 10 + "beef"  # a seed in hexadecimal
 KEY = f"key proto=cap25519 dom=local user=ana epoch=1 root=02 !seed={SECRET}\n"

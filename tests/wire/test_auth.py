@@ -13,7 +13,7 @@ from cloudfs.errors import CloudError
 from cloudfs.factotum.proofs import Proofs
 from cloudfs.wire import auth
 from cloudfs.wire.messages import NOFID, VERSIONS
-from tests.factotum.people import Prover, Town
+from tests.factotum.town import Prover, Town
 from tests.wire.talk import GUEST, Talk, refused
 
 AFID = 9

@@ -81,9 +81,9 @@ class Town:
         about += f" epoch={self.people.epoch(name)} root={root_key(self.root.cert)}"
         return f"{about} {more}!seed={seed}"
 
-    def proofs(self, node: str, **more: object) -> Proofs:
-        """What a node checks users by."""
-        proof = NodeProof(self.node(node))
+    def proofs(self, node: str, files: KeyFiles | None = None, **more: object) -> Proofs:
+        """What a node checks users by.  files: its own, made unless given."""
+        proof = NodeProof(files or self.node(node))
         proof.load()
         return Proofs(self.people, lambda: proof, self.clock, **more)  # type: ignore[arg-type]
 
