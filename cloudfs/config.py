@@ -37,6 +37,20 @@ def socket_path(state: Path | None = None) -> Path:
     return (state or state_dir()) / "sock"
 
 
+def factotum_socket() -> Path:
+    """The unix socket of this user's factotum: $CLOUDFS_FACTOTUM, else in a directory of the
+    user's own that does not outlive the machine."""
+    given = os.environ.get("CLOUDFS_FACTOTUM")
+    if given:
+        return Path(given).absolute()
+    uid = os.geteuid()
+    custom = Path(os.environ.get("XDG_RUNTIME_DIR") or f"/run/user/{uid}")
+    if custom.is_dir():
+        return custom / "cloudfs" / "factotum"
+    base = "/run" if uid == 0 else "/tmp"  # noqa: S108  it must be ours alone, which is checked
+    return Path(base) / f"cloudfs.{uid}" / "factotum"
+
+
 def private(path: str, flags: int) -> int:
     """An opener of files that nobody else may read."""
     return os.open(path, flags, 0o600)

@@ -16,12 +16,17 @@ from pathlib import Path
 from typing import Any
 
 import trio
+from cryptography import x509
 
 import cloudfs
 from cloudfs import config
 from cloudfs.config import Bounds
 from cloudfs.credentials import Credentials
 from cloudfs.errors import CloudError
+from cloudfs.factotum import nodekeys
+from cloudfs.factotum.nodeproof import NodeProof
+from cloudfs.factotum.proofs import Proofs
+from cloudfs.factotum.records import Folder
 from cloudfs.fuse.mount import mount
 from cloudfs.joined import Joined
 from cloudfs.kernel.bell import Log
@@ -34,6 +39,7 @@ from cloudfs.kernel.network import Network
 from cloudfs.kernel.object import Object
 from cloudfs.kernel.objects import Objects
 from cloudfs.kernel.records import Records
+from cloudfs.logins import Login, Logins
 from cloudfs.node.host import RealHost
 from cloudfs.node.metrics import Metrics
 from cloudfs.tree import idmap
@@ -103,6 +109,11 @@ class Daemon:
             cloud=self._cloud,
             reserve=self.machine.reserve,
         )
+        self._keys: NodeProof | None = None
+        people = Folder(state / "people", self._root)
+        self.proofs = Proofs(people, self._proof)
+        self.logins = Logins(self.proofs, self.boss_uids, self._logged_out)
+        self._server: Server | None = None
         self.cloud = Cloud(self.machine, self.objects)
         self.pool = Pool(
             None, self.cloud.address_of, self._gone, owner=self.owner, trace=self.trace
@@ -128,7 +139,42 @@ class Daemon:
             self.network,
             self.datagrams,
             self.trains,
+            self.logins,
         )
+
+    def _proof(self) -> NodeProof | None:
+        """What this node proves itself with to those who prove to it."""
+        if self._keys is None:
+            keys = NodeProof(nodekeys.files_in(self.settings.state))
+            try:
+                keys.load()
+            except CloudError:
+                return None  # it is in no cloud yet
+            self._keys = keys
+        return self._keys
+
+    def _root(self) -> tuple[x509.Certificate, str] | None:
+        """The root of the cloud and the cloud's name."""
+        proof = self._proof()
+        if proof is None:
+            return None
+        return nodekeys.certificate(nodekeys.files_in(self.settings.state).ca), proof.cloud
+
+    def _closed(self, space: Space) -> None:
+        if isinstance(space, Login):
+            self.logins.closed(space)
+        else:
+            self.objects.session_closed(space)
+
+    def _logged_out(self, uid: int) -> None:
+        """What came in by a login ends with it."""
+        if self._server is None or uid in self.boss_uids:
+            return
+        for connection in list(self._server.connections.values()):
+            session = connection.session
+            held = any(isinstance(fid.tree.space, Login) for fid in session.fids.values())
+            if session.uid == uid and not held:
+                self._server.drop(connection, "its user has logged out")
 
     def _gone(self, node: str) -> str:
         info = self.cloud.node(node)
@@ -151,7 +197,7 @@ class Daemon:
         made = self.objects.all.get(id) if id else None
         if made is not None:
             return Who(made.user, uid)
-        return idmap.who_of(uid, self.boss_uids)
+        return self.logins.who_of(uid)
 
     def make_space(self, who: Who) -> Space:
         """The name space of a new session."""
@@ -167,9 +213,15 @@ class Daemon:
                 node_space=lambda who: Space(self.trees.own, self.errors),
                 far_user=lambda name: idmap.far_user(name, self.owner),
                 stranger_space=lambda who: Space(self.trees.strangers),
+                who_of=self.who_of,
+                proofs=self.proofs,
+                logins=self.logins,
                 trace=self.trace,
-                closed=self.objects.session_closed,
+                closed=self._closed,
             )
+            self._server = server
+            self.proofs.wanted()  # whose keys are made before anybody asks
+            await nursery.start(self.logins.run)
             listeners = [listen(f"unix:{config.socket_path(settings.state)}")]
             if settings.tcp:
                 listeners.append(listen(f"tcp:{settings.tcp}"))

@@ -23,6 +23,7 @@ from cloudfs.fabric.zenoh import ZenohEngine
 from cloudfs.factotum import authority
 from cloudfs.factotum.certificates import is_cloud, is_label
 from cloudfs.factotum.nodekeys import server_context
+from cloudfs.factotum.nodeproof import shown_by
 from cloudfs.factotum.revocation import Revocation
 from cloudfs.kernel import zones
 from cloudfs.kernel.bell import Log
@@ -257,7 +258,8 @@ class Joined:
     def _show(self) -> None:
         """Show the certificate that there is now to who calls."""
         if self._listener is not None and self._listener.door is not None:
-            self._listener.door.use(server_context(self.credentials.files))
+            files = self.credentials.files
+            self._listener.door.use(server_context(files), shown_by(files))
 
     def _keep(self, seeds: Sequence[str], left: bool = False) -> None:
         where = {"listen": self.cloud.machine.public, "seeds": list(seeds), "left": left}

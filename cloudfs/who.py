@@ -2,6 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
+
+class Powers(Protocol):
+    """What a caller's token leaves of what the caller may do."""
+
+    def admit(self, **what: str) -> None:
+        """CloudError("denied") where one of these is not allowed: op="kill", app="web", …"""
+
 
 class Who:
     """A caller: by SO_PEERCRED, a FUSE request or an afid, never by a claimed name.
@@ -10,9 +19,10 @@ class Who:
     groups: names; a user is always in the group of its own name.  boss: the node's
     owner, to whom no permission bit applies (the host owner of Plan 9; root here).
     node: the other node by whose connection the caller comes, "" for this one's.
+    powers: what the caller's token restricts it to, or None.
     """
 
-    __slots__ = ("boss", "groups", "node", "uid", "user")
+    __slots__ = ("boss", "groups", "node", "powers", "uid", "user")
 
     def __init__(
         self,
@@ -21,16 +31,18 @@ class Who:
         groups: frozenset[str] = frozenset(),
         boss: bool = False,
         node: str = "",
+        powers: Powers | None = None,
     ) -> None:
         self.user = user
         self.uid = uid
         self.groups = groups | {user}
         self.boss = boss
         self.node = node
+        self.powers = powers
 
     def by(self, node: str) -> Who:
         """The same caller, who comes by another node."""
-        return Who(self.user, self.uid, self.groups, self.boss, node)
+        return Who(self.user, self.uid, self.groups, self.boss, node, self.powers)
 
     def __repr__(self) -> str:
         return f"Who({self.user!r}{', boss' if self.boss else ''})"

@@ -140,6 +140,7 @@ class Session:
             "TMPDIR": str(home),
             "CLOUDFS_STATE": str(self.state),
             "CLOUDFS_MOUNT": str(self.mount),
+            "CLOUDFS_FACTOTUM": str(home / "factotum" / "sock"),
             **{name: text for name, text in os.environ.items() if name.startswith(KEPT)},
         }
 

@@ -9,6 +9,7 @@ from functools import partial
 import trio
 
 from cloudfs.cli import loop
+from cloudfs.cli.ninep import proving
 from cloudfs.fuse.mount import mount
 from cloudfs.kernel.bell import first
 from cloudfs.tree.idmap import who_of
@@ -27,7 +28,10 @@ def serve(address: str, directory: str, until_eof: bool) -> None:
 
 
 async def _serve(address: str, directory: str, until_eof: bool) -> None:
-    async with connect(address) as client:
+    async with (
+        proving(address, False) as prove,
+        connect(address, prove=prove) as client,
+    ):
         space = Space(await tree(client))
 
         async def shown() -> None:

@@ -49,7 +49,7 @@ def mount(options: Options, foreground: bool, until_eof: bool, places: tuple[str
     The mount is one connection and so has a name space of its own.  Its rights are
     yours there, so nobody else may use it.
 
-    ADDR is unix:PATH, tcp:HOST:PORT or HOST:PORT.
+    ADDR is unix:PATH, tcp:HOST:PORT, HOST:PORT or, once you have logged in, tls:HOST:PORT.
     """
     if len(places) > 2:
         raise click.UsageError("mount takes a directory, or an address and one")

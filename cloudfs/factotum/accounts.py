@@ -32,6 +32,7 @@ from cryptography.x509.oid import NameOID
 from cloudfs import ndb
 from cloudfs.errors import CloudError
 from cloudfs.factotum.authority import Authority
+from cloudfs.factotum.nodeproof import UNREADABLE
 from cloudfs.factotum.versions import BEFORE, Signed, after
 
 MOST = 8192  # bytes of a record
@@ -238,7 +239,7 @@ def check_user(user: User, root: x509.Certificate, cloud: str) -> None:
         if key != user.key:
             raise ValueError
         _verify(key, user.sign, user.signed().encode())
-    except (InvalidSignature, ValueError, TypeError, x509.ExtensionNotFound):
+    except UNREADABLE:
         raise CloudError(
             "denied", f"the record of {user.user} was not made by who may make it"
         ) from None

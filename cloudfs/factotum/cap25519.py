@@ -31,6 +31,7 @@ NAME = "cap25519"
 NONCE = 32
 CERTIFICATE = 1500  # bytes, at most
 WHY = 400
+LAST = "wait for token"  # the state in which a server takes what is slow to check
 _KEY, _SIGNATURE = 32, 64
 
 
@@ -98,8 +99,8 @@ class Server:
             signed = self.sign(self._said.to_sign("server"))
             self._out = open_part + _long(signed)
             self._said.add(signed)
-            self.state = "wait for token"
-        elif self.state == "wait for token":
+            self.state = LAST
+        elif self.state == LAST:
             self._token(message)
         else:
             raise CloudError("proto", f"a message came out of turn, in the state: {self.state}")

@@ -20,7 +20,9 @@ MOST = 256  # keys
 ATTRIBUTES = 32
 LINE = 4096  # bytes
 # What a conversation is told and no key has: they say nothing of which key will do.
-NOT_OF_KEYS = frozenset({"role", "disabled"})
+NOT_OF_KEYS = frozenset(
+    {"role", "disabled", "binding", "holder", "op", "app", "cluster", "node", "until"}
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +58,10 @@ class Template:
         """The same but for these attributes."""
         return Template({k: v for k, v in self.values.items() if k not in names}, self.asks)
 
+    def of_keys(self) -> Template:
+        """What of it says which key will do."""
+        return self.without("proto", *NOT_OF_KEYS)
+
 
 def template(line: str) -> Template:
     """From its line; CloudError("bad").  A secret's value is never a condition: it would be
@@ -65,8 +71,10 @@ def template(line: str) -> Template:
     for name, equals, value in _pairs(line):
         if not equals and name.endswith("?"):
             asks.add(name[:-1])
-        elif not equals or name.startswith("!"):
-            raise CloudError("bad", f"{name!r} in a template", "write attr=value or attr?")
+        elif not equals:
+            raise CloudError("bad", "a word without = in a template", "write attr=value or attr?")
+        elif name.startswith("!"):
+            raise CloudError("bad", f"{name[:40]!r} in a template", "write attr=value or attr?")
         else:
             values[name] = value
     return Template(values, frozenset(asks))
@@ -78,8 +86,8 @@ def key(line: str) -> Key:
     secrets: dict[str, str] = {}
     for name, equals, value in _pairs(line):
         bare = name.removeprefix("!")
-        if not equals:
-            raise CloudError("bad", f"{bare[:40]!r} in a key has no value", "write attr=value")
+        if not equals:  # which may be a piece of a secret that was not quoted
+            raise CloudError("bad", "a word in a key has no value", "write attr=value")
         (secrets if name.startswith("!") else attrs)[bare] = value
     if "proto" not in attrs or set(attrs) & set(secrets) or set(attrs) & NOT_OF_KEYS:
         raise CloudError("bad", "a key has a proto=, each attribute once, and no role")
@@ -116,6 +124,8 @@ class Keyring:
 def _pairs(line: str) -> Iterable[tuple[str, str, str]]:
     if len(line) > LINE:
         raise CloudError("toobig", f"a key has at most {LINE} bytes")
+    if line.count("'") % 2:
+        raise CloudError("bad", "a quote is not closed", "add a '")
     words = ndb.words(line)
     if len(words) > ATTRIBUTES:
         raise CloudError("toomany", f"a key has at most {ATTRIBUTES} attributes")

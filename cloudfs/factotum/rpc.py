@@ -5,12 +5,13 @@ secret comes out.
 
     start proto=p9any role=client dom=local user?   ok | error WHY
     read                                            ok MESSAGE | phase WHY | done [haveai] | …
-    write MESSAGE                                   ok | done [haveai] | phase WHY | …
+    write MESSAGE                                   ok | toosmall SIZE | phase WHY | …
     attr                                            ok ATTRIBUTES
     authinfo                                        ok CLIENT SERVER CAPABILITY SECRET, packed
 
 where … is `needkey TEMPLATE` while the user has not added such a key, and `error WHY`, after which
-the conversation is over.
+the conversation is over.  `toosmall` answers a message without a byte: so auth_proxy(2) asks how
+many to read.  A key with confirm=yes waits for its owner's word (`Question`).
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from cloudfs.factotum.keyring import Key, Keyring, Template
 from cloudfs.factotum.p9any import MOST, Talk
 
 REQUEST = MOST + 16  # a verb and a message
+ROOM = 2048  # bytes that plan9port's clients have for a message
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +35,18 @@ class Info:
 
     client: str
     server: str
+
+
+@dataclass(eq=False, slots=True)
+class Question:
+    """Whether a key may be used; None while its owner has not said."""
+
+    key: Key
+    answer: bool | None = None
+
+
+class _Unanswered(Exception):
+    """The request waits for its question."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,13 +66,29 @@ class Role:
 Roles = Mapping[tuple[str, str], Role]
 
 
+def _nobody(key: Key) -> Question:
+    return Question(key, False)
+
+
 class Rpc:
-    """One open of the file.  tell(template): the user lacks such a key."""
+    """One open of the file.
+
+    tell(template): the user lacks such a key.  ask(key): put a question to its owner.
+    waits: the question that the last request waits for, which is to be given again with
+    `go_on` when it is answered.
+    """
 
     def __init__(
-        self, keys: Keyring, roles: Roles, tell: Callable[[Template], None] = lambda wanted: None
+        self,
+        keys: Keyring,
+        roles: Roles,
+        tell: Callable[[Template], None] = lambda wanted: None,
+        ask: Callable[[Key], Question] = _nobody,
     ) -> None:
-        self._keys, self._roles, self._tell = keys, roles, tell
+        self._keys, self._roles, self._tell, self._ask = keys, roles, tell, ask
+        self.waits: Question | None = None
+        self._request = b""
+        self._allowed: Question | None = None
         self._role: Role | None = None
         self._talk: Talk | None = None
         self._wanted = Template({})
@@ -75,11 +105,19 @@ class Rpc:
         if act is None:
             verbs = " ".join(sorted(name.decode() for name in _VERBS))
             raise CloudError("bad", f"{verb[:20]!r} is no request of rpc", f"write one of {verbs}")
+        self.waits = None
         try:
             self._answer = act(self, rest)
         except CloudError as error:
             self._talk, self._failed = None, error.why
             self._answer = b"error " + error.why.encode()
+        except _Unanswered:
+            self.waits, self._request = self._allowed, request
+            self._answer = b"error it waits to be confirmed"
+
+    def go_on(self) -> None:
+        """The question is answered: do what waited for it."""
+        self.write(self._request)
 
     def read(self) -> bytes:
         return self._answer
@@ -100,7 +138,7 @@ class Rpc:
             known = " ".join(sorted({name for name, _ in self._roles}))
             raise CloudError("unsupported", f"no protocol {proto!r} as {role}; known are {known}")
         self._role, self._talk, self._failed, self._shown = found, None, "", {}
-        self._wanted = wanted.without("proto", "role")
+        self._wanted, self._allowed = wanted, None
         return b"ok"
 
     def _begin(self) -> bytes:
@@ -110,17 +148,27 @@ class Rpc:
         if self._talk is None:
             if self._failed:
                 return b"error " + self._failed.encode()
-            needs = self._role.needs
-            wanted = Template(
-                {**self._wanted.values, **needs.values}, self._wanted.asks | needs.asks
-            )
+            needs, given = self._role.needs, self._wanted.of_keys()
+            wanted = Template({**given.values, **needs.values}, given.asks | needs.asks)
             keys = self._keys.find(wanted)
             if not keys:
                 self._tell(wanted)
                 return b"needkey " + str(wanted).encode()
-            self._shown = {**self._wanted.values, **keys[0].attrs}
+            self._confirm(keys[0])
+            self._shown = {**given.values, **keys[0].attrs}
             self._talk = self._role.begin(keys[0], self._wanted)
         return b""
+
+    def _confirm(self, key: Key) -> None:
+        """Raises unless the key may be used."""
+        if key.attrs.get("confirm", "no") == "no":
+            return
+        if self._allowed is None or self._allowed.key is not key:
+            self._allowed = self._ask(key)
+        if self._allowed.answer is None:
+            raise _Unanswered
+        if not self._allowed.answer:
+            raise CloudError("denied", "its owner did not confirm that the key be used")
 
     def _read(self, rest: bytes) -> bytes:
         lacks = self._begin()
@@ -137,8 +185,10 @@ class Rpc:
         lacks = self._begin()
         if lacks or self._talk is None:
             return lacks
+        if not rest:
+            return f"toosmall {ROOM}".encode()
         self._talk.write(rest)
-        return b"done haveai" if self._talk.state == "done" else b"ok"
+        return b"ok"
 
     def _attr(self, rest: bytes) -> bytes:
         return b"ok " + ndb.record(self._shown).encode()

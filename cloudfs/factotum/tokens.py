@@ -73,6 +73,11 @@ class Limits:
     until: float | None = None
     price: int | None = None
 
+    @property
+    def narrow(self) -> bool:
+        """Whether more is restricted than time and where."""
+        return self.price is not None or bool(set(self.sets) - {"node", "cluster"})
+
     def and_also(self, other: Limits) -> Limits:
         """Both at once."""
         sets = dict(self.sets)
@@ -97,12 +102,23 @@ class Powers:
 
         A token that is limited in something does not allow what leaves that open.
         """
+        self.in_time(now)
+        self.admit(**dict.fromkeys(self.limits.sets, "") | what)
+
+    def in_time(self, now: float) -> None:
+        """CloudError("denied") once it has ended."""
         until = self.limits.until
         if until is not None and now >= until:
-            raise _denied(f"it ended {_date(until)}", "log in again: cloudfs login")
-        for name, allowed in self.limits.sets.items():
-            value = what.get(name, "")
-            if value not in allowed:
+            raise _denied(
+                f"it ended {_date(until)}, and here it is {_date(now)}",
+                "log in again: cloudfs login",
+            )
+
+    def admit(self, **what: str) -> None:
+        """CloudError("denied") where one of these is not allowed, whatever else is."""
+        for name, value in what.items():
+            allowed = self.limits.sets.get(name)
+            if allowed is not None and value not in allowed:
                 only = " ".join(sorted(allowed)) or "none"
                 raise _denied(f"{name} {value or '(none)'} is not allowed by it, only {only}")
 
@@ -188,8 +204,22 @@ def verify(
 # --- reading --------------------------------------------------------------------------------
 
 
+def peek(token: bytes) -> tuple[str, str, str]:
+    """(user, cloud, holder) that a token names, which proves nothing; CloudError("bad")."""
+    first = _first_of(token)
+    held = next(filter(None, map(_HOLDER.fullmatch, first[4].splitlines())), None)
+    if held is None:
+        raise CloudError("bad", "the token's first block is not one of ours")
+    return first[1], first[2], held[1]
+
+
 def _claimed(token: bytes) -> str:
     """The user that an unverified token names."""
+    return _first_of(token)[1]
+
+
+def _first_of(token: bytes) -> re.Match[str]:
+    """What the first block says, as `_FIRST` has it."""
     if len(token) > MOST:
         raise CloudError("toobig", f"a token has at most {MOST} bytes, this one {len(token)}")
     try:
@@ -199,7 +229,7 @@ def _claimed(token: bytes) -> str:
     match = _FIRST.fullmatch(source or "")
     if match is None:
         raise CloudError("bad", "the token's first block is not one of ours")
-    return match[1]
+    return match
 
 
 def _read(token: bytes, public: bytes) -> Token:

@@ -10,9 +10,10 @@ from cloudfs.kernel.cloud import Cloud
 from cloudfs.kernel.finder import Finder
 from cloudfs.kernel.network import Network
 from cloudfs.kernel.object import Object
-from cloudfs.tree import enrol, nodes
+from cloudfs.tree import enrol, factotum, nodes
 from cloudfs.tree.api import Node, Who
 from cloudfs.tree.cs import Cs
+from cloudfs.tree.factotum import Agents
 from cloudfs.tree.imports import Files, Imports
 from cloudfs.tree.inner import InnerSpaces
 from cloudfs.tree.net import Net
@@ -47,13 +48,14 @@ def build(
     network: Network | None = None,
     offers: Offers | None = None,
     sessions: Sessions | None = None,
+    agents: Agents | None = None,
 ) -> Trees:
     """The trees of a node.
 
     events: of the whole cloud.  imports: the trees of other nodes.
     shown(object): names of users as the object's sandbox is to see them.
     network: what the ways to other nodes cost.  offers: keys for probing this node, and
-    sessions: for measuring what the way to it carries.
+    sessions: for measuring what the way to it carries.  agents: the factotums of its users.
     """
     machine = cloud.machine
     network = network or Network(cloud)
@@ -66,6 +68,8 @@ def build(
     inner = InnerSpaces(cloud.objects, errors, shown)
     query = QueryDir(whole, finder)
     parts = [whole.proc(), whole.nodes(), whole.clusters(), net.dir, query, views(whole)]
+    if agents is not None:
+        parts.append(factotum.directory(agents, machine.owner, machine.started))
     tree = root(events, machine.owner, parts, [inner])
     inner.serve(tree)
     return Trees(tree, own, enrol.for_strangers(machine))

@@ -79,6 +79,13 @@ def _find_gid(name: str) -> int:
         return _number(name)
 
 
+def _own_gid(uid: int) -> int:
+    try:
+        return pwd.getpwuid(uid).pw_gid
+    except (KeyError, OverflowError, OSError):
+        return uid
+
+
 def _find_user(uid: int) -> str:
     try:
         return pwd.getpwuid(uid).pw_name
@@ -102,6 +109,32 @@ def _find_groups(uid: int) -> frozenset[str]:
     return frozenset(group_of(gid) for gid in gids)
 
 
+# Users of the cloud who have logged in here, and the numbers by which they did, the last one
+# last: the kernel, which checks the permissions of a mount by numbers, must know them by those.
+_logged: dict[str, list[int]] = {}
+_named: dict[int, list[str]] = {}
+
+
+def log_in(name: str, uid: int) -> None:
+    """From now on that user has this number here."""
+    _logged.setdefault(name, []).append(uid)
+    _named.setdefault(uid, []).append(name)
+
+
+def log_out(name: str, uid: int) -> None:
+    """One login less."""
+    _one_less(_logged, name, uid)
+    _one_less(_named, uid, name)
+
+
+def _one_less(table: dict[A, list[B]], key: A, value: B) -> None:
+    found = table.get(key, [])
+    if value in found:
+        found.remove(value)
+    if not found:
+        table.pop(key, None)
+
+
 _uids = _Kept(_find_uid)
 _gids = _Kept(_find_gid)
 _users = _Kept(_find_user)
@@ -111,17 +144,20 @@ _memberships = _Kept(_find_groups)
 
 def uid_of(name: str) -> int:
     """The number of a user, UNKNOWN if there is none of that name here."""
-    return _uids(name)
+    logged = _logged.get(name)
+    return logged[-1] if logged else _uids(name)
 
 
 def gid_of(name: str) -> int:
     """The number of a group, or of the own group of a user; UNKNOWN if there is none."""
-    return _gids(name)
+    logged = _logged.get(name)
+    return _own_gid(logged[-1]) if logged else _gids(name)
 
 
 def user_of(uid: int) -> str:
     """The name of a user, "#n" if the number n has none."""
-    return _users(uid)
+    named = _named.get(uid)
+    return named[-1] if named else _users(uid)
 
 
 def group_of(gid: int) -> str:
@@ -140,4 +176,4 @@ def far_user(name: str, owner: str) -> Who:
 def who_of(uid: int, boss_uids: Container[int]) -> Who:
     """The caller with a number that the kernel vouches for, in all groups that this
     machine gives it; boss if it is one of `boss_uids`."""
-    return Who(user_of(uid), uid, _memberships(uid), uid in boss_uids)
+    return Who(_users(uid), uid, _memberships(uid), uid in boss_uids)

@@ -24,5 +24,6 @@ def named(*path: str) -> int:
 
 
 ROOT, PROC, NODES, SELF, VIEW, NODE_PROC, PLACE, CLUSTERS, INTRODUCE = map(fixed, range(9))
+FACTOTUM = fixed(25)
 NET, PROBE, OWN_NET, TRAIN = map(fixed, (16, 17, 18, 24))
 ENROL, STRANGERS = map(fixed, (40, 41))

@@ -23,6 +23,7 @@ The cloud as files.  In any directory, cat help tells what it holds.
   net/    what the network costs, from this node
   query/  the nodes that meet conditions: ls query/arch=x86_64/near=NODE
   view/   the same objects by user, application, state and label
+  factotum/   your own keys, once you have logged in
 
 Path elements that no directory lists hold for the rest of a path:
   .follow       files that can block or follow do: cat /cloud/.follow/proc/ID/stdout
@@ -96,6 +97,11 @@ def _events(events: KernelLog) -> KernelLog:
     return events
 
 
+def _user(events: KernelLog, at: Attach) -> str:
+    """Who you are here."""
+    return f"{at.who.user}\n"
+
+
 def _version(events: KernelLog, at: Attach) -> str:
     """The version of this daemon."""
     return f"cloudfs {cloudfs.__version__}\n"
@@ -106,5 +112,6 @@ TABLE = (
     Value("err", 0o444, _err),
     Value("ns", 0o444, _ns),
     Log("events", 0o444, _events),
+    Value("user", 0o444, _user),
     Value("version", 0o444, _version),
 )

@@ -14,9 +14,9 @@ from __future__ import annotations
 import math
 import os
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from time import perf_counter
-from typing import Any
+from typing import Any, TypeAlias
 
 import trio
 
@@ -39,6 +39,8 @@ MUCH = 8 << 10  # bytes received at a time that are part of something large
 _FLUSH, _CLUNK = 0x8000, 0x4000
 _ROOT = 0  # the fid of the attach
 
+Prove: TypeAlias = "Callable[[Client, str, str], Awaitable[int]]"  # client, user, aname → afid
+
 
 class Client:
     """One attached connection; `connect` makes it.
@@ -47,7 +49,8 @@ class Client:
     does not say otherwise.  why: why it is of no use any more, or ""; `lost` is set then.
     node: whether the server is a node of ours: it answers in the order in which it was
     asked and says why it refuses.  timed: told of a request's name and seconds.
-    carried: told of bytes that come in bulk.
+    carried: told of bytes that come in bulk.  binding: in TLS, of a proof to the certificate
+    that the server showed (cap25519); b"" elsewhere.
     """
 
     def __init__(
@@ -57,6 +60,7 @@ class Client:
         self.deadline = deadline
         self.trace = trace
         self.why = ""
+        self.binding = b""
         self.lost = trio.Event()
         self.node = False
         self.codec: Codec = codec("9")
@@ -386,12 +390,18 @@ class Client:
 
     # --- beginning and end ------------------------------------------------------------------
 
-    async def start(self, version: str, aname: str) -> None:
-        """Agree on a dialect, `version` or an older one, and attach."""
+    async def start(self, version: str, aname: str, prove: Prove | None = None) -> None:
+        """Agree on a dialect, `version` or an older one, and attach: with the afid that
+        prove(client, user, aname) gives, which is let go of then."""
         await self.agree(version)
         uid = os.geteuid()
-        numeric = () if self.codec.key == "9" else (uid,)
-        (self.root.qid,) = await self.call("Tattach", _ROOT, NOFID, user_of(uid), aname, *numeric)
+        user, numeric = user_of(uid), () if self.codec.key == "9" else (uid,)
+        afid = NOFID if prove is None else await prove(self, user, aname)
+        try:
+            (self.root.qid,) = await self.call("Tattach", _ROOT, afid, user, aname, *numeric)
+        finally:
+            if afid != NOFID:
+                self.forget(afid)
 
     async def attach(self, user: str, aname: str = "", deadline: float | None = None) -> File:
         """One more tree of the connection, as that user sees it where the server believes

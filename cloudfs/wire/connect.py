@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import ssl
+from collections.abc import AsyncIterator, Container
 from contextlib import asynccontextmanager
 
 import trio
 
 from cloudfs.errors import CloudError
+from cloudfs.factotum.nodeproof import bound_to
+from cloudfs.wire import tls
 from cloudfs.wire.address import Address, parse
-from cloudfs.wire.client import DEADLINE, Client
+from cloudfs.wire.client import DEADLINE, Client, Prove
+from cloudfs.wire.listen import peer_uid
 from cloudfs.wire.pipe import Watcher
 from cloudfs.wire.trace import Trace
 
@@ -22,16 +26,28 @@ async def connect(
     aname: str = "",
     deadline: float = DEADLINE,
     trace: Trace | None = None,
+    prove: Prove | None = None,
 ) -> AsyncIterator[Client]:
     """A client attached to the server at an address, for as long as the block lasts.
+
+    prove: see Client.start.  Over TLS it is also what tells who the server is, by its
+    certificate, so there it must not be missing.
 
     Raises CloudError: `unreachable` or `timeout` if nobody answers there, and what the
     server said to the attach.
     """
     address = parse(text)
-    stream = await _dial(address, deadline)
+    if address.tls and prove is None:
+        raise CloudError(
+            "refused",
+            f"{address}: only nodes, and users who prove who they are, speak TLS with each other",
+            "type: cloudfs login USER",
+        )
+    stream = await (_dial_tls if address.tls else _dial)(address, deadline)
     async with attended(stream, str(address), deadline, trace) as client:
-        await client.start(version, aname)
+        if isinstance(stream, tls.Stream):
+            client.binding = bound_to(stream.socket.getpeercert(binary_form=True) or b"")
+        await client.start(version, aname, prove)
         yield client
 
 
@@ -62,9 +78,31 @@ async def attended(
         raise failed
 
 
+async def dial_near(path: str, uids: Container[int], deadline: float) -> trio.SocketStream:
+    """A connection to a server of this machine that one of these users runs.
+
+    Raises CloudError: "unreachable" where nobody answers, "denied" where somebody else does.
+    """
+    stream = await _dial(Address(path=path), deadline)
+    uid = peer_uid(stream.socket)
+    if uid not in uids:
+        stream.socket.close()
+        raise CloudError("denied", f"{path}: who answers there is the user with number {uid}")
+    return stream
+
+
+async def _dial_tls(address: Address, deadline: float) -> trio.abc.Stream:
+    """A connection in TLS to whoever is there, who has yet to prove that it is a node."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE  # the proof is bound to the certificate (cap25519)
+    with trio.move_on_after(deadline):
+        return await tls.dial(address.host, address.port, context, "", tls.Threads())
+    raise CloudError("timeout", f"{address} does not answer")
+
+
 async def _dial(address: Address, deadline: float) -> trio.SocketStream:
-    if address.tls:
-        raise CloudError("refused", f"{address}: only nodes speak TLS with each other")
     try:
         with trio.fail_after(deadline):
             if address.path:

@@ -14,6 +14,7 @@ from typing import Any
 
 from cloudfs.errors import CloudError, from_errno
 from cloudfs.factotum.nodekeys import KeyFiles, server_context
+from cloudfs.factotum.nodeproof import shown_by
 from cloudfs.tree.api import NOBODY, Who
 from cloudfs.tree.idmap import who_of
 from cloudfs.wire.address import Address, parse
@@ -43,9 +44,7 @@ class Listener:
         over TCP."""
         if self.socket.family != sockets.AF_UNIX:
             return NOBODY
-        raw = client.getsockopt(sockets.SOL_SOCKET, sockets.SO_PEERCRED, _CREDENTIALS.size)
-        _, uid, _ = _CREDENTIALS.unpack(raw)
-        return who_of(uid, {0, os.geteuid()})
+        return who_of(peer_uid(client), {0, os.geteuid()})
 
     def close(self) -> None:
         """Stop listening; a unix socket's file goes if it is still ours."""
@@ -55,23 +54,34 @@ class Listener:
                 os.unlink(self.address.path)
 
 
-def listen(text: str, files: KeyFiles | None = None, admit: Admit = everybody) -> Listener:
+def peer_uid(client: Any) -> int:
+    """The user at the other end of a unix socket, for whom the kernel vouches (unix(7)): who
+    connected, or on the side that did, who listened."""
+    raw = client.getsockopt(sockets.SOL_SOCKET, sockets.SO_PEERCRED, _CREDENTIALS.size)
+    return int(_CREDENTIALS.unpack(raw)[1])
+
+
+# Everybody may connect to a node: its tree checks who may do what.
+def listen(
+    text: str, files: KeyFiles | None = None, admit: Admit = everybody, mode: int = 0o666
+) -> Listener:
     """Listen at `unix:PATH`, a path, `tcp:HOST:PORT`, `HOST:PORT` or, with this node's
-    keys, `tls:HOST:PORT` (port 0: any free one).  admit: which nodes get in there.
+    keys, `tls:HOST:PORT` (port 0: any free one).  admit: which nodes get in there.  mode: of
+    a unix socket's file.
 
     Raises CloudError: `busy` if somebody listens there, `refused` for plain TCP at a host
     that is not this machine's loopback and for TLS without keys, or what the system said.
     """
     address = parse(text)
     if address.path:
-        return _unix(address)
+        return _unix(address, mode)
     return _tls(address, files, admit) if address.tls else _tcp(address)
 
 
 def _tls(address: Address, files: KeyFiles | None, admit: Admit) -> Listener:
     if files is None:
         raise CloudError("refused", f"{address}: TLS wants the keys of a node")
-    door = Door(server_context(files), admit)
+    door = Door(server_context(files), admit, shown_by(files))
     try:
         found = sockets.getaddrinfo(
             address.host, address.port, type=sockets.SOCK_STREAM, flags=sockets.AI_PASSIVE
@@ -112,7 +122,7 @@ def _inet(address: Address, family: int, at: tuple[Any, ...], door: Door | None)
     return Listener(sock, Address(host=host, port=port, tls=address.tls), None, door)
 
 
-def _unix(address: Address) -> Listener:
+def _unix(address: Address, mode: int) -> Listener:
     path = address.path
     if len(os.fsencode(path)) > MAX_PATH:
         raise CloudError("toolong", f"{path}: a socket's path has at most {MAX_PATH} bytes")
@@ -120,8 +130,7 @@ def _unix(address: Address) -> Listener:
     sock = sockets.socket(sockets.AF_UNIX, sockets.SOCK_STREAM)
     try:
         sock.bind(path)
-        # Everybody may connect: the tree checks who may do what.
-        os.chmod(path, 0o666)  # noqa: S103
+        os.chmod(path, mode)
         _ready(sock)
     except OSError as error:
         sock.close()

@@ -12,9 +12,12 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from cloudfs.errors import CloudError
+from cloudfs.factotum.p9any import Server
 from cloudfs.tree.api import OWRITE, PLAIN, Handle, Ref
-from cloudfs.tree.space import MAX_DEPTH, Walked, cue
+from cloudfs.tree.space import MAX_DEPTH, Space, Walked, cue
 from cloudfs.wait import Wait
+from cloudfs.who import Who
+from cloudfs.wire import auth
 from cloudfs.wire.fids import (
     CLOSED,
     MAX_MSIZE,
@@ -94,30 +97,30 @@ def t_version(session: Session, tag: int, msize: int, version: str) -> Reply:
     return session.reply["Rversion"](tag, session.msize, spoken)
 
 
-def t_auth(
-    session: Session, tag: int, afid: int, uname: str, aname: str, n_uname: int = 0
-) -> Reply:
-    """No protocol is offered: the caller is known by the connection.  Some clients take
-    no other errno than ENOENT for that."""
-    raise CloudError("absent", "no authentication is needed here")
-
-
 def t_attach(
     session: Session, tag: int, number: int, afid: int, uname: str, aname: str, n_uname: int = 0
 ) -> Reply | None:
-    """aname: a path; one that begins with `node` begins in the node's own directory.
+    """aname: a path; one that begins with `node` begins in the node's own directory, and
+    `login` is how a factotum says who its uid is (wire/auth.py).
 
     uname and n_uname only claim who the caller is, so they say nothing here, unless it is
     another node of the cloud that says it.
     """
+    talk = None
     if afid != NOFID:
-        raise CloudError("nofid", f"afid {afid} has proved nothing")
+        who, talk = auth.proved(session, afid)
+    elif session.vouch is not None:
+        who = session.vouch(uname).by(session.node)
+    else:
+        who = session.caller()
     session.free(number)
-    who = session.who if session.vouch is None else session.vouch(uname).by(session.node)
     names = [name for name in aname.split("/") if name]
-    make_space = session.make_space
+    make_space = session.make_space if talk is None else session.proved_space
     if session.node_space is not None and names[:1] == [OWN]:
         make_space, names = session.node_space, names[1:]
+    elif session.logins is not None and session.uid is not None and names[:1] == [auth.LOGIN]:
+        path, names = tuple(names[1:]), []
+        make_space = partial(_log_in, session.logins, session.uid, talk, path)
     space = make_space(who)
     tree = Tree(space, space.attach(who))
     session.promise(number, tree)  # so that a failure closes the space again
@@ -137,6 +140,7 @@ def t_attach(
 
     def finish(ref: Ref) -> Reply:
         session.add(number, tree, ref)
+        session.proved |= talk is not None
         tree.depth = len(ref.path)
         return session.reply["Rattach"](tag, qid(ref.node))
 
@@ -146,6 +150,12 @@ def t_attach(
     reply = finish(found)
     session.withdraw(number, tree)
     return reply
+
+
+def _log_in(
+    logins: auth.Logins, uid: int, talk: Server | None, path: tuple[str, ...], who: Who
+) -> Space:
+    return logins.open(uid, who, talk, path)
 
 
 def _noted(tree: Tree, error: Exception, path: Sequence[str]) -> Exception:
@@ -237,6 +247,8 @@ def _is_cue(name: str) -> bool:
 def t_read(session: Session, tag: int, number: int, offset: int, count: int) -> Reply | None:
     fid = session.fids.get(number)
     if fid is None:
+        if number in session.afids:
+            return auth.read(session, tag, session.afids[number], count)
         raise unknown(number)
     handle = fid.handle
     if handle is None or fid.mode & 3 == OWRITE:
@@ -277,6 +289,8 @@ def t_write(
 ) -> Reply | None:
     fid = session.fids.get(number)
     if fid is None:
+        if number in session.afids:
+            return auth.write(session, tag, session.afids[number], data)
         raise unknown(number)
     handle = fid.handle
     if handle is None or fid.mode & 3 not in (1, 2):
@@ -290,6 +304,8 @@ def t_write(
 def t_clunk(session: Session, tag: int, number: int) -> Reply | None:
     fid = session.fids.pop(number, None)
     if fid is None:
+        if session.afids.pop(number, None) is not None:
+            return _clunked(tag, None)
         raise unknown(number)
     try:
         left = session.release(fid)
@@ -308,6 +324,8 @@ def t_remove(session: Session, tag: int, number: int) -> Reply | None:
     """The fid is clunked whether or not the file could be removed."""
     fid = session.fids.pop(number, None)
     if fid is None:
+        if session.afids.pop(number, None) is not None:
+            raise CloudError("refused", "an afid cannot be removed")
         raise unknown(number)
     tree = fid.tree
     tree.fids += 1  # the space is needed until the file is removed
@@ -381,7 +399,7 @@ def _not_opening(fid: Fid) -> None:
 
 HANDLERS: dict[str, Callable[..., Reply | None]] = {
     "Tversion": t_version,
-    "Tauth": t_auth,
+    "Tauth": auth.t_auth,
     "Tattach": t_attach,
     "Tflush": t_flush,
     "Twalk": t_walk,

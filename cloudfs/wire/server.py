@@ -24,6 +24,7 @@ from cloudfs.errors import CloudError
 from cloudfs.tree.api import NOBODY, Who
 from cloudfs.tree.space import Space
 from cloudfs.wait import Soon, Wait
+from cloudfs.wire.auth import Logins, Proofs
 from cloudfs.wire.codec import BadMessage
 from cloudfs.wire.connection import Connection
 from cloudfs.wire.fids import Job
@@ -55,7 +56,8 @@ class Server:
 
     far_user: the caller that another node names; without it what comes through TLS is
     nobody's.  stranger_space: the name space of those who come through TLS and prove nothing;
-    without it they are turned away.  closed is told each Space that is no longer used.
+    without it they are turned away.  who_of: the caller with a uid that the kernel vouches for.
+    proofs, logins: see Session.  closed is told each Space that is no longer used.
     frame_time and stuck_time, in seconds, say how long clients may be slow.
     """
 
@@ -66,6 +68,9 @@ class Server:
         node_space: Callable[[Who], Space] | None = None,
         far_user: Callable[[str], Who] | None = None,
         stranger_space: Callable[[Who], Space] | None = None,
+        who_of: Callable[[int], Who] | None = None,
+        proofs: Proofs | None = None,
+        logins: Logins | None = None,
         trace: Trace | None = None,
         closed: Callable[[Space], None] | None = None,
         frame_time: float = FRAME_TIME,
@@ -77,6 +82,9 @@ class Server:
         self.node_space = node_space
         self.far_user = far_user
         self.stranger_space = stranger_space
+        self.who_of = who_of
+        self.proofs = proofs
+        self.logins = logins
         self.trace = trace
         self.closed = closed
         self.frame_time = frame_time
@@ -134,13 +142,21 @@ class Server:
         self._more.append(listener)
         self._nursery.start_soon(self._accept, listener)
 
-    def adopt(self, sock: socket.socket, who: Who, node: str = "") -> Connection | None:
+    def adopt(
+        self, sock: socket.socket, who: Who, node: str = "", binding: bytes = b""
+    ) -> Connection | None:
         """While `serve` runs, serve a connected socket on behalf of who, or of those that
-        the node of that name names; None if there are too many."""
-        return self._adopt(sock, who, node, self.make_space)
+        the node of that name names; None if there are too many.  binding: what proofs over it
+        are bound to (cap25519)."""
+        return self._adopt(sock, who, node, binding, self.make_space)
 
     def _adopt(
-        self, sock: socket.socket, who: Who, node: str, make_space: Callable[[Who], Space]
+        self,
+        sock: socket.socket,
+        who: Who,
+        node: str,
+        binding: bytes,
+        make_space: Callable[[Who], Space],
     ) -> Connection | None:
         key = who.user
         if len(self.connections) >= self.max_connections or self._of[key] >= self.max_of_one:
@@ -159,6 +175,12 @@ class Server:
             locks=self._locks,
             name=name,
             node=node,
+            uid=who.uid,
+            again=self._anew(who),
+            proofs=self.proofs,
+            logins=self.logins,
+            proved_space=self.make_space,
+            binding=binding,
         )
         kind = Secured if isinstance(sock, ssl.SSLSocket) else Connection
         connection = kind(sock, who, session, name)
@@ -166,6 +188,17 @@ class Server:
         self._of[key] += 1
         self._epoll.register(sock.fileno(), select.EPOLLIN)
         return connection
+
+    def _anew(self, who: Who) -> Callable[[], Who] | None:
+        if self.who_of is None or who.uid is None:
+            return None
+        return partial(self.who_of, who.uid)
+
+    def drop_all_of(self, uid: int, why: str) -> None:
+        """Close the connections of a local user; by which rights they came may be over."""
+        for connection in list(self.connections.values()):
+            if connection.session.uid == uid:
+                self.drop(connection, why)
 
     def watch(self, fd: int, ready: Callable[[], int]) -> bool:
         """While `serve` runs, call ready whenever fd is readable; False if it does not.  It
@@ -426,6 +459,8 @@ class Server:
             except OSError:
                 client.close()
                 continue
+            if self.who_of is not None and who.uid is not None:
+                who = self.who_of(who.uid)
             self.adopt(client, who)
 
     async def _greet(self, door: Door, client: socket.socket, name: str) -> None:
@@ -433,20 +468,20 @@ class Server:
         if found is not None:
             sock, node = found
             if not node:
-                self._adopt_stranger(sock, name)
+                self._adopt_stranger(sock, name, door.binding)
                 return
-            connection = self.adopt(sock, Who(f"node {node}", None), node)
+            connection = self.adopt(sock, Who(f"node {node}", None), node, door.binding)
             if connection is not None:
                 self._receive(connection)  # what came with the end of the handshake
 
-    def _adopt_stranger(self, sock: socket.socket, name: str) -> None:
+    def _adopt_stranger(self, sock: socket.socket, name: str, binding: bytes) -> None:
         """Serve one who proved nothing, for a while; a few at a time."""
         self._tidy_strangers()
         if self.stranger_space is None or len(self._strangers) >= STRANGERS:
             log.info("a stranger from %s turned away", name)
             sock.close()
             return
-        connection = self._adopt(sock, NOBODY, "", self.stranger_space)
+        connection = self._adopt(sock, NOBODY, "", binding, self.stranger_space)
         if connection is not None:
             self._strangers[connection] = trio.current_time() + STRANGER_TIME
             self._receive(connection)

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,7 @@ from cloudfs.tree.api import DirHandle, Handle, Ref, Who
 from cloudfs.tree.space import Space
 from cloudfs.wait import Wait
 from cloudfs.wire import dialect_9, dialect_l, look, ops
+from cloudfs.wire.auth import Afid, Logins, Proofs
 from cloudfs.wire.codec import HEAD, HEAD_SIZE, BadMessage, Caller, Codec, codec
 from cloudfs.wire.fids import MAX_FIDS, MAX_TAGS, MIN_MSIZE, Fid, Job, Reply, Tree
 from cloudfs.wire.locks import Locks
@@ -48,7 +50,11 @@ Handler = Callable[..., Reply | None]
 class Session:
     """The fids, tags and dialect of one connection.
 
-    who: the caller, as the connection proved it.  make_space: makes the name space of
+    who: the caller, as the connection proved it; again() says so anew at each attach, where
+    that may change (`uid`: its local number there).  proofs: who checks what callers prove on
+    afids, bound to the connection by `binding`; proved_space: makes the name space of who
+    attaches with one, where that is another.  logins: where local users say who they are.
+    clock: in seconds, for how long a proof may take.  make_space: makes the name space of
     each attach, node_space that of an attach to the node's own directory.  vouch: on a
     connection of another node, the caller that it names.  node: its name.  closed: told
     each Space that no fid uses any more.  tells: whether errors are answered with their reasons.
@@ -66,9 +72,25 @@ class Session:
         locks: Locks | None = None,
         name: str = "",
         node: str = "",
+        uid: int | None = None,
+        again: Callable[[], Who] | None = None,
+        proofs: Proofs | None = None,
+        logins: Logins | None = None,
+        proved_space: Callable[[Who], Space] | None = None,
+        binding: bytes = b"",
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.who = who
         self.node = node
+        self.uid = uid
+        self.proofs = proofs
+        self.logins = logins
+        self.binding = binding
+        self.clock = clock
+        self.proved_space = proved_space or make_space
+        self.proved = False  # whether anybody attached by a proof
+        self.afids: dict[int, Afid] = {}
+        self._again = again
         self.make_space = make_space
         self.node_space = node_space
         self.vouch = vouch
@@ -204,6 +226,7 @@ class Session:
             self.stop(job)
         for number in list(self.fids):
             self._quietly(self.release, self.fids.pop(number))
+        self.afids.clear()
         self.locks.forget(self)
 
     def _put(self, reply: Reply) -> None:
@@ -227,9 +250,14 @@ class Session:
         self.codec, self._table = dialect(key)
         self.reply = self.codec.encode
 
+    def caller(self) -> Who:
+        """Who asks, as the connection says it."""
+        return self.who if self._again is None else self._again()
+
     def free(self, number: int) -> None:
         """Raise unless a new fid may have this number."""
-        if number in self.fids or number in self.coming or number == NOFID:
+        taken = number in self.fids or number in self.coming or number in self.afids
+        if taken or number == NOFID:
             raise CloudError("bad", f"fid {number} is in use")
         if len(self.fids) + len(self.coming) >= MAX_FIDS:
             raise CloudError("toomany", f"a connection has at most {MAX_FIDS} fids")

@@ -133,16 +133,19 @@ class Door:
     longest is given up, so that peers that do nothing keep no honest one out.
     """
 
-    def __init__(self, context: ssl.SSLContext, admit: Admit = everybody) -> None:
-        self.use(context)
+    def __init__(
+        self, context: ssl.SSLContext, admit: Admit = everybody, binding: bytes = b""
+    ) -> None:
+        self.use(context, binding)
         self._admit = admit
         self._threads = Threads()
         self._greeted: dict[trio.CancelScope, None] = {}  # the oldest first
         self._quiet_until = 0.0
         self._unsaid = 0  # refusals since the last line about one
 
-    def use(self, context: ssl.SSLContext) -> None:
-        """Show another certificate from now on."""
+    def use(self, context: ssl.SSLContext, binding: bytes) -> None:
+        """Show another certificate from now on.  binding: of proofs to it (cap25519)."""
+        self.binding = binding
         context.num_tickets = 0  # sessions are not resumed, so nothing is sent for that
         self._context = context
 

@@ -65,6 +65,12 @@ def test_a_name_is_of_whom_an_authority_gave_it_to() -> None:
     assert "not made by who may" in refused(accounts.change_user([mixed], OTHER))
 
 
+def test_a_certificate_that_cannot_even_be_read_is_refused_like_others() -> None:
+    cert, key, word = ANA.made
+    strange = cert[:12] + bytes([cert[12] ^ 1]) + cert[13:]  # of an X.509 that there is not
+    assert "not made by who may" in refused(replace(ANA, made=(strange, key, word)))
+
+
 def test_records_of_another_cloud_do_not_hold() -> None:
     with pytest.raises(CloudError, match="not made by who may"):
         accounts.check_user(ANA, ROOT.cert, "other")

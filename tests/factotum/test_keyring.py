@@ -103,3 +103,18 @@ def test_any_line_is_a_key_or_an_error(line: str) -> None:
         return
     again = keyring.template(str(made).removeprefix("key "))
     assert made.matches(again)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "proto=x !seed='sesame",  # where the quote is not closed
+        "proto=x !password=open sesame",  # where it was to be quoted
+        "proto=x !sesame",
+    ],
+)
+def test_no_error_shows_what_may_be_a_secret(line: str) -> None:
+    for read in (keyring.key, keyring.template):
+        with pytest.raises(CloudError) as caught:
+            read(line)
+        assert "sesame" not in str(caught.value)

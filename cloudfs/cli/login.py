@@ -1,0 +1,217 @@
+"""Who you are in the cloud: login, logout, keys, grant.  All work on your factotum's files."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+
+from cloudfs import config, ndb
+from cloudfs.cli import Options
+from cloudfs.cli.files import Files, socket_path
+from cloudfs.cli.up import answers, until
+from cloudfs.errors import CloudError
+
+START = 20.0  # seconds for a factotum to answer
+END = 10.0  # seconds for one to end
+MAX_KEYS = 1 << 20  # bytes of a sealed file
+_TIME = re.compile(r"(\d+(?:\.\d+)?)([smhd])")
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+@click.command()
+@click.argument("user")
+@click.option("--key", "file", metavar="FILE", required=True, help="Your sealed keys.")
+@click.option("--for", "time_", metavar="TIME", default="24h", show_default=True,
+              help="After which your keys are forgotten: 90m, 12h, 7d.")  # fmt: skip
+@click.option("--idle", metavar="TIME", help="The same after so long without a use of them.")
+@click.pass_obj
+def login(options: Options, user: str, file: str, time_: str, idle: str | None) -> None:
+    """Be USER in the cloud, on this machine, until you log out.
+
+    The password is asked for at the terminal, or is the first line of standard input.  Your
+    keys go into a factotum, a process of yours that never gives them out, and it proves to
+    this machine's node who you are: from then on all that you do here, in the mount as well,
+    is USER's.
+    """
+    path = config.factotum_socket()
+    limits = ["--life", f"{seconds(time_):g}", *(["--idle", f"{seconds(idle):g}"] if idle else [])]
+    if options.explain:
+        words = [sys.executable, "-m", "cloudfs.factotumd", "--socket", str(path), *limits]
+        click.echo(f"setsid {shlex.join(words)} </dev/null &")
+        click.echo(f"cloudfs keys --add   # the lines of {shlex.quote(file)}, opened")
+        ctl = f"unix:{shlex.quote(str(path))} ctl"
+        click.echo(f"echo login unix:{socket_path()} user={user} | cloudfs 9p write {ctl}")
+        return
+    lines = get_keys(user, Path(file), password)
+    files = start(path, limits)
+    try:
+        for line in lines:
+            files.put("ctl", f"{with_root(line)}\n".encode())
+        files.write("ctl", f"login unix:{socket_path()} user={ndb.quote(user)}")
+    except CloudError as error:
+        raise CloudError(error.kind, error.why, error.fix) from None  # without the path of ctl
+    finally:
+        files.close()
+    click.echo(f"you are {user}; to end that: cloudfs logout")
+
+
+@click.command()
+@click.pass_obj
+def logout(options: Options) -> None:
+    """Forget your keys and be yourself again on this machine.
+
+    What you began goes on; connections and mounts that you made as that user end.
+    """
+    path = config.factotum_socket()
+    if options.explain:
+        click.echo(f"echo end | cloudfs 9p write unix:{shlex.quote(str(path))} ctl")
+        return
+    files = find(path)
+    if files is None:
+        click.echo("you are not logged in")
+        return
+    try:
+        files.write("ctl", "end")
+    finally:
+        files.close()
+    if not until(lambda: not path.exists(), END):
+        raise CloudError("timeout", f"your factotum did not end in {END:g} s", f"see: {path}")
+    click.echo("you are logged out")
+
+
+@click.command()
+@click.option("--add", is_flag=True, help="Add the keys that standard input has, a line each.")
+@click.option("--remove", metavar="TEMPLATE", help="Forget the keys that match, as user=ana.")
+@click.option("--log", "show_log", is_flag=True, help="Print what was done with them.")
+@click.pass_obj
+def keys(options: Options, add: bool, remove: str | None, show_log: bool) -> None:
+    """List your keys, without their secrets, and where you are logged in.
+
+    A line for --add is  key ATTR=VALUE… !ATTR=SECRET  as in factotum(4), or what cloudfs grant
+    printed.  A key with confirm=yes asks you before each use:
+    cat /cloud/.follow/factotum/confirm
+    """
+    path = config.factotum_socket()
+    address = f"unix:{shlex.quote(str(path))}"
+    if options.explain:
+        if remove is not None:
+            line = shlex.quote(f"delkey {remove}")
+            click.echo(f"echo {line} | cloudfs 9p write {address} ctl")
+        else:
+            name = "log" if show_log else "ctl"
+            click.echo(f"cloudfs 9p {'write' if add else 'cat'} {address} {name}")
+        return
+    files = find(path)
+    if files is None:
+        raise CloudError("absent", "you have no factotum", "type: cloudfs login USER")
+    try:
+        if add:
+            for line in sys.stdin.read(MAX_KEYS).splitlines():
+                if line.strip():
+                    files.put("ctl", f"{with_root(line)}\n".encode())
+        if remove is not None:
+            files.put("ctl", f"delkey {remove}\n".encode())
+        if not add and remove is None:
+            click.echo(files.read("log" if show_log else "ctl"), nl=False)
+    except CloudError as error:
+        raise CloudError(error.kind, error.why, error.fix) from None
+    finally:
+        files.close()
+
+
+# --- the steps ------------------------------------------------------------------------------
+
+
+def get_keys(user: str, file: Path, ask: Callable[[], str]) -> list[str]:
+    """The lines of a user's keys, from a file that is sealed with a password (factotum/sealed.py).
+
+    ask(): the password.  CloudError: "denied" for a wrong one, "bad" for what is no such file.
+    """
+    from cloudfs.factotum import sealed  # takes its time to import
+
+    try:
+        with file.open() as opened:
+            blob = sealed.parse(opened.read(MAX_KEYS))
+    except (OSError, UnicodeDecodeError) as error:
+        why = getattr(error, "strerror", None) or "is no text"
+        raise CloudError("bad", f"{file}: {why}", "give your sealed keys: --key FILE") from None
+    if blob.user != user:
+        raise CloudError("denied", f"{file} has the keys of {blob.user}, not of {user}")
+    content = sealed.open_by_password(blob, ask().encode())
+    return [line for line in content.decode(errors="replace").splitlines() if line.strip()]
+
+
+def password() -> str:
+    """The password, from the terminal, or else the first line of standard input."""
+    if sys.stdin.isatty():
+        return str(click.prompt("password", hide_input=True, err=True))
+    return sys.stdin.readline().rstrip("\n")
+
+
+def with_root(line: str) -> str:
+    """A line of ctl; to a key for cap25519 that does not say how its cloud's nodes are known,
+    what this machine's node trusts is added."""
+    words = line.split()
+    if words[:1] != ["key"]:
+        return line
+    if "proto=cap25519" not in words or any(word.startswith("root=") for word in words):
+        return line
+    from cloudfs.factotum import nodekeys, nodeproof
+
+    try:
+        root = nodekeys.certificate(nodekeys.files_in(socket_path().parent).ca)
+    except CloudError:
+        return line  # the factotum will say what it lacks, if it is asked for that key
+    return f"{line} root={nodeproof.root_key(root)}"
+
+
+def find(path: Path) -> Files | None:
+    """The files of the factotum that serves there, None where none does."""
+    from cloudfs.cli.wired import Wired
+
+    return Wired(f"unix:{path}") if answers(path) else None
+
+
+def start(path: Path, limits: list[str]) -> Files:
+    """The files of the factotum at a socket, started if it does not run."""
+    found = find(path)
+    if found is not None:
+        return found
+    words = [sys.executable, "-m", "cloudfs.factotumd", "--socket", str(path), *limits]
+    process = subprocess.Popen(
+        words,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        cwd="/",
+        start_new_session=True,
+        text=True,
+    )
+
+    def ready() -> bool:
+        return process.poll() is not None or answers(path)
+
+    assert process.stderr is not None
+    if not until(ready, START):
+        process.kill()
+    if process.poll() is not None:
+        said = process.stderr.read().strip().removeprefix("cloudfs: factotum: ")
+        raise CloudError("io", f"the factotum ended at once: {said}")
+    found = find(path)
+    if found is None:
+        raise CloudError("io", f"the factotum at {path} does not answer")
+    return found
+
+
+def seconds(text: str) -> float:
+    """The seconds in 90m, 12h or 7d.  CloudError("bad")."""
+    found = _TIME.fullmatch(text)
+    if found is None or not float(found[1]):
+        raise CloudError("bad", f"{text[:40]!r} is no time", "write 90m, 12h or 7d")
+    return float(found[1]) * _SECONDS[found[2]]

@@ -1,0 +1,182 @@
+"""Who is at the other end of a conversation: what a node's server checks users by.
+
+A token is checked once; after that what was found holds until it ends, its user begins a new epoch
+or changes keys, or it is revoked.  Tokens are known again by their bytes, which have more than one
+form, so it is by the ids of their blocks that they are revoked.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol, cast
+
+from cloudfs.errors import CloudError
+from cloudfs.factotum import cap25519, p9any, tokens
+from cloudfs.factotum.accounts import User
+from cloudfs.factotum.nodeproof import NodeProof
+from cloudfs.factotum.tokens import Powers
+from cloudfs.who import Who
+
+KEPT = 4096  # tokens that were checked
+
+
+class People(Protocol):
+    """The checked records of users and groups that this node knows."""
+
+    def some(self) -> bool:
+        """Whether there are any: a node that knows no users asks nobody for a proof."""
+
+    def user(self, name: str) -> User | None: ...
+
+    def groups_of(self, name: str) -> frozenset[str]: ...
+
+    def epoch(self, name: str) -> int: ...
+
+
+class Nobody:
+    """The people of a node that is in no cloud with users."""
+
+    def some(self) -> bool:
+        return False
+
+    def user(self, name: str) -> User | None:
+        return None
+
+    def groups_of(self, name: str) -> frozenset[str]:
+        return frozenset()
+
+    def epoch(self, name: str) -> int:
+        return 0
+
+
+@dataclass(frozen=True, slots=True)
+class Proven:
+    """Whom a conversation proved, and with which key of the user's record."""
+
+    powers: Powers
+    key: bytes
+
+
+class Proofs:
+    """people: the records.  proof(): what this node proves itself with, None while it has no
+    keys.  now: seconds since 1970.  revoked(id): whether a block of a token is void."""
+
+    def __init__(
+        self,
+        people: People,
+        proof: Callable[[], NodeProof | None],
+        now: Callable[[], float] = time.time,
+        revoked: Callable[[str], bool] = lambda id: False,
+    ) -> None:
+        self.people = people
+        self._proof = proof
+        self._now = now
+        self._revoked = revoked
+        self._kept: dict[bytes, Proven] = {}
+
+    def wanted(self) -> bool:
+        """Whether a caller can prove anything here: the node has keys and knows users."""
+        return self.people.some() and self._proof() is not None
+
+    def begin(self, binding: bytes) -> p9any.Server:
+        """A conversation, bound to the connection it goes over (cap25519)."""
+        proof = self._proof()
+        if proof is None:
+            raise CloudError("absent", "this node has no keys to prove itself with")
+        certificates, sign = proof.load()
+
+        def server(dom: str, before: bytes) -> p9any.Talk:
+            return cap25519.Server(before, binding, certificates, sign, self.verify)
+
+        return p9any.Server({(cap25519.NAME, proof.cloud): server})
+
+    def slow(self, talk: p9any.Server, message: bytes) -> bool:
+        """Whether taking this message means to check a token that was not checked before."""
+        if talk.state != cap25519.LAST:
+            return False
+        return _digest(message[2 : 2 + int.from_bytes(message[:2], "big")]) not in self._kept
+
+    def who(self, talk: p9any.Server, uid: int | None = None) -> Who:
+        """The caller that a conversation proved.
+
+        CloudError("denied") where it is not over, or what it proved holds no more.  uid: the
+        local number that the connection goes by.
+        """
+        inner = talk.talk
+        if not isinstance(inner, cap25519.Server) or inner.state != "done" or not inner.powers:
+            raise CloudError("denied", f"nothing was proved: {talk.state}", "see: cloudfs keys")
+        return self.caller(inner.powers, uid)
+
+    def caller(self, powers: Powers, uid: int | None = None) -> Who:
+        """The caller with these powers, if they still hold."""
+        self._check(powers)
+        limits = powers if powers.limits.narrow else None
+        return Who(powers.user, uid, self.people.groups_of(powers.user), powers=limits)
+
+    def holds(self, powers: Powers) -> bool:
+        """Whether powers that were proved before are good now."""
+        try:
+            self._check(powers)
+        except CloudError:
+            return False
+        return True
+
+    def _check(self, powers: Powers) -> None:
+        powers.in_time(self._now())
+        if powers.epoch != self.people.epoch(powers.user):
+            raise CloudError(
+                "denied", f"{powers.user} has begun a new epoch", "log in again: cloudfs login"
+            )
+        if any(map(self._revoked, powers.ids)):
+            raise CloudError("denied", "the token was revoked", "log in again: cloudfs login")
+
+    def verify(self, token: bytes) -> Powers:
+        """What a token allows here.  May take a millisecond.  Raises CloudError."""
+        name = _digest(token)
+        kept = self._kept.get(name)
+        if kept is not None:
+            record = self.people.user(kept.powers.user)
+            if record is not None and record.key == kept.key:
+                self._check(kept.powers)
+                return kept.powers
+            self._kept.pop(name, None)
+        proof = self._proof()
+        assert proof is not None  # it signed what came before
+        keys: list[bytes] = []
+
+        def key_of(user: str) -> bytes:
+            record = self.people.user(user)
+            if record is None:
+                raise CloudError(
+                    "denied", f"there is no user {user} that this node knows", "see: cloudfs why"
+                )
+            keys.append(record.key)
+            return record.key
+
+        powers = tokens.verify(
+            token,
+            key_of,
+            self._now(),
+            cloud=proof.cloud,
+            epoch_of=self.people.epoch,
+            revoked=self._revoked,
+        )
+        powers.admit(node=proof.node, cluster=proof.cluster)
+        while len(self._kept) >= KEPT:
+            self._kept.pop(next(iter(self._kept)), None)
+        self._kept[name] = Proven(powers, keys[-1])
+        return powers
+
+
+def _digest(token: bytes) -> bytes:
+    return hashlib.sha256(token).digest()
+
+
+def powers_of(talk: p9any.Server) -> Powers:
+    """What a finished conversation proved; `Proofs.who` says whether it is finished."""
+    powers = cast(cap25519.Server, talk.talk).powers
+    assert powers is not None
+    return powers
