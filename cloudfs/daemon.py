@@ -21,23 +21,28 @@ import cloudfs
 from cloudfs import config
 from cloudfs.config import Bounds
 from cloudfs.errors import CloudError
+from cloudfs.factotum.trust import Roots
 from cloudfs.fuse.mount import mount
 from cloudfs.joined import Joined
 from cloudfs.kernel.bell import Log
 from cloudfs.kernel.cloud import Cloud
 from cloudfs.kernel.finder import Finder
 from cloudfs.kernel.gauge import Gauge
+from cloudfs.kernel.holder import Holder
 from cloudfs.kernel.machine import Machine
 from cloudfs.kernel.measure import Measure
 from cloudfs.kernel.network import Network
 from cloudfs.kernel.object import Object
 from cloudfs.kernel.objects import Objects
+from cloudfs.kernel.people import People
 from cloudfs.kernel.records import Records
+from cloudfs.kernel.secstore import Secstore
 from cloudfs.node.host import RealHost
 from cloudfs.node.metrics import Metrics
 from cloudfs.tree import idmap
 from cloudfs.tree.build import build
 from cloudfs.tree.others import Others
+from cloudfs.tree.secstore import asking
 from cloudfs.tree.space import ErrLog, Space
 from cloudfs.who import Who
 from cloudfs.wire.datagrams import Datagrams
@@ -102,7 +107,9 @@ class Daemon:
             cloud=self._cloud,
             reserve=self.machine.reserve,
         )
-        self.cloud = Cloud(self.machine, self.objects)
+        roots = Roots(state)
+        self.people = People(roots, self.records, self.machine.events.add)
+        self.cloud = Cloud(self.machine, self.objects, people=self.people)
         self.pool = Pool(
             None, self.cloud.address_of, self._gone, owner=self.owner, trace=self.trace
         )
@@ -116,6 +123,8 @@ class Daemon:
         self.network.proved = self.pool.cluster_of
         self.pool.timed = self.network.passive
         self.pool.carried = self.network.carried
+        self.holder = Holder(settings.node, self.people, self.records, roots)
+        self.secstore = Secstore(self.cloud, self.people, self.holder, asking(self.pool))
         self.trees = build(
             self.cloud,
             self.events,
@@ -126,6 +135,7 @@ class Daemon:
             self.network,
             self.datagrams,
             self.trains,
+            self.secstore,
         )
 
     def _gone(self, node: str) -> str:

@@ -47,6 +47,10 @@ class Files:
         """Write bytes, all of them."""
         raise CloudError("nosys")
 
+    def ask(self, path: str, request: str) -> str:
+        """Write a request to a file that answers, and read the answer."""
+        raise CloudError("nosys")
+
     def list(self, path: str) -> list[str]:
         """The names in a directory."""
         raise CloudError("nosys")
@@ -139,6 +143,22 @@ class Mounted(Files):
         except OSError as error:
             raise self.explain(self._error(error, path), path, since) from None
 
+    def ask(self, path: str, request: str) -> str:
+        since = time.time()
+        data, said = request.encode(), b""
+        try:
+            fd = os.open(f"{self.root}/{path}", os.O_RDWR | os.O_CLOEXEC)
+            try:
+                while data:
+                    data = data[os.write(fd, data) :]
+                while more := os.pread(fd, CHUNK, len(said)):
+                    said += more
+            finally:
+                os.close(fd)
+        except OSError as error:
+            raise self.explain(self._error(error, path), path, since) from None
+        return said.decode(errors="replace")
+
     def list(self, path: str) -> list[str]:
         try:
             return os.listdir(f"{self.root}/{path}")
@@ -180,6 +200,10 @@ class Shell(Files):
 
     def put(self, path: str, data: bytes) -> None:
         self.say(f"cat > {self.name(path)}")
+
+    def ask(self, path: str, request: str) -> str:
+        self.say(f"exec 3<>{self.name(path)}; cat >&3; cat <&3")
+        return ""
 
     def list(self, path: str) -> list[str]:
         return self.files.list(path) if self.files else []

@@ -17,7 +17,7 @@ import trio
 
 from cloudfs.cli.files import Files
 from cloudfs.errors import CloudError
-from cloudfs.tree.api import OREAD
+from cloudfs.tree.api import ORDWR, OREAD
 from cloudfs.wire import tool
 from cloudfs.wire.client import Client
 from cloudfs.wire.connect import connect
@@ -100,6 +100,26 @@ class Wired(Files):
 
         try:
             self._do(write)
+        except CloudError as error:
+            raise self.explain(error, path, since) from None
+
+    def ask(self, path: str, request: str) -> str:
+        since = time.time()
+
+        async def ask() -> bytes:
+            data, said = request.encode(), b""
+            async with await self._client.walk(tool.names(path)) as file:
+                await file.open(ORDWR)
+                file.deadline = PATIENCE
+                done = 0
+                while done < len(data):
+                    done += await file.write(done, data[done : done + file.iounit])
+                while more := bytes(await file.read(len(said), file.iounit)):
+                    said += more
+            return said
+
+        try:
+            return self._do(ask).decode(errors="replace")
         except CloudError as error:
             raise self.explain(error, path, since) from None
 

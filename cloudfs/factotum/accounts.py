@@ -44,7 +44,8 @@ _NAME = re.compile(r"[a-z_][a-z0-9_.-]{0,31}")
 _USER = ("user", "cloud", "key", "epoch", "version", "before", "more", "made", "keys", "sign")
 _GROUP = ("group", "owner", "members", "version", "before", "sign")
 _GONE = ("gone", "cloud", "first", "made", "sign")
-RESERVED = frozenset({"none", "root", "group", "user"})  # no proof gives these names
+# No proof gives these names; help is a file beside them.
+RESERVED = frozenset({"none", "root", "group", "user", "help"})
 
 
 @dataclass(frozen=True, slots=True)

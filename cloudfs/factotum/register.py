@@ -128,6 +128,13 @@ class Register:
             if len(kept.heads) > 1
         )
 
+    def where(self, record: Record) -> tuple[str, str]:
+        """Kind and name under which a record is kept."""
+        if isinstance(record, Group):
+            return "group", record.group
+        kind = {User: "user", Gone: "gone", Dealing: "dealing"}[type(record)]
+        return kind, record.user
+
     def dealings(self, user: str) -> list[Dealing]:
         """From the one that the user's record names to the last one."""
         return [one for one in self.versions("dealing", user) if isinstance(one, Dealing)]
@@ -277,7 +284,8 @@ class Register:
         """Whether it is there already; CloudError("stale") for one that others follow."""
         if any(one.digest == record.digest for one in kept.heads):
             return True
-        if (_whose(record), record.digest) in kept.followed:
+        whose = _whose(record)
+        if (whose, record.digest) in kept.followed:
             raise CloudError("stale", f"version {record.version} of {name} is not the newest")
         return False
 

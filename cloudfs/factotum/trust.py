@@ -16,8 +16,10 @@ from cloudfs.factotum.authority import Authority, load
 
 MOST = 64 << 10  # bytes of either file
 
+Rooted = tuple[x509.Certificate, str]  # the root's certificate, and the cloud's name
 
-def root(state: Path) -> tuple[x509.Certificate, str] | None:
+
+def root(state: Path) -> Rooted | None:
     """The root's certificate and the cloud's name; None where this node knows no root.
     CloudError("bad") for a file that is none."""
     try:
@@ -31,6 +33,27 @@ def root(state: Path) -> tuple[x509.Certificate, str] | None:
     except (ValueError, IndexError) as error:
         raise CloudError("bad", f"{state / 'root.crt'} is no certificate: {error}") from None
     return cert, str(name)
+
+
+class Roots:
+    """The root of a state directory, read again when its file is another one."""
+
+    def __init__(self, state: Path) -> None:
+        self._state = state
+        self._seen: tuple[int, int, int] | None = None
+        self._root: Rooted | None = None
+
+    def __call__(self) -> Rooted | None:
+        try:
+            now = (self._state / "root.crt").stat()
+        except OSError:
+            self._seen = self._root = None
+            return None
+        mark = now.st_ino, now.st_mtime_ns, now.st_size
+        if mark != self._seen:
+            self._root = root(self._state)
+            self._seen = mark
+        return self._root
 
 
 def authority(state: Path) -> Authority:

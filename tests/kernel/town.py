@@ -19,6 +19,7 @@ from cloudfs.kernel.membership import Member
 from cloudfs.kernel.neighbours import Neighbours
 from cloudfs.kernel.network import Network
 from cloudfs.kernel.objects import Objects
+from cloudfs.kernel.people import People
 from cloudfs.kernel.records import Records
 from cloudfs.node.metrics import Metrics
 from cloudfs.node.twin import Twin
@@ -66,7 +67,8 @@ class Citizen:
         self.machine.public = f"{path.name}.example:5640"
         self.objects = Objects(Twin(), self.records, path, name, "ann", events=events,
                                attributes=self.machine.attributes, reserve=self.machine.reserve)  # fmt: skip
-        self.cloud = Cloud(self.machine, self.objects, trio.current_time)
+        self.people = People(lambda: town.trust, self.records, self.machine.events.add)
+        self.cloud = Cloud(self.machine, self.objects, trio.current_time, self.people)
         seeds = [town.seed] if town.seed else []
         town.seed = town.seed or self.machine.public
         core = Member(name, cluster, f"{hash(key or name) & 0xFFFFFFFF:08x}" * 4, boot,
@@ -169,6 +171,7 @@ class Town:
         self.bus = Bus()
         self.nodes = {}
         self.seed = ""
+        self.trust = None  # the cloud's root and name, where there are users
         self.rtt = lambda one, other: 0.01  # seconds there and back
         self.lost = 0.0  # part of the probes without answer
         self.probes = []  # (when, from, to)
