@@ -36,6 +36,7 @@ from cloudfs.kernel.object import Object
 from cloudfs.kernel.objects import Objects
 from cloudfs.kernel.people import People
 from cloudfs.kernel.records import Records
+from cloudfs.kernel.redealing import Redealing
 from cloudfs.kernel.secstore import Secstore
 from cloudfs.node.host import RealHost
 from cloudfs.node.metrics import Metrics
@@ -125,6 +126,7 @@ class Daemon:
         self.pool.carried = self.network.carried
         self.holder = Holder(settings.node, self.people, self.records, roots)
         self.secstore = Secstore(self.cloud, self.people, self.holder, asking(self.pool))
+        self.redealing = Redealing(self.holder, self.secstore, self.machine.events.add)
         self.trees = build(
             self.cloud,
             self.events,
@@ -192,6 +194,7 @@ class Daemon:
             joined.listen_beside = self.datagrams.listen_near
             joined.timed = self.network.confirm
             await nursery.start(partial(joined.run, settings.listen, settings.seeds))
+            nursery.start_soon(self.redealing.run)
             nursery.start_soon(self.datagrams.run)
             await nursery.start(self.trains.run)
             measure = Measure(self.network, Echo(settings.node, self.pool, self.datagrams))

@@ -19,11 +19,13 @@ given before its user was known goes after an hour.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
@@ -38,6 +40,7 @@ from cloudfs.factotum.register import Root
 from cloudfs.factotum.sealed import Blob
 from cloudfs.kernel.people import People
 from cloudfs.kernel.records import Records
+from cloudfs.wait import Wait
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +54,7 @@ PROOFS = 8192  # of devices that are remembered, so that none counts twice
 HERE = "."  # in place of the name of the node that asks, for one at this node itself
 
 Answer = Callable[[dict[str, str], list[str], str], str]
+Later = Callable[[dict[str, str], list[str], str], Awaitable[str]]
 
 
 @dataclass(slots=True)
@@ -89,6 +93,7 @@ class Holder:
             "keep": self._keep,
             "give": self._give,
         }
+        self.later: dict[str, Later] = {}
         self._root = root
         self._proofs: OrderedDict[bytes, float] = OrderedDict()
         self._guessed: OrderedDict[tuple[str, bytes], str] = OrderedDict()  # by strangers, whence
@@ -108,21 +113,27 @@ class Holder:
     def public(self) -> bytes:
         return self.key.public_key().public_bytes_raw()
 
-    def ask(self, text: str, source: str = HERE) -> str:
+    def ask(self, text: str, source: str = HERE) -> str | Wait[str]:
         """Answer.  source: the node that asks, as it has proved.  Raises CloudError."""
         first, *rest = text.splitlines() or [""]
         if len(text) > REQUEST:
             raise CloudError("toobig", f"a request has at most {REQUEST} bytes")
         verb, _, more = first.partition(" ")
+        lines = [f"{line}\n" for line in rest]
+        later = self.later.get(verb)
+        if later is not None:
+            return Wait(partial(self._do_later, later, verb, more, lines, source))
         found = self.verbs.get(verb)
         if found is None:
             raise CloudError("bad", f"no verb {verb[:20]!r}", f"verbs: {' '.join(self.verbs)}")
-        try:
-            return found(ndb.parse(more), [f"{line}\n" for line in rest], source)
-        except KeyError as missing:
-            raise CloudError("bad", f"{verb}: wants {missing.args[0]}=") from None
-        except ValueError:
-            raise CloudError("bad", f"{verb}: a value of it is none") from None
+        with _understood(verb):
+            return found(ndb.parse(more), lines, source)
+
+    async def _do_later(
+        self, later: Later, verb: str, more: str, lines: list[str], source: str
+    ) -> str:
+        with _understood(verb):
+            return await later(ndb.parse(more), lines, source)
 
     # --- what it answers ----------------------------------------------------------------------
 
@@ -315,6 +326,17 @@ class Holder:
             self._proofs.popitem(last=False)
         self._proofs[proof] = now
         return device.hex()
+
+
+@contextlib.contextmanager
+def _understood(verb: str) -> Iterator[None]:
+    """What is missing or no value comes out as CloudError("bad")."""
+    try:
+        yield
+    except KeyError as missing:
+        raise CloudError("bad", f"{verb}: wants {missing.args[0]}=") from None
+    except ValueError:
+        raise CloudError("bad", f"{verb}: a value of it is none") from None
 
 
 def to_sign(user: str, holder: str, point: bytes, at: str) -> bytes:

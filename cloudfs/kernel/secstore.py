@@ -28,6 +28,7 @@ from cloudfs.kernel.choose import HOLDERS
 from cloudfs.kernel.cloud import Cloud
 from cloudfs.kernel.holder import Holder, no_user
 from cloudfs.kernel.people import People
+from cloudfs.wait import settle
 
 LIMIT = 5.0  # seconds for all holders
 GRACE = 0.25  # seconds for the others once enough have answered
@@ -49,7 +50,7 @@ class Secstore:
         """What the holder at a node answers, this one's or another's."""
         if node == self.holder.node:
             await trio.lowlevel.checkpoint()
-            return self.holder.ask(request)
+            return await settle(self.holder.ask(request))
         return await self._ask(node, request, seconds)
 
     def of(self, user: str) -> Dealing:

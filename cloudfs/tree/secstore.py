@@ -96,9 +96,9 @@ def asking(imports: Imports) -> Ask:
 # --- what other nodes ask --------------------------------------------------------------------
 
 
-def _ask(holder: Holder, request: str, at: Attach) -> str:
-    """Write a holder's verb and its lines, read the answer.  Verbs: key, harden, keys, keep,
-    give; what is asked between holders besides is told to nodes only."""
+def _ask(holder: Holder, request: str, at: Attach) -> str | Wait[str]:
+    """Write a holder's verb and its lines, read the answer: key, harden, right, keys, keep, give;
+    between holders deal, part, join, sign."""
     return holder.ask(request, at.who.node or HERE)
 
 
