@@ -148,9 +148,11 @@ class Holder:
         device = self._device(record, point, pairs)
         wait = self.guesses.wait(user, source, self.now(), device)
         if wait > 0:
+            off = self.now() - float(pairs.get("time", "nan"))
+            clock = f", and that device's clock is {off:+.0f} s off" if abs(off) > DRIFT else ""
             raise CloudError(
                 "busy",
-                f"too many passwords of {user} were tried",
+                f"too many passwords of {user} were tried{clock}",
                 f"wait {wait:.0f} s, or use a device that has logged in before, or the"
                 " recovery code",
             )

@@ -219,7 +219,7 @@ async def test_of_a_partition_one_side_deals_and_all_agree_after(town, autojump_
         assert await hardened(node) == wanted
 
 
-@pytest.mark.parametrize("step", (1, 5, 9, 13, 17, 21, 24))
+@pytest.mark.parametrize("step", [1, 5, 9, 13, 17, 21, 24])
 async def test_whatever_step_fails_the_next_look_mends_it(town, autojump_clock, step):
     nodes = await town.add(*(f"n{n}" for n in range(1, 7)))
     await town.settle()
