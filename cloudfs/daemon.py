@@ -41,6 +41,7 @@ from cloudfs.kernel.secstore import Secstore
 from cloudfs.node.host import RealHost
 from cloudfs.node.metrics import Metrics
 from cloudfs.tree import idmap
+from cloudfs.tree.api import Node
 from cloudfs.tree.build import build
 from cloudfs.tree.others import Others
 from cloudfs.tree.secstore import asking
@@ -165,7 +166,17 @@ class Daemon:
 
     def make_space(self, who: Who) -> Space:
         """The name space of a new session."""
-        return Space(self.trees.root, self.errors)
+        return self._space(self.trees.root)
+
+    def _space(self, root: Node, owner: str = "") -> Space:
+        space = Space(root, self.errors, owner)
+        space.groups_of = self._groups_of
+        return space
+
+    def _groups_of(self, user: str) -> frozenset[str]:
+        """The cloud's groups of a user; none of them has the name of a user of this machine."""
+        found = self.people.groups_of(user)
+        return frozenset(group for group in found if not idmap.is_user(group))
 
     async def serve(self, task_status: trio.TaskStatus[Any] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve until cancelled; objects live on."""
@@ -174,7 +185,7 @@ class Daemon:
             await nursery.start(self.objects.run)
             server = Server(
                 self.make_space,
-                node_space=lambda who: Space(self.trees.own, self.errors),
+                node_space=lambda who: self._space(self.trees.own),
                 far_user=lambda name: idmap.far_user(name, self.owner),
                 trace=self.trace,
                 closed=self.objects.session_closed,
@@ -202,7 +213,7 @@ class Daemon:
             if settings.trace:
                 nursery.start_soon(self._print_trace)
             if settings.mount is not None:
-                space = Space(self.trees.root, self.errors, self.owner)
+                space = self._space(self.trees.root, self.owner)
                 await nursery.start(partial(mount, space, settings.mount, who_of=self.who_of))
                 nursery.start_soon(self.objects.show_again)
             self.machine.events.add("up", node=settings.node, version=cloudfs.__version__)

@@ -119,6 +119,11 @@ def gid_of(name: str) -> int:
     return _gids(name)
 
 
+def is_user(name: str) -> bool:
+    """Whether this machine has a user of that name."""
+    return not name.startswith("#") and _uids(name) != UNKNOWN
+
+
 def user_of(uid: int) -> str:
     """The name of a user, "#n" if the number n has none."""
     return _users(uid)
