@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import trio
-from cryptography import x509
 
 import cloudfs
 from cloudfs import config
@@ -26,25 +25,31 @@ from cloudfs.errors import CloudError
 from cloudfs.factotum import nodekeys
 from cloudfs.factotum.nodeproof import NodeProof
 from cloudfs.factotum.proofs import Proofs
-from cloudfs.factotum.records import Folder
+from cloudfs.factotum.trust import Roots
 from cloudfs.fuse.mount import mount
 from cloudfs.joined import Joined
 from cloudfs.kernel.bell import Log
 from cloudfs.kernel.cloud import Cloud
 from cloudfs.kernel.finder import Finder
 from cloudfs.kernel.gauge import Gauge
+from cloudfs.kernel.holder import Holder
 from cloudfs.kernel.machine import Machine
 from cloudfs.kernel.measure import Measure
 from cloudfs.kernel.network import Network
 from cloudfs.kernel.object import Object
 from cloudfs.kernel.objects import Objects
+from cloudfs.kernel.people import People
 from cloudfs.kernel.records import Records
+from cloudfs.kernel.redealing import Redealing
+from cloudfs.kernel.secstore import Secstore
 from cloudfs.logins import Login, Logins
 from cloudfs.node.host import RealHost
 from cloudfs.node.metrics import Metrics
 from cloudfs.tree import idmap
+from cloudfs.tree.api import Node
 from cloudfs.tree.build import build
 from cloudfs.tree.others import Others
+from cloudfs.tree.secstore import asking
 from cloudfs.tree.space import ErrLog, Space
 from cloudfs.who import Who
 from cloudfs.wire.datagrams import Datagrams
@@ -109,12 +114,13 @@ class Daemon:
             cloud=self._cloud,
             reserve=self.machine.reserve,
         )
+        roots = Roots(state)
+        self.people = People(roots, self.records, self.machine.events.add)
         self._keys: NodeProof | None = None
-        people = Folder(state / "people", self._root)
-        self.proofs = Proofs(people, self._proof)
+        self.proofs = Proofs(self.people, self._proof)
         self.logins = Logins(self.proofs, self.boss_uids, self._logged_out)
         self._server: Server | None = None
-        self.cloud = Cloud(self.machine, self.objects)
+        self.cloud = Cloud(self.machine, self.objects, people=self.people)
         self.pool = Pool(
             None, self.cloud.address_of, self._gone, owner=self.owner, trace=self.trace
         )
@@ -129,6 +135,9 @@ class Daemon:
         self.network.proved = self.pool.cluster_of
         self.pool.timed = self.network.passive
         self.pool.carried = self.network.carried
+        self.holder = Holder(settings.node, self.people, self.records, roots)
+        self.secstore = Secstore(self.cloud, self.people, self.holder, asking(self.pool))
+        self.redealing = Redealing(self.holder, self.secstore, self.machine.events.add)
         self.trees = build(
             self.cloud,
             self.events,
@@ -140,6 +149,7 @@ class Daemon:
             self.datagrams,
             self.trains,
             self.logins,
+            self.secstore,
         )
 
     def _proof(self) -> NodeProof | None:
@@ -152,13 +162,6 @@ class Daemon:
                 return None  # it is in no cloud yet
             self._keys = keys
         return self._keys
-
-    def _root(self) -> tuple[x509.Certificate, str] | None:
-        """The root of the cloud and the cloud's name."""
-        proof = self._proof()
-        if proof is None:
-            return None
-        return nodekeys.certificate(nodekeys.files_in(self.settings.state).ca), proof.cloud
 
     def _closed(self, space: Space) -> None:
         if isinstance(space, Login):
@@ -201,7 +204,17 @@ class Daemon:
 
     def make_space(self, who: Who) -> Space:
         """The name space of a new session."""
-        return Space(self.trees.root, self.errors)
+        return self._space(self.trees.root)
+
+    def _space(self, root: Node, owner: str = "") -> Space:
+        space = Space(root, self.errors, owner)
+        space.groups_of = self._groups_of
+        return space
+
+    def _groups_of(self, user: str) -> frozenset[str]:
+        """The cloud's groups of a user; none of them has the name of a user of this machine."""
+        found = self.people.groups_of(user)
+        return frozenset(group for group in found if not idmap.is_user(group))
 
     async def serve(self, task_status: trio.TaskStatus[Any] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve until cancelled; objects live on."""
@@ -210,7 +223,7 @@ class Daemon:
             await nursery.start(self.objects.run)
             server = Server(
                 self.make_space,
-                node_space=lambda who: Space(self.trees.own, self.errors),
+                node_space=lambda who: self._space(self.trees.own),
                 far_user=lambda name: idmap.far_user(name, self.owner),
                 stranger_space=lambda who: Space(self.trees.strangers),
                 who_of=self.who_of,
@@ -236,6 +249,7 @@ class Daemon:
             joined.listen_beside = self.datagrams.listen_near
             joined.timed = self.network.confirm
             await nursery.start(partial(joined.run, settings.listen, settings.seeds))
+            nursery.start_soon(self.redealing.run)
             nursery.start_soon(self.datagrams.run)
             await nursery.start(self.trains.run)
             measure = Measure(self.network, Echo(settings.node, self.pool, self.datagrams))
@@ -243,7 +257,7 @@ class Daemon:
             if settings.trace:
                 nursery.start_soon(self._print_trace)
             if settings.mount is not None:
-                space = Space(self.trees.root, self.errors, self.owner)
+                space = self._space(self.trees.root, self.owner)
                 await nursery.start(partial(mount, space, settings.mount, who_of=self.who_of))
                 nursery.start_soon(self.objects.show_again)
             self.machine.events.add("up", node=settings.node, version=cloudfs.__version__)

@@ -47,8 +47,8 @@ class Files:
         """Write bytes, all of them."""
         raise CloudError("nosys")
 
-    def ask(self, path: str, line: str) -> str:
-        """What a file answers to a line written to it, through one descriptor."""
+    def ask(self, path: str, request: str) -> str:
+        """Write a request to a file that answers, and read the answer."""
         raise CloudError("nosys")
 
     def list(self, path: str) -> list[str]:
@@ -143,17 +143,21 @@ class Mounted(Files):
         except OSError as error:
             raise self.explain(self._error(error, path), path, since) from None
 
-    def ask(self, path: str, line: str) -> str:
+    def ask(self, path: str, request: str) -> str:
         since = time.time()
+        data, said = request.encode(), b""
         try:
             fd = os.open(f"{self.root}/{path}", os.O_RDWR | os.O_CLOEXEC)
             try:
-                os.write(fd, line.encode() + b"\n")
-                return os.pread(fd, CHUNK, 0).decode(errors="replace")
+                while data:
+                    data = data[os.write(fd, data) :]
+                while more := os.pread(fd, CHUNK, len(said)):
+                    said += more
             finally:
                 os.close(fd)
         except OSError as error:
             raise self.explain(self._error(error, path), path, since) from None
+        return said.decode(errors="replace")
 
     def list(self, path: str) -> list[str]:
         try:
@@ -197,8 +201,8 @@ class Shell(Files):
     def put(self, path: str, data: bytes) -> None:
         self.say(f"cat > {self.name(path)}")
 
-    def ask(self, path: str, line: str) -> str:
-        self.say(f"{{ {echo(line)} >&3; cat <&3; }} 3<>{self.name(path)}")
+    def ask(self, path: str, request: str) -> str:
+        self.say(f"{{ {echo(request.rstrip(chr(10)))} >&3; cat <&3; }} 3<>{self.name(path)}")
         return ""
 
     def list(self, path: str) -> list[str]:

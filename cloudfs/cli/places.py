@@ -76,7 +76,7 @@ def invite(options: Options, life: str, uses: int) -> None:
     and it must be up when the file is used.  Reads this node's invite.
     """
     files = open_files(options)
-    made = files.ask(f"nodes/{own(files)}/invite", f"for={life} uses={uses}")
+    made = files.ask(f"nodes/{own(files)}/invite", f"for={life} uses={uses}\n")
     click.echo(made, nl=False)
 
 

@@ -103,15 +103,20 @@ class Wired(Files):
         except CloudError as error:
             raise self.explain(error, path, since) from None
 
-    def ask(self, path: str, line: str) -> str:
+    def ask(self, path: str, request: str) -> str:
         since = time.time()
 
         async def ask() -> bytes:
+            data, said = request.encode(), b""
             async with await self._client.walk(tool.names(path)) as file:
-                file.deadline = PATIENCE
                 await file.open(ORDWR)
-                await file.write(0, line.encode() + b"\n")
-                return bytes(await file.read(0, file.iounit))
+                file.deadline = PATIENCE
+                done = 0
+                while done < len(data):
+                    done += await file.write(done, data[done : done + file.iounit])
+                while more := bytes(await file.read(len(said), file.iounit)):
+                    said += more
+            return said
 
         try:
             return self._do(ask).decode(errors="replace")

@@ -3,11 +3,13 @@
     user=ana cloud=local key=HEX epoch=2 version=3 before=HASH,… more='…' made=BASE64 keys=HEX,…
         sign=HEX
     group=web owner=ana members=ana,bob version=1 before= sign=HEX
+    gone=ana cloud=local first=HEX made=BASE64 sign=HEX
 
 `made` is the cluster's authority's word that the name went with a first key: its certificate, the
 first key, and its signature, so that no node can make users, and none can take a name that is
 another's.  `keys` are later keys, each signed by the one before it.  The last one signs the record
-and everything that the user does.  A new epoch voids all tokens of the one before.
+and everything that the user does.  A new epoch voids all tokens of the one before.  A record `gone`
+takes the name away from who had that first key: the same cluster's authority signs it.
 
 Records are versions (factotum/versions.py): newer ones of the same user win, and two that do not
 follow each other are a fork, both kept.
@@ -20,6 +22,7 @@ import binascii
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
@@ -41,7 +44,9 @@ MEMBERS = 256
 _NAME = re.compile(r"[a-z_][a-z0-9_.-]{0,31}")
 _USER = ("user", "cloud", "key", "epoch", "version", "before", "more", "made", "keys", "sign")
 _GROUP = ("group", "owner", "members", "version", "before", "sign")
-RESERVED = frozenset({"none", "root", "group", "user"})  # no proof gives these names
+_GONE = ("gone", "cloud", "first", "made", "sign")
+# No proof gives these names; help is a file beside them.
+RESERVED = frozenset({"none", "root", "group", "user", "help"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +105,32 @@ class Group(Signed):
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Gone(Signed):
+    """A user who is no more.  first: the first key.  made: the certificate of who says so."""
+
+    user: str
+    cloud: str
+    first: bytes
+    made: bytes
+    sign: bytes = b""
+
+    def signed(self) -> str:
+        made = base64.b64encode(self.made).decode()
+        pairs = {"gone": self.user, "cloud": self.cloud, "first": self.first.hex(), "made": made}
+        return ndb.record(pairs)
+
+    def ends(self, user: User) -> bool:
+        """Whether it is this user who is gone."""
+        return (self.user, self.first) == (user.user, user.made[1]) and self.cluster == made_in(
+            user
+        )
+
+    @property
+    def cluster(self) -> str:
+        return _cluster(self.made)
+
+
 # --- making ---------------------------------------------------------------------------------
 
 
@@ -111,6 +142,19 @@ def make_user(by: Authority, user: str, key: Ed25519PrivateKey, more: str = "") 
     word = by.key.sign(_first(user, by.cloud, public), ec.ECDSA(hashes.SHA256()))
     made = User(user, by.cloud, public, 1, 1, (), more, (cert, public, word), ())
     return _sign_user(made, key)
+
+
+def make_gone(by: Authority, user: User) -> Gone:
+    """That a user is no more.  CloudError("denied") for an authority of another cluster."""
+    if by.cluster != made_in(user):
+        raise CloudError(
+            "denied",
+            f"{user.user} was made in the cluster {made_in(user)}, and this is {by.cluster}",
+            f"type it on a node of {made_in(user)} that has the cluster's key",
+        )
+    cert = by.cert.public_bytes(Encoding.DER)
+    made = Gone(user.user, user.cloud, user.made[1], cert)
+    return replace(made, sign=by.key.sign(made.signed().encode(), ec.ECDSA(hashes.SHA256())))
 
 
 def change_user(
@@ -221,16 +265,29 @@ def parse_group(text: str) -> Group:
     return group
 
 
+def parse_gone(text: str) -> Gone:
+    """A record from its line, not checked yet; CloudError("bad")."""
+    try:
+        pairs = _pairs(text, _GONE)
+        first, sign = bytes.fromhex(pairs["first"]), bytes.fromhex(pairs["sign"])
+        cert = base64.b64decode(pairs["made"], validate=True)
+        gone = Gone(pairs["gone"], pairs["cloud"], first, cert, sign)
+        whole = gone.text() == text
+    except (CloudError, KeyError, ValueError, binascii.Error):
+        whole = False
+    if not whole:
+        raise CloudError("bad", "that is no record of a user who is gone")
+    _check_name(gone.user)
+    return gone
+
+
 def check_user(user: User, root: x509.Certificate, cloud: str) -> None:
     """CloudError("denied") unless an authority of this cloud gave the name to the first key,
     each key was signed by the one before, and the last one signed the record."""
     cert, key, word = user.made
     try:
-        authority = x509.load_der_x509_certificate(cert)
-        authority.verify_directly_issued_by(root)
-        public = authority.public_key()
-        can = authority.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
-        if user.cloud != cloud or not can or not isinstance(public, ec.EllipticCurvePublicKey):
+        public = _authority(cert, root)
+        if user.cloud != cloud:
             raise ValueError
         public.verify(word, _first(user.user, cloud, key), ec.ECDSA(hashes.SHA256()))
         for following, signature in user.keys:
@@ -245,6 +302,17 @@ def check_user(user: User, root: x509.Certificate, cloud: str) -> None:
         ) from None
 
 
+def check_gone(gone: Gone, root: x509.Certificate, cloud: str) -> None:
+    """CloudError("denied") unless an authority of this cloud signed it."""
+    try:
+        if gone.cloud != cloud:
+            raise ValueError
+        public = _authority(gone.made, root)
+        public.verify(gone.sign, gone.signed().encode(), ec.ECDSA(hashes.SHA256()))
+    except (InvalidSignature, ValueError, TypeError, x509.ExtensionNotFound):
+        raise CloudError("denied", f"that {gone.user} is gone was not said by who may") from None
+
+
 def check_group(group: Group, user_of: Callable[[str], User]) -> None:
     """CloudError("denied") unless its owner signed it.  user_of: a checked record; raises."""
     try:
@@ -257,11 +325,33 @@ def check_group(group: Group, user_of: Callable[[str], User]) -> None:
 
 def made_in(user: User) -> str:
     """The cluster whose authority made the user."""
-    subject = x509.load_der_x509_certificate(user.made[0]).subject
-    return str(subject.get_attributes_for_oid(NameOID.COMMON_NAME)[0].value)
+    return _cluster(user.made[0])
+
+
+def check_name(name: str) -> None:
+    """CloudError("bad") for what cannot be a name of a user or group."""
+    _check_name(name)
 
 
 # --- small things ---------------------------------------------------------------------------
+
+
+@lru_cache(64)
+def _authority(cert: bytes, root: x509.Certificate) -> ec.EllipticCurvePublicKey:
+    """The key of an authority under the root; raises what its caller knows."""
+    authority = x509.load_der_x509_certificate(cert)
+    authority.verify_directly_issued_by(root)
+    public = authority.public_key()
+    can = authority.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
+    if not can or not isinstance(public, ec.EllipticCurvePublicKey):
+        raise ValueError
+    return public
+
+
+@lru_cache(64)
+def _cluster(cert: bytes) -> str:
+    subject = x509.load_der_x509_certificate(cert).subject
+    return str(subject.get_attributes_for_oid(NameOID.COMMON_NAME)[0].value)
 
 
 def _pairs(text: str, fields: tuple[str, ...]) -> dict[str, str]:

@@ -7,7 +7,7 @@ import stat as bits
 from pyfuse3 import EntryAttributes
 
 from cloudfs.tree.api import DMDIR, Node, Stat
-from cloudfs.tree.idmap import gid_of, uid_of
+from cloudfs.tree.idmap import UNKNOWN, gid_of, uid_of
 
 BLOCK = 65536  # bytes that stdio and others then read at once: a read costs us more than a copy
 _HIGHEST_SIZE = (1 << 63) - 1
@@ -27,6 +27,9 @@ def attributes(ino: int, stat: Stat, valid: float) -> EntryAttributes:
     entry.st_mode = kind | stat.mode & 0o777
     entry.st_uid = uid_of(stat.uid)
     entry.st_gid = gid_of(stat.gid)
+    if entry.st_gid == UNKNOWN and stat.gid != stat.uid:
+        # A group of the cloud: the kernel cannot judge who is in it, and we do (space.py).
+        entry.st_mode |= stat.mode >> 3 & 7
     entry.st_blksize = BLOCK
     size = stat.length
     if size:

@@ -262,7 +262,7 @@ class CloudOperations(pyfuse3.Operations):
     async def access(self, ino: int, mode: int, ctx: RequestContext) -> bool:
         """Asked only where the kernel does not check permissions itself."""
         at = self.callers.attach(ctx)
-        return allowed(at.who, self._ref(ino, at).node, mode & 7)
+        return allowed(at.who, self._ref(ino, at).node, mode & 7, at.space.groups_of)
 
     async def statfs(self, ctx: RequestContext) -> pyfuse3.StatvfsData:
         """Nothing is stored here, so nothing is free or used."""

@@ -21,6 +21,7 @@ from functools import lru_cache
 
 from cloudfs import ndb
 from cloudfs.errors import CloudError
+from cloudfs.factotum import dealings
 from cloudfs.kernel import coordinate, query
 from cloudfs.kernel.aggregate import Digest
 from cloudfs.kernel.coordinate import Coordinate
@@ -32,6 +33,7 @@ HERE = "query"  # the first word of a question
 DOUBT, SLACK = 4.0, 0.02  # how many times shorter than predicted a way may be; and seconds
 CANDIDATES = 2 * MOST  # of a zone, by likeness and by prediction, for a search by probes
 TARGETS = 8  # coordinates that one question may carry
+HOLDERS = 8  # of one cluster that are told for a user's shares: more than hold any
 LINE = 3 * query.MAX_QUERY  # characters of a question
 SHOWN = ("alive", "drained")  # states of nodes that a query finds unless it asks for a state
 
@@ -121,7 +123,27 @@ def may_answer(digest: Digest, text: str) -> bool:
 
 def join(text: str, records: list[str]) -> list[str]:
     """The records of several zones for a question, as far as they matter; a router's."""
+    if text.startswith("holders "):
+        return first_holders(text.partition(" ")[2], records)
     return select(text, records) if is_query(text) else records
+
+
+def first_holders(user: str, records: list[str]) -> list[str]:
+    """Of each cluster's nodes those that are chosen first to hold a user's shares."""
+    told = {}
+    for record in records:
+        try:
+            pairs = ndb.parse(record)
+        except CloudError:
+            continue
+        told[pairs.get("name", "")] = pairs.get("cluster", "")
+    kept: dict[str, int] = {}
+    found = []
+    for node in dealings.rank(user, list(told)):
+        kept[told[node]] = kept.get(told[node], 0) + 1
+        if kept[told[node]] <= HOLDERS:
+            found.append(ndb.record({"name": node, "cluster": told[node]}))
+    return found
 
 
 def _may(digest: Digest, expr: Expr) -> bool:

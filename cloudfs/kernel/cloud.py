@@ -20,6 +20,8 @@ from cloudfs.kernel.claims import LIVE, Claim
 from cloudfs.kernel.machine import Machine
 from cloudfs.kernel.object import Object
 from cloudfs.kernel.objects import Objects
+from cloudfs.kernel.people import People
+from cloudfs.kernel.records import Records
 from cloudfs.kernel.roster import GONE
 
 STALE = 1.0  # seconds for which what was asked of other zones is not asked again
@@ -51,9 +53,14 @@ class Cloud:
     """
 
     def __init__(
-        self, machine: Machine, objects: Objects, clock: Callable[[], float] = time.monotonic
+        self,
+        machine: Machine,
+        objects: Objects,
+        clock: Callable[[], float] = time.monotonic,
+        people: People | None = None,
     ) -> None:
         self.clock = clock
+        self.people = people or People(lambda: None, Records(":memory:"))
         self.machine = machine
         self.objects = objects
         self.nodes: dict[str, NodeInfo] = {}
@@ -62,6 +69,8 @@ class Cloud:
         self.ask: Ask | None = None
         self.claim: Claim | None = None  # of this node to its name, where there are others
         self.changed_node: Callable[[str], None] = lambda node: None  # told what came or went
+        # Nodes of this zone that are chosen first to hold a user's shares, with clusters.
+        self.holders: Callable[[str], Iterable[tuple[str, str]]] = lambda user: ()
         self._asked: dict[str, float] = {}  # question → when
 
     # --- nodes --------------------------------------------------------------------------
@@ -165,8 +174,9 @@ class Cloud:
         """The records that this node has for a question that another zone asks: of its own
         zone, itself included.
 
-        Questions: nodes, some, node NAME, names NAME…, objects, object ID, digest CLUSTER, query
-        (choose.py).  The answer to `some` is a few nodes, others each time.
+        Questions: nodes, some, node NAME, names NAME…, objects, object ID, digest CLUSTER,
+        holders USER (secstore.py), query (choose.py).  The answer to `some` is a few nodes,
+        others each time.
         """
         kind, _, name = question.partition(" ")
         if kind == "nodes":
@@ -190,6 +200,8 @@ class Cloud:
             return [self._told(found)] if found is not None else []
         if kind == "digest":
             return self.digest().text().splitlines() if name == self.machine.cluster else []
+        if kind == "holders":
+            return [ndb.record({"name": n, "cluster": c}) for n, c in self.holders(name)]
         if kind == choose.HERE:
             return choose.select(
                 question, [self._told_of_self(), *map(self._told_of, self._near())]

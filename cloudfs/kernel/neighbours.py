@@ -32,6 +32,7 @@ from cloudfs.kernel.membership import Member
 from cloudfs.kernel.object import Object
 from cloudfs.kernel.reports import LIFE
 from cloudfs.kernel.router import Router
+from cloudfs.kernel.spread import Spread
 from cloudfs.wait import Wait
 
 log = logging.getLogger(__name__)
@@ -70,6 +71,7 @@ class Neighbours:
         self.core = core
         self.sessions: dict[str, Engine] = {}
         self.router = Router(cloud.machine.name, self, self.sessions, cloud.answer, choose.join)
+        self.spread = Spread(cloud.machine.name, cloud.people, self.sessions)
         self.why = ""  # why this node is not in its cloud, or ""
         self.failed: CloudError | None = None  # what the last that was asked for a place said
         # Words that nodes tell each other of the whole cloud, by the first word of their keys:
@@ -141,6 +143,7 @@ class Neighbours:
                 self._nursery = nursery
                 self._measure()
                 self._perform(self.core.tick(self._now()))
+                nursery.start_soon(self.spread.run)
                 task_status.started()
                 while self.core.phase != "left" or self.core.rosters:
                     await trio.sleep(TICK)
@@ -269,6 +272,7 @@ class Neighbours:
         engine = self.sessions[zone] = self._make_engine(zone, seeds)
         scope = self._scopes[zone] = trio.CancelScope()
         self.router.serve(zone, engine)
+        self.spread.enter(zone, engine)
         if zone == self.core.leaf:
             self.publish_all(engine)
         self._spawn(partial(self._serve, zone, engine, scope))
@@ -325,12 +329,15 @@ class Neighbours:
                     self._hear_word(kind, rest, sample)
                 elif kind == "event":
                     self._hear_event(zone, rest, sample.value)
+                elif kind == "people":
+                    self.spread.heard(zone, sample.value)
 
     async def _watch(self, zone: str, engine: Engine) -> None:
         with engine.watch() as changes:
             async for change in changes:
                 if change.node == self.core.name:
                     continue
+                self.spread.hint(zone, change)
                 now = self._now()
                 self._perform(self.core.hint(zone, change.node, change.joined, now))
 

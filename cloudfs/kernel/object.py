@@ -21,7 +21,7 @@ from cloudfs.node.api import Exit, Limits, Running, Usage
 KEPT = (
     *("user", "state", "argv", "env", "dir", "app", "labels", "runtime", "net", "restart"),
     *("nice", "require", "prefer", "binds", "created", "started", "changed", "pause"),
-    *("why", "asked", "on", "spread", "placed", "offer", "came"),
+    *("why", "asked", "on", "spread", "placed", "offer", "came", "group"),
 )
 
 
@@ -72,6 +72,7 @@ class Object:
         self.net = "host"
         self.restart = "never"
         self.nice = 0
+        self.group = ""  # whose members may do what group bits allow; "": the user's own
         self.limits = Limits()
         self.require: list[str] = []
         self.prefer: list[str] = []

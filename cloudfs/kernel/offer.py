@@ -51,7 +51,7 @@ MAX_BYTES = 256 << 10
 MAX_BINDS = 64
 SETUP = (
     *("dir", "env", "limit", "on", "require", "prefer", "spread"),
-    *("app", "label", "runtime", "restart", "nice"),
+    *("app", "label", "group", "runtime", "restart", "nice"),
 )
 _ID = re.compile(r"[a-z2-7]{16}")
 
@@ -208,6 +208,7 @@ def lines_of(made: Object) -> Iterator[str]:
         ("runtime", [made.runtime, *net] if made.runtime else []),
         ("restart", [made.restart]),
         ("nice", [str(made.nice)] if made.nice else []),
+        ("group", [made.group] if made.group else []),
     ]
     for verb, args in rows:
         if args:

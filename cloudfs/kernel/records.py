@@ -16,12 +16,19 @@ SCHEMA = """
 create table if not exists objects (id text primary key, record text not null);
 create table if not exists moved (id text primary key, record text not null);
 create table if not exists node (name text primary key, value text not null);
+create table if not exists people (kind text, name text, lines text not null,
+  primary key (kind, name));
+create table if not exists shares (user text, dealing text, record text not null,
+  primary key (user, dealing));
+create table if not exists sealed (user text, digest text, line text not null,
+  primary key (user, digest));
 """
 
 
 class Records:
-    """Three tables: id → an object's record, id → where one went that was here, name → a
-    value of the node's own, all JSON."""
+    """Tables: id → an object's record, id → where one went that was here, name → a value of
+    the node's own, all JSON; what is known of users and groups, signed lines (people.py);
+    and what this node holds for users: shares of keys, and their sealed keys (holder.py)."""
 
     def __init__(self, path: Path | str) -> None:
         self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
@@ -57,6 +64,47 @@ class Records:
         """The value kept under that name, else default."""
         row = self._db.execute("select value from node where name = ?", (name,)).fetchone()
         return default if row is None else json.loads(row[0])
+
+    # --- users and groups -------------------------------------------------------------------
+
+    def put_people(self, kind: str, name: str, lines: str) -> None:
+        """The lines of one name, in their order; none: forget it."""
+        if lines:
+            self._db.execute("insert or replace into people values (?, ?, ?)", (kind, name, lines))
+        else:
+            self._db.execute("delete from people where kind = ? and name = ?", (kind, name))
+
+    def all_people(self) -> list[str]:
+        """The lines of every name."""
+        return [lines for (lines,) in self._db.execute("select lines from people")]
+
+    def drop_people(self) -> None:
+        self._db.execute("delete from people")
+
+    def put_share(self, user: str, dealing: str, record: dict[str, Any]) -> None:
+        self._db.execute(
+            "insert or replace into shares values (?, ?, ?)", (user, dealing, json.dumps(record))
+        )
+
+    def drop_share(self, user: str, dealing: str) -> None:
+        self._db.execute("delete from shares where user = ? and dealing = ?", (user, dealing))
+
+    def all_shares(self) -> list[tuple[str, str, dict[str, Any]]]:
+        found = self._db.execute("select user, dealing, record from shares")
+        return [(user, dealing, json.loads(text)) for user, dealing, text in found]
+
+    def put_sealed(self, user: str, digest: str, line: str) -> None:
+        self._db.execute("insert or replace into sealed values (?, ?, ?)", (user, digest, line))
+
+    def drop_sealed(self, user: str, digest: str) -> None:
+        self._db.execute("delete from sealed where user = ? and digest = ?", (user, digest))
+
+    def sealed_of(self, user: str) -> list[str]:
+        found = self._db.execute("select line from sealed where user = ? order by rowid", (user,))
+        return [line for (line,) in found]
+
+    def sealed_users(self) -> list[str]:
+        return [user for (user,) in self._db.execute("select distinct user from sealed")]
 
     def close(self) -> None:
         self._db.close()

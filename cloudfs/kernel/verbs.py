@@ -216,6 +216,16 @@ def _label(objects: Objects, made: Object, args: list[str], who: Who) -> None:
     made.labels = labels
 
 
+def _group(objects: Objects, made: Object, args: list[str], who: Who) -> None:
+    """Members of this group may read, write to and end it as its owner may; the owner's own name
+    takes that back."""
+    if who.user != made.user and not who.boss:
+        raise CloudError("denied", f"group: object {made.id} is {made.user}'s to share")
+    if _name(args[0], "group") == "none":
+        raise CloudError("bad", "group: none is who has not logged in", "write a group's name")
+    made.group = args[0]
+
+
 def _runtime(objects: Objects, made: Object, args: list[str], who: Who) -> None:
     """process: plain fork and exec, for the node's owner.  sandbox: isolated by runc;
     net=none gives it no network."""
@@ -352,6 +362,7 @@ OBJECT = table(
     Verb("spread ATTRIBUTE", 1, 1, _spread, SETUP),
     Verb("app NAME", 1, 1, _app, ALWAYS),
     Verb("label K=V...", 1, None, _label, ALWAYS),
+    Verb("group NAME", 1, 1, _group, ALWAYS),
     Verb("runtime process|sandbox", 1, 2, _runtime, SETUP),
     Verb("restart never|on-failure|always", 1, 1, _restart, ALWAYS),
     Verb("nice N", 1, 1, _nice, ALWAYS),

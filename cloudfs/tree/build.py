@@ -10,7 +10,8 @@ from cloudfs.kernel.cloud import Cloud
 from cloudfs.kernel.finder import Finder
 from cloudfs.kernel.network import Network
 from cloudfs.kernel.object import Object
-from cloudfs.tree import enrol, factotum, nodes
+from cloudfs.kernel.secstore import Secstore
+from cloudfs.tree import enrol, factotum, nodes, secstore
 from cloudfs.tree.api import Node, Who
 from cloudfs.tree.cs import Cs
 from cloudfs.tree.factotum import Agents
@@ -49,6 +50,7 @@ def build(
     offers: Offers | None = None,
     sessions: Sessions | None = None,
     agents: Agents | None = None,
+    store: Secstore | None = None,
 ) -> Trees:
     """The trees of a node.
 
@@ -56,6 +58,7 @@ def build(
     shown(object): names of users as the object's sandbox is to see them.
     network: what the ways to other nodes cost.  offers: keys for probing this node, and
     sessions: for measuring what the way to it carries.  agents: the factotums of its users.
+    store: users and their keys.
     """
     machine = cloud.machine
     network = network or Network(cloud)
@@ -63,13 +66,15 @@ def build(
     finder = Finder(cloud, network)
     net = Net(network, offers, sessions, [Cs(finder)])
     proc = Proc(cloud.objects, lambda: machine.price)
-    own = nodes.own(machine, proc, tape, net.own)
+    held = [secstore.own(store.holder, machine.owner)] if store else []
+    own = nodes.own(machine, proc, tape, net.own, *held)
     whole = Whole(proc, own, cloud, imports)
     inner = InnerSpaces(cloud.objects, errors, shown)
     query = QueryDir(whole, finder)
     parts = [whole.proc(), whole.nodes(), whole.clusters(), net.dir, query, views(whole)]
     if agents is not None:
         parts.append(factotum.directory(agents, machine.owner, machine.started))
+    parts += [secstore.secstore(store, machine.owner)] if store else []
     tree = root(events, machine.owner, parts, [inner])
     inner.serve(tree)
     return Trees(tree, own, enrol.for_strangers(machine))

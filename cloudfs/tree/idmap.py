@@ -154,6 +154,11 @@ def gid_of(name: str) -> int:
     return _own_gid(logged[-1]) if logged else _gids(name)
 
 
+def is_user(name: str) -> bool:
+    """Whether this machine has a user of that name."""
+    return not name.startswith("#") and _uids(name) != UNKNOWN
+
+
 def user_of(uid: int) -> str:
     """The name of a user, "#n" if the number n has none."""
     named = _named.get(uid)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Protocol
 
-from cloudfs.tree.api import OREAD, OWRITE, PLAIN, Cues, Handle, Node, Ref, Who
+from cloudfs.tree.api import ORDWR, OREAD, OWRITE, PLAIN, Cues, Handle, Node, Ref, Who
 from cloudfs.tree.space import Attach, Space
 from cloudfs.wait import settle
 
@@ -50,6 +50,23 @@ class Files:
                 done += await settle(handle.write(done, data[done:]))
         finally:
             await settle(handle.close())
+
+    async def ask(self, path: str, text: str) -> str:
+        """Write to a file that answers, and read the answer; raises as `write` does."""
+        data = text.encode()
+        handle = await self._open(path, ORDWR)
+        done, said = 0, b""
+        try:
+            while done < len(data):
+                done += await settle(handle.write(done, data[done:]))
+            while True:
+                more: bytes | memoryview = await settle(handle.read(len(said), PIECE))
+                if not more:
+                    break
+                said += more
+        finally:
+            await settle(handle.close())
+        return said.decode(errors="replace")
 
     async def text(self, path: str) -> str:
         """All of a file that is text."""

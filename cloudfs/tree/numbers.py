@@ -27,3 +27,4 @@ ROOT, PROC, NODES, SELF, VIEW, NODE_PROC, PLACE, CLUSTERS, INTRODUCE = map(fixed
 FACTOTUM = fixed(25)
 NET, PROBE, OWN_NET, TRAIN = map(fixed, (16, 17, 18, 24))
 ENROL, STRANGERS = map(fixed, (40, 41))
+SECSTORE, USERS, GROUPS, HOLDER = map(fixed, range(32, 36))

@@ -69,6 +69,7 @@ class Proc:
                 [Checkpoints(made, self.objects)],
                 doc=OBJECT_DOC,
             )
+        found.give_group(made.group or made.user)
         return found
 
     def own(self, hidden: Iterable[Node] = ()) -> LiveDir:

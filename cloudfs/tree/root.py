@@ -24,6 +24,7 @@ The cloud as files.  In any directory, cat help tells what it holds.
   query/  the nodes that meet conditions: ls query/arch=x86_64/near=NODE
   view/   the same objects by user, application, state and label
   factotum/   your own keys, once you have logged in
+  secstore/  users, groups, and their sealed keys
 
 Path elements that no directory lists hold for the rest of a path:
   .follow       files that can block or follow do: cat /cloud/.follow/proc/ID/stdout

@@ -59,13 +59,25 @@ _LOOKING = replace(PLAIN, look=True)
 Walked = tuple[list[Node], Ref, CloudError | None]
 
 
-def allowed(who: Who, node: Node, bits: int) -> bool:
+GroupsOf = Callable[[str], frozenset[str]]
+
+
+def no_groups(user: str) -> frozenset[str]:
+    """The groups of a user of a space that knows none."""
+    return frozenset()
+
+
+def allowed(who: Who, node: Node, bits: int, groups_of: GroupsOf = no_groups) -> bool:
     """Whether who has all of bits (R, W, X) on node: Plan 9's rule, in which what the
-    group or everybody may do the owner may too."""
+    group or everybody may do the owner may too.
+
+    groups_of: the cloud's groups of a user, asked each time, since they change while a
+    session lasts.
+    """
     mode = node.mode & 7
     if who.user == node.uid:
         mode |= node.mode >> 6
-    if node.gid in who.groups:
+    if node.gid in who.groups or (node.gid != node.uid and node.gid in groups_of(who.user)):
         mode |= node.mode >> 3
     return mode & bits == bits or who.boss or node.remote
 
@@ -133,6 +145,7 @@ class Space:
     def __init__(self, root: Node, errors: ErrLog | None = None, owner: str = "") -> None:
         self.root = root
         self.errors = errors or ErrLog()
+        self.groups_of: GroupsOf = no_groups
         self.owner = owner  # who may bind; "" where every caller is the session's own
         self.mounts: dict[tuple[str, ...], Node] = {}
         self._binds: list[_Bind] = []
@@ -398,7 +411,7 @@ class Attach:
         return ref.node.wstat(changes, self)
 
     def _need(self, node: Node, bits: int) -> None:
-        if not allowed(self.who, node, bits):
+        if not allowed(self.who, node, bits, self.space.groups_of):
             asked = " and ".join(word for bit, word in _WORDS.items() if bits & bit)
             raise CloudError(
                 "denied",
@@ -438,7 +451,7 @@ class Union(Node):
             node = self.branches[index][0]
             index += 1
             try:
-                if not allowed(at.who, node, X):
+                if not allowed(at.who, node, X, at.space.groups_of):
                     raise CloudError("denied")
                 found = node.walk(name, at, cues)
             except CloudError:
@@ -467,7 +480,7 @@ class Union(Node):
         def go(index: int) -> Handle | Wait[Handle]:
             while index < len(self.branches):
                 node = self.branches[index][0]
-                if allowed(at.who, node, R):
+                if allowed(at.who, node, R, at.space.groups_of):
                     return then(node.open(mode, at, cues), partial(add, index))
                 index += 1
             return DirHandle(Entries(nodes))
@@ -479,7 +492,7 @@ class Union(Node):
     ) -> tuple[Node, Handle] | Wait[tuple[Node, Handle]]:
         for node, creates in self.branches:
             if creates:
-                if not allowed(at.who, node, W | X):
+                if not allowed(at.who, node, W | X, at.space.groups_of):
                     raise CloudError("denied", f"{at.who.user} may not make files in it")
                 return node.create(name, perm, mode, at, cues)
         raise CloudError("refused", "no part of this union takes new files", "bind one with -c")

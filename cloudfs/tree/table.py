@@ -77,6 +77,14 @@ class TableDir(Node):
         self._hidden = {node.name: node for node in hidden}
         self._entries: Entries | None = None
 
+    def give_group(self, gid: str) -> None:
+        """Let this group have what the group bits of the rows allow."""
+        if gid != self.gid:
+            self.gid = gid
+            for node in self._made.values():
+                if isinstance(node, File):
+                    node.gid = gid
+
     def stat(self) -> Stat:
         return Stat(self.name, self.qid, self.mode, 0, self.changed(), self.uid, self.gid)
 
@@ -99,6 +107,7 @@ class TableDir(Node):
             raise CloudError("absent")
         number = self.qid + 1 + index
         made = self._made[name] = File(row, self.subject, number, self.uid, self.changed)
+        made.gid = self.gid
         return made
 
     def open(self, mode: int, at: Attach, cues: Cues) -> Handle | Wait[Handle]:

@@ -13,17 +13,22 @@ from cloudfs.fabric.local import Bus, LocalEngine
 from cloudfs.kernel.bell import Log
 from cloudfs.kernel.cloud import Cloud
 from cloudfs.kernel.finder import Finder
+from cloudfs.kernel.holder import Holder
 from cloudfs.kernel.machine import Machine
 from cloudfs.kernel.measure import Measure
 from cloudfs.kernel.membership import Member
 from cloudfs.kernel.neighbours import Neighbours
 from cloudfs.kernel.network import Network
 from cloudfs.kernel.objects import Objects
+from cloudfs.kernel.people import People
 from cloudfs.kernel.records import Records
+from cloudfs.kernel.redealing import Redealing
+from cloudfs.kernel.secstore import Secstore
 from cloudfs.node.metrics import Metrics
 from cloudfs.node.twin import Twin
 from cloudfs.tree.api import DMDIR, OREAD, OWRITE, DirHandle, Node, Wait, Who
 from cloudfs.tree.build import build
+from cloudfs.tree.imports import Files
 from cloudfs.tree.others import Others
 from cloudfs.tree.space import ErrLog, Space, settle
 from cloudfs.wire.trace import Trace
@@ -66,7 +71,8 @@ class Citizen:
         self.machine.public = f"{path.name}.example:5640"
         self.objects = Objects(Twin(), self.records, path, name, "ann", events=events,
                                attributes=self.machine.attributes, reserve=self.machine.reserve)  # fmt: skip
-        self.cloud = Cloud(self.machine, self.objects, trio.current_time)
+        self.people = People(lambda: town.trust, self.records, self.machine.events.add)
+        self.cloud = Cloud(self.machine, self.objects, trio.current_time, self.people)
         seeds = [town.seed] if town.seed else []
         town.seed = town.seed or self.machine.public
         core = Member(name, cluster, f"{hash(key or name) & 0xFFFFFFFF:08x}" * 4, boot,
@@ -74,11 +80,15 @@ class Citizen:
         self.neighbours = Neighbours(self.cloud, core, self.engine, self.ask_seed, cloud_events)
         self.objects.changed_one = self.neighbours.object_changed
         self.errors = ErrLog(lambda: 0.0)
+        self.holder = Holder(name, self.people, self.records, lambda: town.trust,
+                             lambda: 1e9 + trio.current_time())  # fmt: skip
+        self.store = Secstore(self.cloud, self.people, self.holder, self.ask_holder)
+        self.redealing = Redealing(self.holder, self.store, self.machine.events.add)
         self.objects.took_start = self.machine.took_start
         self.network = Network(self.cloud)
         self.measure = Measure(self.network, self)
         self.trees = build(self.cloud, cloud_events, self.errors, Trace(), self, lambda made: {},
-                           self.network)  # fmt: skip
+                           self.network, store=self.store)  # fmt: skip
         self.objects.join(Others(self.cloud, self, Finder(self.cloud, self.network)))
         self.scope = trio.CancelScope()
         self.up = False
@@ -94,6 +104,13 @@ class Citizen:
         if self.naive:
             return other.neighbours.core.introduction(cluster, name, trio.current_time())
         return await settle(other.neighbours.introduction(cluster, name))
+
+    async def ask_holder(self, node, request, seconds):
+        self.town.asked.append((self.name, node, request.partition(" ")[0]))
+        if len(self.town.asked) == self.town.fails_at:
+            raise CloudError("pipe", "the connection broke")
+        who = Who("none", None, node=self.name)  # as the connection would have it
+        return await Files(self.reach(node), who, seconds).ask("secstore/ask", request)
 
     def reach(self, node, path=()):
         other = self.town.nodes.get(node)
@@ -125,6 +142,7 @@ class Citizen:
                 await nursery.start(self.objects.run)
                 await nursery.start(self.neighbours.run)
                 await nursery.start(self.measure.run)
+                nursery.start_soon(self.redealing.run)
                 self.up = True
                 task_status.started()
         self.up = False
@@ -169,6 +187,8 @@ class Town:
         self.bus = Bus()
         self.nodes = {}
         self.seed = ""
+        self.trust = None  # the cloud's root and name, where there are users
+        self.asked, self.fails_at = [], 0  # questions of holders; the one that fails
         self.rtt = lambda one, other: 0.01  # seconds there and back
         self.lost = 0.0  # part of the probes without answer
         self.probes = []  # (when, from, to)
