@@ -2,7 +2,7 @@
 
     C→S  nonce, 32 bytes
     S→C  nonce, 32 bytes; its certificate and a signature, each with its length (u16, big-endian)
-    C→S  token with its length; holder's key, 32 bytes; signature, 64 bytes
+    C→S  credential with its length; holder's key, 32 or 33 bytes; signature, 64 bytes
     S→C  ok USER\\0  or  no WHY\\0
 
 What is signed is the end's name and the hash of everything said before, the p9any messages
@@ -19,11 +19,11 @@ import secrets
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from cloudfs.errors import CloudError
-from cloudfs.factotum import tokens
+from cloudfs.factotum import holders, tokens
+from cloudfs.factotum.holders import LENGTHS, SIGNATURE, Holder
 from cloudfs.factotum.p9any import check_turn
 from cloudfs.factotum.tokens import Powers
 
@@ -32,12 +32,11 @@ NONCE = 32
 CERTIFICATE = 1500  # bytes, at most
 WHY = 400
 LAST = "wait for token"  # the state in which a server takes what is slow to check
-_KEY, _SIGNATURE = 32, 64
 
 
 def holder(key: Ed25519PublicKey) -> str:
-    """How a token names the one who may use it."""
-    return f"ed25519:{key.public_bytes_raw().hex()}"
+    """How a token names a factotum that may use it (holders.py)."""
+    return holders.name_of(key.public_bytes_raw())
 
 
 @dataclass(slots=True)
@@ -62,8 +61,9 @@ def begin_said(before: bytes, binding: bytes) -> Said:
 
 @dataclass
 class Server:
-    """before: what p9any said.  sign: the node's key over bytes.  verify: a token's powers, or
-    CloudError (tokens.verify with this node's records and clock)."""
+    """before: what p9any said.  sign: the node's key over bytes.  verify: a credential's powers
+    for the holder that they name, or CloudError (proofs.py).  credential: what was shown, once
+    it is accepted."""
 
     before: bytes
     binding: bytes
@@ -71,6 +71,7 @@ class Server:
     sign: Callable[[bytes], bytes]
     verify: Callable[[bytes], Powers]
     powers: Powers | None = None
+    credential: bytes = field(default=b"", repr=False)
     state: str = "wait for nonce"
     _out: bytes = b""
     _said: Said = field(init=False)
@@ -117,32 +118,33 @@ class Server:
         self.state = "accepted"
 
     def _proved(self, message: bytes) -> Powers:
-        token, rest = _take(message)
-        if len(rest) != _KEY + _SIGNATURE:
+        credential, rest = _take(message)
+        raw, signature = rest[:-SIGNATURE], rest[-SIGNATURE:]
+        if len(raw) not in LENGTHS:
             raise CloudError("proto", "that is no message of cap25519")
-        raw, signature = rest[:_KEY], rest[_KEY:]
-        self._said.add(message[:-_SIGNATURE])
+        self._said.add(message[:-SIGNATURE])
         try:
-            key = Ed25519PublicKey.from_public_bytes(raw)
-            key.verify(signature, self._said.to_sign("client"))
-        except (InvalidSignature, ValueError):
+            holders.check(raw, signature, self._said.to_sign("client"))
+        except CloudError:
             raise CloudError("denied", "the holder's signature does not fit this conversation")
-        powers = self.verify(token)
-        if powers.holder != holder(key):
+        powers = self.verify(credential)
+        if powers.holder != holders.name_of(raw):
             raise CloudError("denied", "the token is for another holder's key")
+        self.credential = credential
         return powers
 
 
 @dataclass
 class Client:
     """key: the holder's.  check: the node of a certificate, once its signature over bytes is
-    verified; CloudError where it is none of the cloud.  token(node): the token to show it."""
+    verified; CloudError where it is none of the cloud.  token(node, certificate): the
+    credential to show it."""
 
     before: bytes
     binding: bytes
-    key: Ed25519PrivateKey
+    key: Holder | Ed25519PrivateKey
     check: Callable[[bytes, bytes, bytes], str]
-    token: Callable[[str], bytes]
+    token: Callable[[str, bytes], bytes]
     node: str = ""
     user: str = ""
     state: str = "nonce"
@@ -181,12 +183,13 @@ class Client:
         self._said.add(message[: NONCE + 2 + len(certificate)])
         self.node = self.check(certificate, signature, self._said.to_sign("server"))
         self._said.add(signature)
-        token = self.token(self.node)
+        token = self.token(self.node, certificate)
         if len(token) > tokens.MOST:
             raise CloudError("toobig", f"a token has at most {tokens.MOST} bytes")
-        shown = _long(token) + self.key.public_key().public_bytes_raw()
+        key = self.key if isinstance(self.key, Holder) else Holder(self.key)
+        shown = _long(token) + key.public
         self._said.add(shown)
-        self._out = shown + self.key.sign(self._said.to_sign("client"))
+        self._out = shown + key.sign(self._said.to_sign("client"))
         self.state = "token"
 
     def _answer(self, message: bytes) -> None:

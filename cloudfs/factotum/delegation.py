@@ -37,11 +37,11 @@ class Credential:
     powers: Powers
     holders: tuple[str, ...]
 
-    def used_by(self, holder: str) -> Powers:
-        """The powers for the one who proved to be the holder; CloudError("denied") for another."""
-        if holder != self.holders[-1]:
-            raise CloudError("denied", "the token is for another holder's key")
-        return replace(self.powers, holder=holder)
+    def used_at(self, node: str) -> Powers:
+        """The powers with the holder who may use them at that node (a holder's name): the last,
+        or the one before it where the last is the node itself, to which it was lent."""
+        lent = len(self.holders) > 1 and self.holders[-1] == node
+        return replace(self.powers, holder=self.holders[-2 if lent else -1])
 
 
 def delegate(credential: bytes, by: Holder, to: bytes, until: float) -> bytes:
@@ -88,6 +88,15 @@ def verify(credential: bytes, now: float, read: Callable[[bytes], Powers]) -> Cr
         until = last if until is None else min(until, last)
         names.append(holders.name_of(to))
     return Credential(replace(powers, limits=replace(powers.limits, until=until)), tuple(names))
+
+
+def last(credential: bytes) -> bytes:
+    """The raw key of the last to whom a credential was lent; b"" for a bare token, or nothing."""
+    try:
+        hops = _split(credential)[1]
+    except CloudError:
+        return b""
+    return hops[-1][0] if hops else b""
 
 
 def _split(credential: bytes) -> tuple[bytes, list[tuple[bytes, int]]]:

@@ -25,8 +25,10 @@ from cryptography.hazmat.primitives.serialization import (
 from cryptography.x509.oid import NameOID
 
 from cloudfs.errors import CloudError
+from cloudfs.factotum import holders
 from cloudfs.factotum.cap25519 import CERTIFICATE
 from cloudfs.factotum.certificates import peer_name
+from cloudfs.factotum.holders import Holder
 from cloudfs.factotum.nodekeys import KeyFiles
 
 DEPTH = 2  # certificates of a node
@@ -89,6 +91,11 @@ class NodeProof:
         self._certificates, self._key = b"".join(ders[:DEPTH]), made
         self.cloud, self.cluster, self.node = peer_name(ders[0])
         self.binding = bound_to(ders[0])
+
+    def holder(self) -> Holder:
+        """This node, to whom users lend their tokens.  It has been loaded."""
+        assert self._key is not None
+        return Holder(self._key)
 
     def sign(self, data: bytes) -> bytes:
         assert self._key is not None
@@ -176,6 +183,13 @@ class Check:
                 "see that both clocks are right",
             )
         return node, public, ends.timestamp()
+
+
+def node_key(certificates: bytes) -> bytes:
+    """The raw key of the node whose certificates were checked (holders.py)."""
+    public = x509.load_der_x509_certificate(split(certificates)[0]).public_key()
+    assert isinstance(public, ec.EllipticCurvePublicKey)
+    return holders.point(public)
 
 
 def split(certificates: bytes) -> list[bytes]:

@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from typing import Protocol, cast
 
 from cloudfs.errors import CloudError
-from cloudfs.factotum import cap25519, p9any, tokens
+from cloudfs.factotum import cap25519, delegation, p9any, tokens
 from cloudfs.factotum.accounts import User
+from cloudfs.factotum.lent import HERE, Lent
 from cloudfs.factotum.nodeproof import NodeProof
 from cloudfs.factotum.tokens import Powers
 from cloudfs.who import Who
@@ -62,7 +63,8 @@ class Proven:
 
 class Proofs:
     """people: the records.  proof(): what this node proves itself with, None while it has no
-    keys.  now: seconds since 1970.  revoked(id): whether a block of a token is void."""
+    keys.  now: seconds since 1970.  revoked(id): whether a block of a token is void.  lent: what
+    those who prove themselves lend this node, so that it acts for them."""
 
     def __init__(
         self,
@@ -75,6 +77,7 @@ class Proofs:
         self._proof = proof
         self._now = now
         self._revoked = revoked
+        self.lent = Lent()
         self._kept: dict[bytes, Proven] = {}
 
     def wanted(self) -> bool:
@@ -99,16 +102,25 @@ class Proofs:
             return False
         return _digest(message[2 : 2 + int.from_bytes(message[:2], "big")]) not in self._kept
 
-    def who(self, talk: p9any.Server, uid: int | None = None) -> Who:
+    def who(self, talk: p9any.Server, uid: int | None = None, lender: str = HERE) -> Who:
         """The caller that a conversation proved.
 
         CloudError("denied") where it is not over, or what it proved holds no more.  uid: the
-        local number that the connection goes by.
+        local number that the connection goes by.  lender: the node whose connection it is.
         """
         inner = talk.talk
         if not isinstance(inner, cap25519.Server) or inner.state != "done" or not inner.powers:
             raise CloudError("denied", f"nothing was proved: {talk.state}", "see: cloudfs keys")
-        return self.caller(inner.powers, uid)
+        who = self.caller(inner.powers, uid)
+        self._lend(inner, lender)
+        return who
+
+    def _lend(self, inner: cap25519.Server, lender: str) -> None:
+        """Keep what was shown, if it was lent to this node."""
+        powers, proof = inner.powers, self._proof()
+        assert powers is not None
+        if proof is not None and delegation.last(inner.credential) == proof.holder().public:
+            self.lent.keep(powers.user, lender, inner.credential, powers.limits.until or 0.0)
 
     def caller(self, powers: Powers, uid: int | None = None) -> Who:
         """The caller with these powers, if they still hold."""
@@ -133,9 +145,10 @@ class Proofs:
         if any(map(self._revoked, powers.ids)):
             raise CloudError("denied", "the token was revoked", "log in again: cloudfs login")
 
-    def verify(self, token: bytes) -> Powers:
-        """What a token allows here.  May take a millisecond.  Raises CloudError."""
-        name = _digest(token)
+    def verify(self, credential: bytes) -> Powers:
+        """What a credential allows here, and whom: its last holder, or the one who lent it to
+        this node.  May take a millisecond.  Raises CloudError."""
+        name = _digest(credential)
         kept = self._kept.get(name)
         if kept is not None:
             record = self.people.user(kept.powers.user)
@@ -156,14 +169,18 @@ class Proofs:
             keys.append(record.key)
             return record.key
 
-        powers = tokens.verify(
-            token,
-            key_of,
-            self._now(),
-            cloud=proof.cloud,
-            epoch_of=self.people.epoch,
-            revoked=self._revoked,
-        )
+        def read(token: bytes) -> Powers:
+            return tokens.verify(
+                token,
+                key_of,
+                self._now(),
+                cloud=proof.cloud,
+                epoch_of=self.people.epoch,
+                revoked=self._revoked,
+            )
+
+        found = delegation.verify(credential, self._now(), read)
+        powers = found.used_at(proof.holder().name)
         powers.admit(node=proof.node, cluster=proof.cluster)
         while len(self._kept) >= KEPT:
             self._kept.pop(next(iter(self._kept)), None)

@@ -91,7 +91,7 @@ class Minted:
 
 def _credential(
     key: Key, holder: Ed25519PrivateKey, minted: Minted
-) -> tuple[Callable[[str], bytes], Ed25519PrivateKey]:
+) -> tuple[Callable[[str, bytes], bytes], Ed25519PrivateKey]:
     """The token to show a node, and the key of its holder."""
     attrs = key.attrs
     seed, own, epoch = _own(key)
@@ -100,8 +100,8 @@ def _credential(
     except (ValueError, binascii.Error):
         raise _damaged(key) from None
     if given:
-        return lambda node: given, own
-    return lambda node: minted.token(seed, attrs, epoch, node), holder
+        return lambda node, certificate: given, own
+    return lambda node, certificate: minted.token(seed, attrs, epoch, node), holder
 
 
 def _own(key: Key) -> tuple[bytes, Ed25519PrivateKey, int]:

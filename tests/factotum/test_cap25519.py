@@ -68,7 +68,7 @@ class Pair:
         self.client = p9any.Client({(cap25519.NAME, ""): client})
         self.passed: list[bytes] = []
 
-    def show(self, node: str) -> bytes:
+    def show(self, node: str, certificate: bytes) -> bytes:
         self.showed.append(node)
         return self.shown
 
