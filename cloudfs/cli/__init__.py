@@ -45,6 +45,7 @@ TABLE: dict[str, tuple[str, str]] = {
     "login": ("login", "Be a user of the cloud on this machine."),
     "logout": ("login", "End that, and forget the keys."),
     "keys": ("login", "List your keys, or add some."),
+    "grant": ("login", "Let another user do some of what you may."),
     "drain": ("nodes", "Have nodes take no new objects."),
     "undrain": ("nodes", "Have drained nodes take objects again."),
     "find": ("net", "Find nodes that meet conditions, best first."),

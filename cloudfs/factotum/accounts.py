@@ -261,6 +261,11 @@ def made_in(user: User) -> str:
     return str(subject.get_attributes_for_oid(NameOID.COMMON_NAME)[0].value)
 
 
+def check_name(name: str) -> None:
+    """CloudError("bad") for what cannot be a name of a user or group."""
+    _check_name(name)
+
+
 # --- small things ---------------------------------------------------------------------------
 
 
