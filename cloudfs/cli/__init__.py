@@ -47,6 +47,7 @@ TABLE: dict[str, tuple[str, str]] = {
     "login": ("login", "Be a user of the cloud on this machine."),
     "logout": ("login", "End that, and forget the keys."),
     "keys": ("login", "List your keys, or add some."),
+    "grant": ("login", "Let another user do some of what you may."),
     "user": ("users", "Make, list and end users of the cloud."),
     "group": ("users", "Make, list and end groups of users."),
     "passwd": ("users", "Change a user's password."),

@@ -6,6 +6,7 @@ import re
 import shlex
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -89,8 +90,9 @@ def logout(options: Options) -> None:
 @click.option("--add", is_flag=True, help="Add the keys that standard input has, a line each.")
 @click.option("--remove", metavar="TEMPLATE", help="Forget the keys that match, as user=ana.")
 @click.option("--log", "show_log", is_flag=True, help="Print what was done with them.")
+@click.option("--holder", is_flag=True, help="Print by which name others grant you something.")
 @click.pass_obj
-def keys(options: Options, add: bool, remove: str | None, show_log: bool) -> None:
+def keys(options: Options, add: bool, remove: str | None, show_log: bool, holder: bool) -> None:
     """List your keys, without their secrets, and where you are logged in.
 
     A line for --add is  key ATTR=VALUE… !ATTR=SECRET  as in factotum(4), or what cloudfs grant
@@ -111,18 +113,46 @@ def keys(options: Options, add: bool, remove: str | None, show_log: bool) -> Non
     if files is None:
         raise CloudError("absent", "you have no factotum", "type: cloudfs login USER")
     try:
+        if holder:
+            click.echo(asked("start proto=cap25519 role=holder"))
         if add:
             for line in sys.stdin.read(MAX_KEYS).splitlines():
                 if line.strip():
                     files.put("ctl", f"{with_root(line)}\n".encode())
         if remove is not None:
             files.put("ctl", f"delkey {remove}\n".encode())
-        if not add and remove is None:
+        if not add and remove is None and not holder:
             click.echo(files.read("log" if show_log else "ctl"), nl=False)
     except CloudError as error:
         raise CloudError(error.kind, error.why, error.fix) from None
     finally:
         files.close()
+
+
+@click.command()
+@click.argument("user")
+@click.option("--op", metavar="VERB,…", help="Verbs of ctl, and: read, write, new.")
+@click.option("--app", metavar="NAME,…", help="Objects of these applications only.")
+@click.option("--cluster", metavar="NAME,…", help="Nodes of these clusters only.")
+@click.option("--node", metavar="NAME,…", help="These nodes only.")
+@click.option("--for", "time_", metavar="TIME", default="12h", show_default=True,
+              help="How long it is good: 90m, 12h, 7d.")  # fmt: skip
+@click.pass_obj
+def grant(options: Options, /, user: str, time_: str, **limits: str | None) -> None:
+    """Let USER do some of what you may.
+
+    Prints a line for USER's factotum: cloudfs keys --add.  With it, and cloudfs 9p --user YOU,
+    USER is you on the nodes of the cloud, as far as the options say; without --op all of your
+    verbs, without --app all of your objects.  Only USER's factotum can use it, for it is made
+    for the key there, which is looked up by the name, or given: ed25519:… as
+    cloudfs keys --holder prints it.
+    """
+    sets = " ".join(f"{name}={ndb.quote(text)}" for name, text in limits.items() if text)
+    if options.explain:
+        raise click.UsageError("grant asks your factotum's rpc, whose answers no shell line reads")
+    until_ = int(time.time() + seconds(time_))
+    start = f"start proto=cap25519 role=grant holder={holder_of(user)} until={until_} {sets}"
+    click.echo(f"granted {asked(start.strip())}")
 
 
 # --- the steps ------------------------------------------------------------------------------
@@ -169,6 +199,50 @@ def with_root(line: str) -> str:
     except CloudError:
         return line  # the factotum will say what it lacks, if it is asked for that key
     return f"{line} root={nodeproof.root_key(root)}"
+
+
+def asked(start: str) -> str:
+    """What the rpc of one's factotum answers to `start` and a read.  CloudError("denied")."""
+    import trio
+
+    from cloudfs.tree.api import ORDWR
+    from cloudfs.wire.connect import connect
+    from cloudfs.wire.prove import PATIENCE, asker, said
+
+    found: list[bytes] = []
+
+    async def ask() -> None:
+        async with connect(f"unix:{config.factotum_socket()}") as client:
+            async with await client.walk(["rpc"]) as file:
+                file.deadline = PATIENCE
+                await file.open(ORDWR)
+                rpc = asker(file)
+                await said(rpc, start.encode())
+                found.append((await said(rpc, b"read"))[1])
+
+    if find(config.factotum_socket()) is None:
+        raise CloudError("absent", "you have no factotum", "type: cloudfs login USER")
+    trio.run(ask)
+    return found[0].decode()
+
+
+def holder_of(user: str) -> str:
+    """How a grant names a user's key.  CloudError("absent")."""
+    if user.startswith("ed25519:"):
+        return user
+    from cloudfs.cli.files import open_files
+    from cloudfs.factotum import accounts
+
+    accounts.check_name(user)
+    try:
+        line = open_files(Options()).read(f"secstore/users/{user}/record").splitlines()[0]
+        return f"ed25519:{accounts.parse_user(line + chr(10)).key.hex()}"
+    except (CloudError, IndexError):
+        raise CloudError(
+            "absent",
+            f"no record of a user {user} is found here",
+            f"have {user} type: cloudfs keys --holder, and give that in place of the name",
+        ) from None
 
 
 def find(path: Path) -> Files | None:

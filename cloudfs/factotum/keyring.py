@@ -117,8 +117,10 @@ class Keyring:
         return before - len(self._keys)
 
     def find(self, wanted: Template) -> list[Key]:
-        """Those that match, the one added last first."""
-        return [one for one in reversed(self._keys) if one.matches(wanted)]
+        """Those that match, the one added last first, and behind them what others granted: by
+        that one is somebody else, which is to be asked for."""
+        found = [one for one in reversed(self._keys) if one.matches(wanted)]
+        return sorted(found, key=lambda one: "token" in one.attrs)
 
 
 def _pairs(line: str) -> Iterable[tuple[str, str, str]]:

@@ -10,6 +10,7 @@ known (factotum/nodeproof.py).
     p9any client        proves to a node whose key it is, with cap25519
     cap25519 grant      has one answer, a token for another holder: its template has holder=, and
                         op= app= cluster= node= (names with commas) and until= restrict it
+    cap25519 holder     has one answer, by which name others grant something to this key
 """
 
 from __future__ import annotations
@@ -58,12 +59,19 @@ def roles(check_of: Callable[[Key], Check], now: Callable[[], float]) -> Roles:
         return Info(proved.user, proved.node)
 
     def grant(key: Key, wanted: Template) -> Talk:
-        return Granting(granted(key, wanted, now()))
+        return Told(base64.b64encode(granted(key, wanted, now())))
+
+    def held(key: Key, wanted: Template) -> Talk:
+        return Told(cap25519.holder(public_of(key)).encode())
+
+    def nobody(talk: Talk) -> Info:
+        return Info("", "")
 
     needs = template(CAP)
     return {
         ("p9any", "client"): Role(needs, begin, info),
-        ("cap25519", "grant"): Role(needs, grant, lambda talk: Info("", "")),
+        ("cap25519", "grant"): Role(needs, grant, nobody),
+        ("cap25519", "holder"): Role(needs, held, nobody),
     }
 
 
@@ -135,14 +143,14 @@ def _binding(wanted: Template) -> bytes:
 # --- granting -------------------------------------------------------------------------------
 
 
-class Granting:
-    """A conversation of one message: the token, in base64."""
+class Told:
+    """A conversation of one message."""
 
     turn = False
 
-    def __init__(self, token: bytes) -> None:
-        self._out = base64.b64encode(token)
-        self.state = "granted"
+    def __init__(self, message: bytes) -> None:
+        self._out = message
+        self.state = "told"
 
     def read(self) -> bytes:
         out, self._out = self._out, b""
@@ -150,7 +158,7 @@ class Granting:
         return out
 
     def write(self, message: bytes) -> None:
-        raise CloudError("proto", "a grant takes no message")
+        raise CloudError("proto", "this takes no message")
 
 
 def granted(key: Key, wanted: Template, now: float) -> bytes:

@@ -52,6 +52,7 @@ def act(objects: Objects, made: Object, line: str, who: Who) -> Wait[None] | Non
     if found is None:
         return None
     verb, args = found
+    who.admit(op=verb.name, app=made.app)
     if verb.name == "exec" and "'" not in line:
         args = unquoted_script(args)
     if made.state == "gone" and objects.handover is not None and objects.moved_to(made.id):

@@ -100,6 +100,7 @@ class Proc:
     def clone(self, objects: Objects, at: Attach) -> str:
         """A new object's id, the reader's.  It goes when its session ends or after a
         minute, unless exec comes."""
+        at.who.admit(op="new", app="")
         return objects.promise(at.who, at.space, at.space.lines())
 
     # --- the table of one object

@@ -51,23 +51,23 @@ async def prove(client: Client, user: str, aname: str, ask: Ask, start: str = ""
 
 
 async def _converse(client: Client, ask: Ask, afid: int, start: str) -> None:
-    await _said(ask, f"start proto=p9any role=client {start}".strip().encode())
+    await said(ask, f"start proto=p9any role=client {start}".strip().encode())
     for _ in range(STEPS):
-        word, message = await _said(ask, b"read")
+        word, message = await said(ask, b"read")
         if word == b"ok":
             (count,) = await client.call("Twrite", afid, 0, message)
             if count != len(message):
                 raise CloudError("proto", f"{client.name} takes no whole message")
         elif word == b"phase":
             (data,) = await client.call("Tread", afid, 0, MOST)
-            await _said(ask, b"write " + bytes(data))
+            await said(ask, b"write " + bytes(data))
         else:
             return
     raise CloudError("proto", f"the conversation with {client.name} does not end")
 
 
-async def _said(ask: Ask, request: bytes) -> tuple[bytes, bytes]:
-    """What a factotum answers, where that is no refusal."""
+async def said(ask: Ask, request: bytes) -> tuple[bytes, bytes]:
+    """(word, rest) of what a factotum answers, where that is no refusal."""
     answer = await ask(request)
     word, _, rest = answer.partition(b" ")
     text = rest.decode(errors="replace")

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from tests.bench.measure import NOISE, ROUNDS, Bench, Row, Skip, Target, workshop
 
-NAMES = ("wire", "remote", "fuse", "spawn", "startup", "hostile", "idle", "fabric")
+NAMES = ("wire", "attach", "remote", "fuse", "spawn", "startup", "hostile", "idle", "fabric")
 UNITS = {
     "ops": ((1e6, "M/s"), (1e3, "k/s"), (1.0, "/s")),
     "entries": ((1e6, "M/s"), (1e3, "k/s"), (1.0, "/s")),

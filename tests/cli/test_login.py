@@ -183,6 +183,34 @@ def test_what_is_anas_is_closed_to_bob_on_the_same_machine(cloud: Cloud) -> None
         session.cloudfs("logout")
 
 
+def test_what_is_granted_to_bob_he_may_do_as_ana_and_no_more(cloud: Cloud) -> None:
+    one, two = cloud.one, cloud.two
+    cloud.login(one, "ana")
+    cloud.login(two, "bob")
+    at = f"unix:{cloud.root.state}/sock"
+    web = one.cloudfs("run", "--app", "web", "sh", "-c", "echo hers; exec sleep 600").stdout.strip()
+    holder = two.cloudfs("keys", "--holder").stdout.strip()
+    assert holder == f"ed25519:{cloud.seeds['bob'].public_key().public_bytes_raw().hex()}"
+    token = one.cloudfs(
+        "grant", holder, "--op", "kill,read", "--app", "web", "--cluster", "local", "--for", "1h"
+    ).stdout
+    assert token.startswith("granted ")
+    two.cloudfs("keys", "--add", stdin=token)
+
+    def as_ana(*args: str, **more: object) -> str:
+        done = two.cloudfs("9p", "--user", "ana", *args, **more)
+        return done.stdout + done.stderr
+
+    assert as_ana("cat", at, f"proc/{web}/stdout") == "hers\n"
+    assert "denied" in as_ana("write", at, f"proc/{web}/ctl", stdin="stop\n", status=1)
+    as_ana("write", at, f"proc/{web}/ctl", stdin="kill\n")
+    one.cloudfs("wait", web, status=128 + 9)
+    done = one.cloudfs("grant", "nobody-knows", status=1)
+    assert "cloudfs keys --holder" in done.stderr
+    for session in (one, two):
+        session.cloudfs("logout")
+
+
 def test_a_mount_knows_who_has_logged_in(cloud: Cloud) -> None:
     """The kernel checks permissions too, by numbers: ana's files are her uid's."""
     one, two, at = cloud.one, cloud.two, cloud.root.mount

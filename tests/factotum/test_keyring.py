@@ -118,3 +118,11 @@ def test_no_error_shows_what_may_be_a_secret(line: str) -> None:
         with pytest.raises(CloudError) as caught:
             read(line)
         assert "sesame" not in str(caught.value)
+
+
+def test_what_others_granted_comes_last() -> None:
+    ring = Keyring()
+    for user in ("ana", "bob token=x", "eve"):
+        ring.add(keyring.key(f"proto=cap25519 dom=local user={user} !seed=1"))
+    found = ring.find(keyring.template("proto=cap25519"))
+    assert [one.attrs["user"] for one in found] == ["eve", "ana", "bob"]

@@ -89,6 +89,7 @@ def test_a_damaged_root_is_said(town: Town) -> None:
             Check(root, "local", town.clock)
 
 
+@pytest.mark.filterwarnings("ignore:Parsed a serial number")
 @given(data=st.binary(max_size=1600), at=st.integers(0, 1200), bit=st.integers(1, 255))
 @settings(
     deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture]

@@ -1,0 +1,115 @@
+"""Callers with a restricted token: it leaves of their rights what it says, and adds none."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from cloudfs.errors import CloudError
+from cloudfs.factotum.tokens import Limits, Powers
+from cloudfs.tree.api import OREAD, Node, Who
+from cloudfs.tree.space import Space
+from tests.tree.test_cloud import ANN, Cloud
+
+
+def who(user: str = "ann", **sets: str) -> Who:
+    limits = Limits({name: frozenset(words.split(",")) for name, words in sets.items()})
+    return Who(user, None, powers=Powers(user, "local", 1, "", limits, ()))
+
+
+@pytest.fixture
+async def cloud(autojump_clock: object, tmp_path: Path, nursery) -> Cloud:
+    made = Cloud(tmp_path)
+    await nursery.start(made.objects.run)
+    return made
+
+
+async def running(cloud: Cloud, app: str) -> str:
+    return await cloud.run("sleep 1000", f"app {app}")
+
+
+async def test_what_the_token_allows_and_nothing_else(cloud: Cloud) -> None:
+    web, db = await running(cloud, "web"), await running(cloud, "db")
+    token = who(op="kill,read", app="web")
+    assert await cloud.cat(f"/cloud/proc/{web}/env", token) is not None
+    for path in (f"/cloud/proc/{db}/env", f"/cloud/proc/{db}/stdout"):
+        with pytest.raises(CloudError, match="may not read"):
+            await cloud.cat(path, token)
+    for line in ("stop", "label a=b", "nice 1"):
+        with pytest.raises(CloudError, match="is not allowed by it, only kill read"):
+            await cloud.echo(line, f"/cloud/proc/{web}/ctl", token)
+    with pytest.raises(CloudError, match="may not write"):
+        await cloud.echo("kill", f"/cloud/proc/{db}/ctl", token)
+    with pytest.raises(CloudError, match="may not write"):
+        await cloud.echo("x", f"/cloud/proc/{web}/note", token)
+    with pytest.raises(CloudError, match="op new is not allowed"):
+        await cloud.cat("/cloud/proc/clone", token)
+    await cloud.echo("kill", f"/cloud/proc/{web}/ctl", token)
+
+
+async def test_what_everybody_may_the_holder_of_a_token_may_too(cloud: Cloud) -> None:
+    id = await running(cloud, "db")
+    token = who(op="kill", app="web")
+    assert "app=db" in await cloud.cat(f"/cloud/proc/{id}/status", token)
+    assert id in cloud.ls("/cloud/proc", token)
+
+
+async def test_a_token_adds_no_right(cloud: Cloud) -> None:
+    id = await running(cloud, "web")
+    with pytest.raises(CloudError, match="bob may not write"):
+        await cloud.echo("kill", f"/cloud/proc/{id}/ctl", who("bob", op="kill", app="web"))
+
+
+async def test_a_token_without_an_app_allows_any(cloud: Cloud) -> None:
+    id = await running(cloud, "db")
+    await cloud.echo("stop", f"/cloud/proc/{id}/ctl", who(op="stop,new"))
+    made = (await cloud.cat("/cloud/proc/clone", who(op="new"))).strip()
+    with pytest.raises(CloudError, match="op exec is not allowed"):
+        await cloud.echo("exec true", f"/cloud/proc/{made}/ctl", who(op="new"))
+
+
+async def test_the_owner_of_a_node_stays_its_owner(cloud: Cloud) -> None:
+    id = await running(cloud, "db")
+    boss = who(op="read")
+    boss.boss = True
+    await cloud.echo("kill", f"/cloud/proc/{id}/ctl", boss)
+
+
+@dataclass
+class Proxy(Node):
+    """A file of another node, which would act for the whole user."""
+
+    opened: list[str] = field(default_factory=list)
+    name = "clone"
+    uid = gid = "ann"
+    mode, qid = 0o666, 1
+
+    @property
+    def remote(self) -> bool:
+        return True
+
+    def open(self, mode: int, at: object, cues: object) -> object:  # type: ignore[override]
+        self.opened.append(at.who.user)  # type: ignore[attr-defined]
+        return object()
+
+
+def test_other_nodes_are_not_asked_on_behalf_of_a_restricted_token() -> None:
+    proxy = Proxy()
+
+    def attempt(who: Who, act: Callable[..., object]) -> object:
+        at = Space(proxy).attach(who)
+        return act(at, at.root())
+
+    for act in (
+        lambda at, ref: at.open(ref, OREAD),
+        lambda at, ref: at.wstat(ref, {"length": 0}),
+        lambda at, ref: at.wstat(ref, {"mode": 0o777}),
+    ):
+        with pytest.raises(CloudError):
+            attempt(who(op="read"), act)
+    assert proxy.opened == []
+    attempt(ANN, lambda at, ref: at.open(ref, OREAD))
+    assert proxy.opened == ["ann"]
