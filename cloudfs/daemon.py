@@ -23,6 +23,7 @@ from cloudfs.config import Bounds
 from cloudfs.credentials import Credentials
 from cloudfs.errors import CloudError
 from cloudfs.factotum import nodekeys
+from cloudfs.factotum.acting import Acting
 from cloudfs.factotum.nodeproof import NodeProof
 from cloudfs.factotum.proofs import Proofs
 from cloudfs.factotum.trust import Roots
@@ -118,12 +119,14 @@ class Daemon:
         self.people = People(roots, self.records, self.machine.events.add)
         self._keys: NodeProof | None = None
         self.proofs = Proofs(self.people, self._proof)
+        self.acting = Acting(self.proofs.lent, self._proof, roots)
         self.logins = Logins(self.proofs, self.boss_uids, self._logged_out)
         self._server: Server | None = None
         self.cloud = Cloud(self.machine, self.objects, people=self.people)
         self.pool = Pool(
             None, self.cloud.address_of, self._gone, owner=self.owner, trace=self.trace
         )
+        self.pool.acting = self.acting.talk
         self.cloud.changed_node = self.pool.changed
         self.network = Network(self.cloud)
         self.objects.join(Others(self.cloud, self.pool, Finder(self.cloud, self.network)))
@@ -202,6 +205,16 @@ class Daemon:
             return Who(made.user, uid)
         return self.logins.who_of(uid)
 
+    def _far_user(self, name: str) -> Who:
+        """Whom another node may name without a proof: nobody who is a user of the cloud."""
+        if self.people.user(name) is not None:
+            raise CloudError(
+                "denied",
+                f"nothing proves that {name} lets that node act for {name}",
+                f"type it there: cloudfs login {name}",
+            )
+        return idmap.far_user(name, self.owner)
+
     def make_space(self, who: Who) -> Space:
         """The name space of a new session."""
         return self._space(self.trees.root)
@@ -224,7 +237,7 @@ class Daemon:
             server = Server(
                 self.make_space,
                 node_space=lambda who: self._space(self.trees.own),
-                far_user=lambda name: idmap.far_user(name, self.owner),
+                far_user=self._far_user,
                 stranger_space=lambda who: Space(self.trees.strangers),
                 who_of=self.who_of,
                 proofs=self.proofs,

@@ -123,6 +123,8 @@ class Logins:
             del self._of[login.uid]
         if login.powers is not None:
             idmap.log_out(login.user, login.uid)
+            if all(one.user != login.user for logins in self._of.values() for one in logins):
+                self._proofs.lent.drop(login.user)
             if all(other.user != login.user for other in here):
                 self.ended(login.uid)
 

@@ -333,11 +333,6 @@ def check_name(name: str) -> None:
     _check_name(name)
 
 
-def check_name(name: str) -> None:
-    """CloudError("bad") for what cannot be a name of a user or group."""
-    _check_name(name)
-
-
 # --- small things ---------------------------------------------------------------------------
 
 

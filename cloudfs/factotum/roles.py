@@ -7,7 +7,8 @@ leaves this process; or, of what another user granted,   … !seed=HEX token=BAS
 names the holder whose seed it is.  root is the public key of the cloud's root, by which nodes are
 known (factotum/nodeproof.py).
 
-    p9any client        proves to a node whose key it is, with cap25519
+    p9any client        proves to a node whose key it is, with cap25519; with lend=yes in its
+                        template the node may act for the user on others (delegation.py)
     cap25519 grant      has one answer, a token for another holder: its template has holder=, and
                         op= app= cluster= node= (names with commas) and until= restrict it
     cap25519 holder     has one answer, by which name others grant something to this key
@@ -23,7 +24,8 @@ from typing import cast
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from cloudfs.errors import CloudError
-from cloudfs.factotum import cap25519, p9any, tokens
+from cloudfs.factotum import cap25519, delegation, nodeproof, p9any, tokens
+from cloudfs.factotum.holders import Holder
 from cloudfs.factotum.keyring import Key, Template, template
 from cloudfs.factotum.p9any import Talk
 from cloudfs.factotum.rpc import Info, Role, Roles
@@ -47,6 +49,8 @@ def roles(check_of: Callable[[Key], Check], now: Callable[[], float]) -> Roles:
 
     def begin(key: Key, wanted: Template) -> Talk:
         shown, seed = _credential(key, holder, minted)
+        if wanted.values.get("lend") == "yes":
+            shown = _lent(key, holder, minted)
         check, binding = check_of(key), _binding(wanted)
 
         def client(dom: str, before: bytes) -> Talk:
@@ -84,7 +88,7 @@ class Minted:
         self._kept: dict[tuple[bytes, str, int, str], tuple[float, bytes]] = {}
 
     def token(self, seed: bytes, attrs: dict[str, str], epoch: int, node: str) -> bytes:
-        """One for that node, with half of its life before it at least."""
+        """One for that node, or any with "", with half of its life before it at least."""
         name, now = (seed, f"{attrs['user']}@{attrs['dom']}", epoch, node), self._now()
         until, made = self._kept.get(name, (0.0, b""))
         if not now < until <= now + LIFE:  # also where the clock was set back
@@ -92,9 +96,14 @@ class Minted:
                 self._kept.clear()
             public = Ed25519PrivateKey.from_private_bytes(seed).public_key().public_bytes_raw()
             whole = tokens.mint(seed, attrs["user"], attrs["dom"], epoch, self._holder, now)
-            made = tokens.narrow(whole, public, Limits({"node": frozenset({node})}))
+            only = Limits({"node": frozenset({node})} if node else {})
+            made = tokens.narrow(whole, public, only)
             self._kept[name] = now + LIFE / 2, made
         return made
+
+    def ends(self) -> float:
+        """When what is lent now ends, in seconds since 1970; its token ends before, or then."""
+        return self._now() + LIFE
 
 
 def _credential(
@@ -110,6 +119,17 @@ def _credential(
     if given:
         return lambda node, certificate: given, own
     return lambda node, certificate: minted.token(seed, attrs, epoch, node), holder
+
+
+def _lent(key: Key, holder: Ed25519PrivateKey, minted: Minted) -> Callable[[str, bytes], bytes]:
+    """The same, lent to the node that is shown it."""
+    any_node, by = _credential(key, holder, minted)
+
+    def shown(node: str, certificates: bytes) -> bytes:
+        to = nodeproof.node_key(certificates)
+        return delegation.delegate(any_node("", b""), Holder(by), to, minted.ends())
+
+    return shown
 
 
 def _own(key: Key) -> tuple[bytes, Ed25519PrivateKey, int]:

@@ -158,7 +158,9 @@ async def _attached(factotum: Factotum, held: Held, path: str) -> AsyncIterator[
         ask = partial(factotum.answer, factotum.rpc())
         aname = f"{LOGIN}/{path.strip('/')}"
         with trio.move_on_after(PATIENCE) as scope:
-            await client.start("9P2000", aname, partial(prove, ask=ask, start=held.wanted))
+            await client.start(
+                "9P2000", aname, partial(prove, ask=ask, start=f"{held.wanted} lend=yes".strip())
+            )
         if scope.cancelled_caught:
             raise CloudError("timeout", f"the proof took more than {PATIENCE:g} s")
         async with await client.walk(["user"]) as file:

@@ -42,8 +42,9 @@ class Proofs(Protocol):
     def slow(self, talk: Server, message: bytes) -> bool:
         """Whether taking this message takes so long that it is for a thread."""
 
-    def who(self, talk: Server, uid: int | None = None) -> Who:
-        """The caller that was proved; CloudError("denied")."""
+    def who(self, talk: Server, uid: int | None = None, lender: str = "") -> Who:
+        """The caller that was proved; CloudError("denied").  lender: the node whose connection
+        it is."""
 
 
 class Logins(Protocol):
@@ -83,7 +84,7 @@ def t_auth(
 ) -> Reply:
     """Some clients take no other errno than ENOENT for "no authentication is needed"."""
     proofs = session.proofs
-    if proofs is None or session.vouch is not None or not proofs.wanted():
+    if proofs is None or not proofs.wanted():
         raise CloudError("absent", "no authentication is needed here")
     session.free(number)
     if len(session.afids) >= MAX_AFIDS:
@@ -154,4 +155,4 @@ def proved(session: Session, number: int) -> tuple[Who, Server]:
         raise CloudError("nofid", f"afid {number} has proved nothing")
     if afid.state != "talking":
         raise CloudError("denied", "nothing was proved: the conversation is not done")
-    return session.proofs.who(afid.talk, session.uid), afid.talk
+    return session.proofs.who(afid.talk, session.uid, session.node), afid.talk

@@ -403,12 +403,14 @@ class Client:
             if afid != NOFID:
                 self.forget(afid)
 
-    async def attach(self, user: str, aname: str = "", deadline: float | None = None) -> File:
-        """One more tree of the connection, as that user sees it where the server believes
-        us; to be let go of like any file."""
+    async def attach(
+        self, user: str, aname: str = "", deadline: float | None = None, afid: int = NOFID
+    ) -> File:
+        """One more tree of the connection, as that user sees it where the server believes us,
+        or who was proved on an afid; to be let go of like any file."""
         file = File(self, self.new_fid(), (0x80, 0, 0), ())
         numeric = () if self.codec.key == "9" else (NOFID,)
-        fields = (file.fid, NOFID, user, aname, *numeric)
+        fields = (file.fid, afid, user, aname, *numeric)
         (file.qid,) = await self.call("Tattach", *fields, deadline=deadline, makes=file.fid)
         return file
 

@@ -25,7 +25,9 @@ from typing import Any
 import trio
 
 from cloudfs.errors import CloudError
+from cloudfs.factotum import p9any
 from cloudfs.factotum.nodekeys import KeyFiles, client_context
+from cloudfs.factotum.nodeproof import bound_to
 from cloudfs.tree import numbers
 from cloudfs.tree.api import DMDIR, NOBODY, PLAIN, Node, Stat, Who
 from cloudfs.wire import tls
@@ -37,6 +39,7 @@ from cloudfs.wire.file import File
 from cloudfs.wire.messages import NODES
 from cloudfs.wire.ops import OWN
 from cloudfs.wire.pipe import Watcher
+from cloudfs.wire.prove import attach
 from cloudfs.wire.remote import KEEP, RemoteNode
 from cloudfs.wire.trace import Trace
 
@@ -49,6 +52,8 @@ OPERATIONS = 32  # with one node at a time
 FOLLOWERS = 96  # reads of one node's files that may take for ever
 USERS = 512  # of one connection
 FRAME = 256 << 10  # bytes of a frame asked for
+
+Acting = Callable[[str, str, bytes], p9any.Client | None]
 
 log = logging.getLogger(__name__)
 
@@ -122,11 +127,19 @@ class Peer(Found):
             return found
         if len(link.roots) >= USERS:
             raise CloudError("toomany", f"{USERS} users look at {self.node} already")
-        made = await link.client.attach(who.user, OWN, self.limit)
+        made = await self._attach(link, who.user)
         found = link.roots.setdefault(who.user, made)
         if found is not made:
             made.drop()  # another one of the user's operations was faster
         return found
+
+    async def _attach(self, link: Link, user: str) -> File:
+        """The node's tree as a user sees it, for whom this node proves to act if it can."""
+        client = link.client
+        talk = self._pool.acting(user, self.node, client.binding)
+        if talk is None:
+            return await client.attach(user, OWN, self.limit)
+        return await attach(client, user, OWN, talk, self.limit)
 
     def late(self, limit: float) -> CloudError:
         link = self.link
@@ -207,6 +220,7 @@ class Peer(Found):
                     scope.deadline = float("inf")
                     self._failed = 0
                     client.timed = self._timed
+                    client.binding = bound_to(tls.shown_by(stream.socket))
                     client.carried = partial(self._pool.carried, self.node)
                     link = self.link = Link(client, tls.shown_by(stream.socket))
                     self._done(attempt)
@@ -299,6 +313,8 @@ class Pool:
     idle: seconds.  watcher: who looks whether something has come; without one each
     connection has a task that waits for it.  timed: told after how many seconds a node
     answered what it answers at once.  carried: told how many bytes of it came in bulk.
+    acting(user, node, binding): a conversation that proves that this node acts for a user
+    (factotum/acting.py), None where it can prove nothing.
     """
 
     def __init__(
@@ -322,6 +338,7 @@ class Pool:
         self.watcher: Watcher | None = None
         self.timed: Callable[[str, float], None] = lambda node, seconds: None
         self.carried: Callable[[str, int], None] = lambda node, size: None
+        self.acting: Acting = lambda user, node, binding: None
         self._peers: dict[str, Peer] = {}
         self._roots: dict[str, RemoteRoot] = {}
         self._nursery: trio.Nursery | None = None

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from functools import partial
 
 from cloudfs.errors import CloudError
+from cloudfs.factotum import p9any
 from cloudfs.factotum.p9any import MOST
 from cloudfs.tree.api import ORDWR
 from cloudfs.wire.client import Client, Prove
@@ -64,6 +65,27 @@ async def _converse(client: Client, ask: Ask, afid: int, start: str) -> None:
         else:
             return
     raise CloudError("proto", f"the conversation with {client.name} does not end")
+
+
+async def attach(
+    client: Client, user: str, aname: str, talk: p9any.Client, deadline: float | None = None
+) -> File:
+    """A tree of the connection as that user, whom a conversation proves.  Raises as `prove`."""
+    afid = client.new_fid()
+    await client.call("Tauth", afid, user, aname, NOFID, deadline=deadline, makes=afid)
+    try:
+        for _ in range(STEPS):
+            if talk.state == "done":
+                break
+            message = talk.read()
+            if message:
+                await client.call("Twrite", afid, 0, message, deadline=deadline)
+            else:
+                (data,) = await client.call("Tread", afid, 0, MOST, deadline=deadline)
+                talk.write(bytes(data))
+        return await client.attach(user, aname, deadline, afid)
+    finally:
+        client.forget(afid)
 
 
 async def said(ask: Ask, request: bytes) -> tuple[bytes, bytes]:
