@@ -332,9 +332,13 @@ def test_while_a_token_is_checked_nothing_else_is_heard_and_a_flush_ends_it(town
     assert talk.who() == str(errno.EACCES)
 
 
-def test_a_node_vouches_for_its_callers_and_proves_none(town: Town) -> None:
+def test_a_node_names_callers_or_proves_for_whom_it_acts(town: Town) -> None:
     talk = Session(town.proofs("n1"), town, vouch=lambda name: GUEST, node="n2")
-    assert refused(talk.begin()) == errno.ENOENT
+    assert talk.who(NOFID) == "guest"
+    talk.begin()
+    assert talk.prove(Prover(town.rpc("ana"))) == b"done haveai"
+    assert talk.who() == "ana"
+    assert talk.session.fids[0].tree.at.who.node == "n2"
 
 
 ONE = st.sampled_from(["Tauth", "Tread", "Twrite", "Tattach", "Tclunk", "Tflush"])
