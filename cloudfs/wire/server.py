@@ -490,7 +490,7 @@ class Server:
         """Cut off those who have been strangers for too long."""
         now = trio.current_time()
         for connection, until in list(self._strangers.items()):
-            strange = connection.who is NOBODY and connection.state != "closed"
+            strange = not connection.session.proved and connection.state != "closed"
             if strange and now < until:
                 continue
             del self._strangers[connection]

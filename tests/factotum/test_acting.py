@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -70,7 +71,7 @@ def converse(client: p9any.Client, server: p9any.Server) -> None:
 def test_a_node_acts_as_the_caller_hop_after_hop(town: Town) -> None:
     nodes = [Station(town, f"n{number}") for number in range(1, 7)]
     assert log_in(town, nodes[0]).user == "ana"
-    for here, there in zip(nodes, nodes[1:5], strict=False):
+    for here, there in pairwise(nodes[:5]):
         assert visit(here, there).user == "ana"
     assert nodes[4].acting.talk("ana", "n6", nodes[5].binding) is None  # four hops are the most
 

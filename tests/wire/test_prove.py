@@ -23,7 +23,6 @@ from cloudfs.tree.api import OREAD, Node
 from cloudfs.tree.files import Value
 from cloudfs.tree.space import Attach, Space
 from cloudfs.tree.table import TableDir
-from cloudfs.wire import tls
 from cloudfs.wire.connect import connect
 from cloudfs.wire.listen import listen
 from cloudfs.wire.messages import VERSIONS
@@ -37,6 +36,7 @@ def user(subject: None, at: Attach) -> str:
     return at.who.user
 
 
+EMPTY = TableDir("/", [], None, 1 << 61, "root", lambda: 0.0)
 ROOT = TableDir("/", [Value("user", 0o444, user)], None, 1 << 60, "root", lambda: 0.0)
 
 
@@ -45,15 +45,6 @@ def town(tmp_path: Path) -> Town:
     made = Town(tmp_path)
     made.user("ana")
     return made
-
-
-@pytest.fixture(autouse=True)
-def _strangers_welcome(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As where users' machines, which have no certificates, may call."""
-    known = tls.node_of
-    monkeypatch.setattr(
-        tls, "node_of", lambda sock: known(sock) if sock.getpeercert(binary_form=True) else ""
-    )
 
 
 class Node1:
@@ -71,7 +62,9 @@ class Node1:
     @asynccontextmanager
     async def running(self) -> AsyncIterator[Node1]:
         proof = self.town.proofs("n1", files=self.files)
-        server = Server(lambda who: Space(ROOT), proofs=proof)
+        server = Server(
+            lambda who: Space(ROOT), stranger_space=lambda who: Space(EMPTY), proofs=proof
+        )
         listener = listen("tls:127.0.0.1:0", self.files)
         assert listener.door is not None
         listener.door._context.verify_mode = ssl.CERT_OPTIONAL
