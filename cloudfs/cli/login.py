@@ -27,15 +27,16 @@ _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 @click.command()
 @click.argument("user")
-@click.option("--key", "file", metavar="FILE", required=True, help="Your sealed keys.")
+@click.option("--key", "file", metavar="FILE", help="Your sealed keys, where not in secstore.")
 @click.option("--for", "time_", metavar="TIME", default="24h", show_default=True,
               help="After which your keys are forgotten: 90m, 12h, 7d.")  # fmt: skip
 @click.option("--idle", metavar="TIME", help="The same after so long without a use of them.")
 @click.pass_obj
-def login(options: Options, user: str, file: str, time_: str, idle: str | None) -> None:
+def login(options: Options, user: str, file: str | None, time_: str, idle: str | None) -> None:
     """Be USER in the cloud, on this machine, until you log out.
 
-    The password is asked for at the terminal, or is the first line of standard input.  Your
+    The password is asked for at the terminal, or is the first line of standard input; it
+    never leaves this machine, and opens the sealed keys that the cloud's secstore has.  Your
     keys go into a factotum, a process of yours that never gives them out, and it proves to
     this machine's node who you are: from then on all that you do here, in the mount as well,
     is USER's.
@@ -45,11 +46,12 @@ def login(options: Options, user: str, file: str, time_: str, idle: str | None) 
     if options.explain:
         words = [sys.executable, "-m", "cloudfs.factotumd", "--socket", str(path), *limits]
         click.echo(f"setsid {shlex.join(words)} </dev/null &")
-        click.echo(f"cloudfs keys --add   # the lines of {shlex.quote(file)}, opened")
+        where = shlex.quote(file) if file else f"secstore/users/{user}/keys"
+        click.echo(f"cloudfs keys --add   # the lines of {where}, opened")
         ctl = f"unix:{shlex.quote(str(path))} ctl"
         click.echo(f"echo login unix:{socket_path()} user={user} | cloudfs 9p write {ctl}")
         return
-    lines = get_keys(user, Path(file), password)
+    lines = get_keys(user, Path(file), password) if file else from_secstore(options, user)
     files = start(path, limits)
     try:
         for line in lines:
@@ -175,6 +177,20 @@ def get_keys(user: str, file: Path, ask: Callable[[], str]) -> list[str]:
         raise CloudError("denied", f"{file} has the keys of {blob.user}, not of {user}")
     content = sealed.open_by_password(blob, ask().encode())
     return [line for line in content.decode(errors="replace").splitlines() if line.strip()]
+
+
+def from_secstore(options: Options, user: str) -> list[str]:
+    """The lines of a user's keys, as cli/secstore.py gets them.  Raises as that does."""
+    from cloudfs.cli import secstore
+    from cloudfs.cli.files import open_files
+
+    files = open_files(options)
+    try:
+        return secstore.get_keys(
+            files, user, password(), say=lambda text: click.echo(f"cloudfs: {text}", err=True)
+        )
+    finally:
+        files.close()
 
 
 def password() -> str:
