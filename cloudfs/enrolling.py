@@ -29,12 +29,28 @@ from cloudfs.wire.imports import Pool
 LOOK = 60.0  # seconds between looks whether the certificate is to be renewed
 AGAIN = (60.0, 3600.0)  # seconds after an attempt to renew that failed: the first, and at most
 TRIED = 8  # nodes asked in one attempt
-BURST, RATE = 40.0, 10.0  # questions of strangers: at once, and a second
+BURST, RATE = 40.0, 10.0  # questions of strangers, and of nodes: at once, and a second
 OVER = 2  # of a stranger's question that is passed on: attempts with different nodes
 ELSEWHERE = 2.0  # seconds for other zones to tell of issuers
 FINAL = frozenset({"denied", "bad"})  # kinds of answers after which no other node is asked
 
 log = logging.getLogger(__name__)
+
+
+class _Bucket:
+    """Bounds what answering may cost."""
+
+    def __init__(self) -> None:
+        self._tokens, self._filled = BURST, 0.0
+
+    def take(self) -> None:
+        """CloudError("again") where too much was asked of late."""
+        now = trio.current_time()
+        self._tokens = min(BURST, self._tokens + RATE * (now - self._filled))
+        self._filled = now
+        if self._tokens < 1:
+            raise CloudError("again", "too many ask this node at once", "try again in a moment")
+        self._tokens -= 1
 
 
 class Enrolling:
@@ -46,7 +62,7 @@ class Enrolling:
         self.renewed: Callable[[], None] = lambda: None
         self._cloud = cloud
         self._pool = pool
-        self._tokens, self._filled = BURST, 0.0
+        self._strangers, self._nodes = _Bucket(), _Bucket()
 
     # --- asking -----------------------------------------------------------------------------
 
@@ -134,8 +150,7 @@ class Enrolling:
     def answer(self, strange: bool, question: str) -> str | Wait[str]:
         """The certificate for a question.  CloudError: `bad`, `denied`, `again`."""
         asked = enrol.parse(question)
-        if strange:
-            self._count()
+        (self._strangers if strange else self._nodes).take()
         if self.credentials.issues_for(asked):
             made = self.credentials.answer(asked)
             what = "joined with a join file" if asked.shown else "has a new certificate"
@@ -144,15 +159,6 @@ class Enrolling:
         if asked.passed:
             raise CloudError("unreachable", f"this node is no issuer of {asked.cluster}")
         return Wait(partial(self._pass_on, asked, question))
-
-    def _count(self) -> None:
-        """Bound what strangers may cost."""
-        now = trio.current_time()
-        self._tokens = min(BURST, self._tokens + RATE * (now - self._filled))
-        self._filled = now
-        if self._tokens < 1:
-            raise CloudError("again", "too many ask this node at once", "try again in a moment")
-        self._tokens -= 1
 
     async def _pass_on(self, asked: enrol.Asked, question: str) -> str:
         """What the issuer says, or an issuer of the cluster."""

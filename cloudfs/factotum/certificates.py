@@ -6,6 +6,7 @@ import datetime
 import hashlib
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -48,6 +49,7 @@ class Proof:
     ends: float
 
 
+@lru_cache(4096)
 def proof(der: bytes) -> Proof:
     """What a certificate says; whether to believe it is checked elsewhere.
 

@@ -211,7 +211,6 @@ async def test_strangers_are_few_for_a_short_time_and_ask_little(
     monkeypatch.setattr(enrolling, "BURST", 3.0)
     monkeypatch.setattr(enrolling, "RATE", 0.01)
     async with issuer(tmp_path) as first:
-        first.enrolling._tokens = 3.0
         first.server.frame_time = 1.0
         text = first.invite(uses=9)
         async with stranger(first), stranger(first), stranger(first):
