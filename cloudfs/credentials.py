@@ -280,7 +280,7 @@ class Credentials:
         return record.why if record else ""
 
     def shut_out(self) -> frozenset[str]:
-        """The names of nodes to be kept away from the engine."""
+        """The common names of certificates to be kept away from the engine."""
         return self.revoked.shut_out(self.clock())
 
     def admit(self, der: bytes) -> None:

@@ -34,6 +34,7 @@ from cloudfs.errors import CloudError
 from cloudfs.factotum.certificates import (
     EARLY,
     builder,
+    common_name,
     is_cloud,
     is_label,
     pem,
@@ -87,7 +88,9 @@ def make_cluster(root: Authority, cluster: str, now: float) -> Authority:
     key = ec.generate_private_key(ec.SECP256R1())
     only = x509.NameConstraints([x509.DNSName(f"{cluster}.{root.cloud}")], None)
     cert = (
-        builder(_name(cluster), root.cert.subject, key.public_key(), *_time(now, FOREVER))
+        builder(
+            _name(cluster, root.cloud), root.cert.subject, key.public_key(), *_time(now, FOREVER)
+        )
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         .add_extension(usage(signs=False), critical=True)
         .add_extension(only, critical=True)
@@ -109,7 +112,7 @@ def load(data: bytes) -> Authority:
         raise CloudError("bad", f"that is no authority's key: {error}") from None
     if not isinstance(key, ec.EllipticCurvePrivateKey) or key.public_key() != cert.public_key():
         raise CloudError("bad", "that is no authority's key: its two parts do not fit")
-    return Authority(cert, key, issuer, "" if subject == issuer else subject)
+    return Authority(cert, key, issuer, "" if cert.subject == cert.issuer else subject)
 
 
 def issue(
@@ -122,7 +125,7 @@ def issue(
     both = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH])
     uri = x509.UniformResourceIdentifier(f"spiffe://{where}/node/{node}")
     cert = (
-        builder(_name(node), by.cert.subject, public, *_time(now, life))
+        builder(_name(common_name(by.cluster, node)), by.cert.subject, public, *_time(now, life))
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(usage(signs=True), critical=True)
         .add_extension(both, critical=False)
@@ -296,8 +299,11 @@ def _secret(key: str) -> Ed25519PrivateKey:
         raise CloudError("bad", "the join file's key is none") from None
 
 
-def _name(common: str) -> x509.Name:
-    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common)])
+def _name(common: str, cloud: str = "") -> x509.Name:
+    """cloud: of a cluster's authority, which would be taken for its own issuer where it is
+    called as its cloud is."""
+    within = [x509.NameAttribute(NameOID.ORGANIZATION_NAME, cloud)] if cloud else []
+    return x509.Name([*within, x509.NameAttribute(NameOID.COMMON_NAME, common)])
 
 
 def _time(now: float, life: float) -> tuple[datetime.datetime, datetime.datetime]:

@@ -36,6 +36,12 @@ def is_cloud(name: str) -> bool:
     return bool(_IS_CLOUD.fullmatch(name))
 
 
+def common_name(cluster: str, node: str) -> str:
+    """By which the engine knows a node's certificate: at most 64 letters, as X.509 has it."""
+    name = f"{node}.{cluster}"
+    return name if len(name) <= 64 else hashlib.sha256(name.encode()).hexdigest()
+
+
 @dataclass(frozen=True, slots=True)
 class Proof:
     """Whom a node's certificate names.  key: the node's id, 32 hex digits of SHA-256 of its

@@ -114,7 +114,7 @@ async def zone(folder: Path, rounds: int) -> None:
 
         bad = engines[-1]
         nursery.start_soon(tell, bad, "evil")
-        shut.add(bad.node)
+        shut.add(f"{bad.node}.test")
         began, last = time.perf_counter(), [0.0] * (MEMBERS - 1)
         for number, engine in enumerate(engines[:-1]):
             engine.open_anew("revoked", SPREAD * number / (MEMBERS - 2))

@@ -399,7 +399,7 @@ async def test_a_revocation_outlives_the_daemon_and_reaches_who_was_not_there(
     again = Station(tmp_path, "n2", time.time)
     again.credentials.load("paris")
     assert again.credentials.revoked.of("paris", "n3") == record
-    assert again.credentials.shut_out() == {"n3"}
+    assert again.credentials.shut_out() == {"n3.paris"}
     assert again.credentials.lost == ""
 
 
