@@ -26,8 +26,9 @@ from cloudfs.wait import Wait
 from cloudfs.wire.enrol import converse
 from cloudfs.wire.imports import Pool
 
+PATIENCE = 30.0  # seconds for all seeds of a join file together
 LOOK = 60.0  # seconds between looks whether the certificate is to be renewed
-AGAIN = (60.0, 3600.0)  # seconds after an attempt to renew that failed: the first, and at most
+AGAIN = (5.0, 3600.0)  # seconds after an attempt to renew that failed: the first, and at most
 TRIED = 8  # nodes asked in one attempt
 BURST, RATE = 40.0, 10.0  # questions of strangers, and of nodes: at once, and a second
 OVER = 2  # of a stranger's question that is passed on: attempts with different nodes
@@ -76,21 +77,22 @@ class Enrolling:
         key = node_key(own.files.key)
         text = enrol.ask_join(file, own.name, key)
         failed = CloudError("unreachable", "no seed of the join file answers")
-        for address in file.seeds:
-            try:
-                said = await converse(self._pool, address, context=stranger_context(None))
-                node, there, root = enrol.read_greeting(said)
-                check_root(file, root)
-                # The clock first: with a wrong one the certificate does not verify.
-                enrol.check_clock(node, there, own.clock())
-                context = stranger_context(root)
-                answer = await converse(self._pool, address, node, text, context)
-                return root, enrol.check_answer(answer, root, key, own.name)[0]
-            except CloudError as error:
-                log.info("asked %s for a certificate: %s", address, error)
-                failed = error
-                if error.kind in FINAL:
-                    break
+        with trio.move_on_after(PATIENCE):
+            for address in file.seeds:
+                try:
+                    said = await converse(self._pool, address, context=stranger_context(None))
+                    node, there, root = enrol.read_greeting(said)
+                    check_root(file, root)
+                    # The clock first: with a wrong one the certificate does not verify.
+                    enrol.check_clock(node, there, own.clock())
+                    context = stranger_context(root)
+                    answer = await converse(self._pool, address, node, text, context)
+                    return root, enrol.check_answer(answer, root, key, own.name)[0]
+                except CloudError as error:
+                    log.info("asked %s for a certificate: %s", address, error)
+                    failed = error
+                    if error.kind in FINAL:
+                        break
         raise failed
 
     async def renew(self) -> None:
@@ -143,7 +145,9 @@ class Enrolling:
                     ends = when(own.own.ends)
                     log.warning("the certificate ends %s and is not renewed: %s", ends, error)
                     due, pause = own.clock() + pause, min(2 * pause, AGAIN[1])
-            await trio.sleep(LOOK)
+            # No longer than LOOK: the machine's clock may be set.
+            wait = max(due, own.renews() if own.own else due) - own.clock()
+            await trio.sleep(wait if 0 < wait < LOOK else LOOK)
 
     # --- answering --------------------------------------------------------------------------
 

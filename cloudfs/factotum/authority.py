@@ -65,6 +65,14 @@ class Authority:
     def pem(self) -> bytes:
         return pem(self.cert) + pem_key(self.key)
 
+    def under(self, root: x509.Certificate) -> bool:
+        """Whether this is a cluster's that the root made."""
+        try:
+            self.cert.verify_directly_issued_by(root)
+        except (InvalidSignature, ValueError, TypeError):
+            return False
+        return bool(self.cluster)
+
 
 def make_root(cloud: str, now: float) -> Authority:
     """A new cloud.  CloudError("bad") for a name that is none."""

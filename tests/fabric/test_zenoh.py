@@ -390,6 +390,7 @@ async def test_who_is_shut_out_says_and_hears_nothing_whatever_it_does(zenoh_zon
         assert not (await bad.ask("x", timeout=0.5, want=frozenset(["n1"]))).whole
         gone = [c for c in changes._queue.clear() if not c.joined]
         assert {c.node for c in gone} == {"n3"}  # nobody else was missed
+        assert not one._carrier._deaf  # that its word is not heard is no fault of the session
 
 
 async def test_a_session_with_new_certificates_is_not_missed(zenoh_zone, tmp_path):
