@@ -67,7 +67,6 @@ class Credentials:
     def load(self, cluster: str) -> None:
         """Take what is on disk, for a node of that cluster.  CloudError("bad") where a file is
         broken; what names another node is not used, and `why` says so."""
-        self.authority = nodekeys.authority_in(self.state / "cluster.key")
         if not self.files.cert.exists():
             self.why = "this node is in no cloud yet; type cloudfs init, or cloudfs join FILE"
             return
@@ -80,9 +79,10 @@ class Credentials:
             )
             return
         self.root, self.own, self.why = nodekeys.certificate(self.files.ca), found, ""
+        self.authority = self._authority()
         try:
-            lines = (self.state / "revoked").read_text().splitlines()
-        except (OSError, ValueError):
+            lines = (self.state / "revoked").read_text(errors="replace").splitlines()
+        except OSError:
             lines = []
         self.revoked = revocation.known(lines, self.root, found.cloud, self.clock())
 
@@ -102,8 +102,9 @@ class Credentials:
         if root is not None and (root.cluster or cloud not in ("", root.cloud)):
             raise CloudError("bad", f"{place} is of the cloud {root.cloud}, not of {cloud}")
         made = root or authorities.make_root(cloud or "local", now)
-        held = self.authority
-        if held is None or (held.cloud, held.cluster) != (made.cloud, cluster):
+        self.keep_aside(made.cert)
+        held = nodekeys.authority_in(self.state / "cluster.key")
+        if held is None or held.cluster != cluster or not held.under(made.cert):
             held = authorities.make_cluster(made, cluster, now)
         if root is None:
             nodekeys.write(place, made.pem(), 0o600)
@@ -119,7 +120,14 @@ class Credentials:
         nodekeys.put(self.files, root, chain)
         self.root, self.own = root, nodekeys.read_proof(self.files)
         self.why = ""
-        self.authority = nodekeys.authority_in(self.state / "cluster.key")
+        self.authority = self._authority()
+
+    def _authority(self) -> Authority | None:
+        """That of the own cluster, where it is here.  CloudError("bad") for a broken file."""
+        found, own, root = nodekeys.authority_in(self.state / "cluster.key"), self.own, self.root
+        if found is None or own is None or root is None:
+            return None
+        return found if found.cluster == own.cluster and found.under(root) else None
 
     def keep_aside(self, root: x509.Certificate) -> None:
         """Move keys out of the way that are not of that cloud."""
@@ -134,17 +142,14 @@ class Credentials:
         self.revoked = Revoked()
 
     def renews(self) -> float:
-        """When the certificate is to be renewed, in seconds since 1970; each node has its own
-        moment, a little before or after RENEW."""
+        """When the certificate is to be renewed, in seconds since 1970."""
         assert self.own is not None
-        share = int.from_bytes(hashlib.sha256(self.name.encode()).digest()[:4], "big") / 2**32
-        return self.own.made + RENEW + SPREAD * (share - 0.5)
+        return self.own.made + age_of_renewal(self.name)
 
     def renew_here(self) -> bool:
         """Make the own certificate anew, where the authority is here; whether it is."""
-        self.authority = nodekeys.authority_in(self.state / "cluster.key")
-        by, own = self.authority, self.own
-        if by is None or own is None or self.root is None or by.cluster != own.cluster:
+        by = self.authority = self._authority()
+        if by is None or self.root is None:
             return False
         nodekeys.give(self.state, self.root, by, self.name, self.clock())
         self.own = nodekeys.read_proof(self.files)
@@ -202,7 +207,7 @@ class Credentials:
         chain = enrol.answer(asked, by, now, used)
         issued = self._records.get("issued", {})
         have = issued.get(asked.node)
-        if shown is not None and have and have[0] != key and have[1] > now:
+        if have and have[0] != key and have[1] > now:
             raise CloudError(
                 "denied",
                 f"there is a node {asked.node} with another key in cluster {asked.cluster}",
@@ -239,7 +244,7 @@ class Credentials:
         if (cluster, node) == (self.own.cluster, self.name):
             raise CloudError("busy", f"{node} is this node itself", "type it on another issuer")
         by = nodekeys.authority_in(self.state / "root.key")
-        if by is None or by.cloud != self.own.cloud:
+        if by is None or by.cert != self.root:
             by = self._issuer()
         made = revocation.revoke(by, cluster, node, self.clock())
         have = self.revoked.of(cluster, node)
@@ -280,7 +285,7 @@ class Credentials:
         return record.why if record else ""
 
     def shut_out(self) -> frozenset[str]:
-        """The names of nodes to be kept away from the engine."""
+        """The common names of certificates to be kept away from the engine."""
         return self.revoked.shut_out(self.clock())
 
     def admit(self, der: bytes) -> None:
@@ -324,3 +329,10 @@ class Credentials:
         if own is None or root is None:
             raise CloudError("unreachable", "this node is in no cloud")
         return enrol.greeting(own.cloud, own.cluster, own.node, root, self.clock())
+
+
+def age_of_renewal(node: str) -> float:
+    """Seconds after which a node renews its certificate; each has its own, a little less or
+    more than RENEW."""
+    share = int.from_bytes(hashlib.sha256(node.encode()).digest()[:4], "big") / 2**32
+    return RENEW + SPREAD * (share - 0.5)

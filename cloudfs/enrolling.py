@@ -26,15 +26,32 @@ from cloudfs.wait import Wait
 from cloudfs.wire.enrol import converse
 from cloudfs.wire.imports import Pool
 
+PATIENCE = 30.0  # seconds for all seeds of a join file together
 LOOK = 60.0  # seconds between looks whether the certificate is to be renewed
-AGAIN = (60.0, 3600.0)  # seconds after an attempt to renew that failed: the first, and at most
+AGAIN = (5.0, 3600.0)  # seconds after an attempt to renew that failed: the first, and at most
 TRIED = 8  # nodes asked in one attempt
-BURST, RATE = 40.0, 10.0  # questions of strangers: at once, and a second
+BURST, RATE = 40.0, 10.0  # questions of strangers, and of nodes: at once, and a second
 OVER = 2  # of a stranger's question that is passed on: attempts with different nodes
 ELSEWHERE = 2.0  # seconds for other zones to tell of issuers
 FINAL = frozenset({"denied", "bad"})  # kinds of answers after which no other node is asked
 
 log = logging.getLogger(__name__)
+
+
+class _Bucket:
+    """Bounds what answering may cost."""
+
+    def __init__(self) -> None:
+        self._tokens, self._filled = BURST, 0.0
+
+    def take(self) -> None:
+        """CloudError("again") where too much was asked of late."""
+        now = trio.current_time()
+        self._tokens = min(BURST, self._tokens + RATE * (now - self._filled))
+        self._filled = now
+        if self._tokens < 1:
+            raise CloudError("again", "too many ask this node at once", "try again in a moment")
+        self._tokens -= 1
 
 
 class Enrolling:
@@ -46,7 +63,7 @@ class Enrolling:
         self.renewed: Callable[[], None] = lambda: None
         self._cloud = cloud
         self._pool = pool
-        self._tokens, self._filled = BURST, 0.0
+        self._strangers, self._nodes = _Bucket(), _Bucket()
 
     # --- asking -----------------------------------------------------------------------------
 
@@ -60,21 +77,22 @@ class Enrolling:
         key = node_key(own.files.key)
         text = enrol.ask_join(file, own.name, key)
         failed = CloudError("unreachable", "no seed of the join file answers")
-        for address in file.seeds:
-            try:
-                said = await converse(self._pool, address, context=stranger_context(None))
-                node, there, root = enrol.read_greeting(said)
-                check_root(file, root)
-                # The clock first: with a wrong one the certificate does not verify.
-                enrol.check_clock(node, there, own.clock())
-                context = stranger_context(root)
-                answer = await converse(self._pool, address, node, text, context)
-                return root, enrol.check_answer(answer, root, key, own.name)[0]
-            except CloudError as error:
-                log.info("asked %s for a certificate: %s", address, error)
-                failed = error
-                if error.kind in FINAL:
-                    break
+        with trio.move_on_after(PATIENCE):
+            for address in file.seeds:
+                try:
+                    said = await converse(self._pool, address, context=stranger_context(None))
+                    node, there, root = enrol.read_greeting(said)
+                    check_root(file, root)
+                    # The clock first: with a wrong one the certificate does not verify.
+                    enrol.check_clock(node, there, own.clock())
+                    context = stranger_context(root)
+                    answer = await converse(self._pool, address, node, text, context)
+                    return root, enrol.check_answer(answer, root, key, own.name)[0]
+                except CloudError as error:
+                    log.info("asked %s for a certificate: %s", address, error)
+                    failed = error
+                    if error.kind in FINAL:
+                        break
         raise failed
 
     async def renew(self) -> None:
@@ -127,15 +145,16 @@ class Enrolling:
                     ends = when(own.own.ends)
                     log.warning("the certificate ends %s and is not renewed: %s", ends, error)
                     due, pause = own.clock() + pause, min(2 * pause, AGAIN[1])
-            await trio.sleep(LOOK)
+            # No longer than LOOK: the machine's clock may be set.
+            wait = max(due, own.renews() if own.own else due) - own.clock()
+            await trio.sleep(wait if 0 < wait < LOOK else LOOK)
 
     # --- answering --------------------------------------------------------------------------
 
     def answer(self, strange: bool, question: str) -> str | Wait[str]:
         """The certificate for a question.  CloudError: `bad`, `denied`, `again`."""
         asked = enrol.parse(question)
-        if strange:
-            self._count()
+        (self._strangers if strange else self._nodes).take()
         if self.credentials.issues_for(asked):
             made = self.credentials.answer(asked)
             what = "joined with a join file" if asked.shown else "has a new certificate"
@@ -144,15 +163,6 @@ class Enrolling:
         if asked.passed:
             raise CloudError("unreachable", f"this node is no issuer of {asked.cluster}")
         return Wait(partial(self._pass_on, asked, question))
-
-    def _count(self) -> None:
-        """Bound what strangers may cost."""
-        now = trio.current_time()
-        self._tokens = min(BURST, self._tokens + RATE * (now - self._filled))
-        self._filled = now
-        if self._tokens < 1:
-            raise CloudError("again", "too many ask this node at once", "try again in a moment")
-        self._tokens -= 1
 
     async def _pass_on(self, asked: enrol.Asked, question: str) -> str:
         """What the issuer says, or an issuer of the cluster."""

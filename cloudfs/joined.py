@@ -15,7 +15,7 @@ from typing import Any
 
 import trio
 
-from cloudfs import ndb
+from cloudfs import ndb, revoking
 from cloudfs.credentials import Credentials
 from cloudfs.enrolling import Enrolling
 from cloudfs.errors import CloudError
@@ -24,13 +24,13 @@ from cloudfs.factotum import authority
 from cloudfs.factotum.certificates import is_cloud, is_label
 from cloudfs.factotum.nodekeys import server_context
 from cloudfs.factotum.nodeproof import shown_by
-from cloudfs.factotum.revocation import Revocation
 from cloudfs.kernel import zones
 from cloudfs.kernel.bell import Log
 from cloudfs.kernel.cloud import Cloud
 from cloudfs.kernel.membership import Member
 from cloudfs.kernel.neighbours import Neighbours
 from cloudfs.kernel.records import Records
+from cloudfs.revoking import Revoking
 from cloudfs.wait import Wait
 from cloudfs.wire import address, seed
 from cloudfs.wire.imports import Pool
@@ -39,8 +39,6 @@ from cloudfs.wire.server import Server
 
 log = logging.getLogger(__name__)
 
-CHECK = 30.0  # seconds between looks whether a node's certificates have run out
-TOLD = 0.5  # seconds between looks for a word of revocation that this node is to keep telling
 SPREAD = 3.0  # seconds over which nodes spread the opening of their sessions anew
 JOIN = 15.0  # seconds to find one's place
 SEEDS = 6  # addresses in a join file
@@ -75,6 +73,7 @@ class Joined:
         self.credentials = credentials
         self.enrolling = Enrolling(credentials, cloud, pool)
         self.enrolling.renewed = self._renewed
+        self.revoking = Revoking(credentials, cloud, server, pool, self._open_anew, self._lost)
         self._listener: Listener | None = None
         self._engines: list[ZenohEngine] = []
         pool.admit = credentials.admit
@@ -113,7 +112,7 @@ class Joined:
                     else:
                         self.cloud.machine.outside = self.credentials.why
                 nursery.start_soon(self.enrolling.run)
-                nursery.start_soon(self._check_others)
+                nursery.start_soon(self.revoking.run)
                 task_status.started()
                 await trio.sleep_forever()
             finally:
@@ -137,6 +136,9 @@ class Joined:
         return Wait(partial(self._join_by, joined))
 
     def _may_join(self) -> None:
+        if self.credentials.lost:
+            fix = "start it under another name: cloudfs down; cloudfs up --node NAME"
+            raise CloudError("denied", f"join: {self.credentials.lost}", fix)
         if not self.cloud.machine.public:
             raise CloudError(
                 "refused",
@@ -272,8 +274,7 @@ class Joined:
             return
         machine, files = self.cloud.machine, self.credentials.files
         self.enrolling.seeds = list(seeds)
-        if self.credentials.authority is not None:
-            machine.measured["issuer"] = "yes"
+        self._tell_issuer()
         boot = max(self._records.get("boot", 0) + 1, time.time_ns() // 10**6)
         self._records.set("boot", boot)
         public = machine.public
@@ -290,8 +291,9 @@ class Joined:
             return made
 
         made = Neighbours(self.cloud, core, engine, self._ask_seed, self._events)
-        made.heard_word["revoked"] = self._heard_revoked
+        made.heard_word[revoking.WORD] = self.revoking.heard
         self.cloud.objects.changed_one = made.object_changed
+        self.revoking.neighbours = made
         self.neighbours, self._scope, self._over = made, trio.CancelScope(), trio.Event()
         if self._nursery is None:
             raise CloudError("again", "this node is stopping")
@@ -315,7 +317,7 @@ class Joined:
         self._scope.cancel()
         if self.neighbours is not None:
             await self._over.wait()
-        self.neighbours, self._engines = None, []
+        self.neighbours, self.revoking.neighbours, self._engines = None, None, []
         self.cloud.objects.changed_one = lambda made: None
 
     # --- certificates -----------------------------------------------------------------------
@@ -350,7 +352,14 @@ class Joined:
         """There is a new certificate: show it, also to those who are connected."""
         self._show()
         self._pool.use(self.credentials.files)
+        self._tell_issuer()
         self._open_anew("there is a new certificate")
+
+    def _tell_issuer(self) -> None:
+        """Let others find this node where it makes certificates."""
+        self.cloud.machine.measured.pop("issuer", None)
+        if self.credentials.authority is not None:
+            self.cloud.machine.measured["issuer"] = "yes"
 
     def _open_anew(self, why: str) -> None:
         """Open the engine's sessions anew, each at a moment of its own: Zenoh reads
@@ -359,60 +368,16 @@ class Joined:
             engine.open_anew(why, random.uniform(0, SPREAD))  # noqa: S311
 
     def revoke(self, node: str, cluster: str) -> None:
-        """Take that node's place away, and tell all others."""
-        if not self.credentials.certified:
-            raise CloudError("refused", f"revoke: {self.credentials.why}")
-        known = self.cloud.node(node)
-        place = cluster or (known.cluster if known else "") or self.cloud.machine.cluster
-        record = self.credentials.revoke(node, place)
-        self._shut_out(record)
-        if self.neighbours is not None:
-            self.neighbours.tell("revoked", _key(record), record.text().encode())
+        """Take that node's place in the cloud away."""
+        self.revoking.revoke(node, cluster)
 
-    def _heard_revoked(self, value: bytes) -> bool:
-        """A record that a node of the cloud told; whether it is new."""
-        record = self.credentials.learn(ndb.text_line(value))
-        if record is None:
-            return False
-        self._shut_out(record)
-        return True
-
-    def _shut_out(self, record: Revocation) -> None:
-        """Have nothing to do with that node any more."""
-        log.warning("%s, of cluster %s", record.why, record.cluster)
-        self.cloud.machine.events.add("revoked", node=record.node, cluster=record.cluster)
-        if self.credentials.lost:
-            self._scope.cancel()  # it is this node
-            return
-        self._server.check_nodes(self.credentials.admit)
-        self._pool.check()
-        self._open_anew(record.why)
-
-    async def _check_others(self) -> None:
-        """Close the connections of nodes whose certificates ran out; tell on, in the zones for
-        which this node speaks, of those that were revoked; and say if it is this one."""
-        looked = -CHECK
-        while True:
-            await trio.sleep(TOLD)
-            now = trio.current_time()
-            if self.credentials.lost and self.neighbours is not None:
-                await self._end()
-                self.cloud.machine.outside = self.credentials.lost
-            if self.neighbours is not None:
-                every = self.credentials.revoked.all.values()
-                records = {_key(record): record.text().encode() for record in every}
-                self.neighbours.keep_telling("revoked", records)
-            if now - looked >= CHECK:
-                looked = now
-                self._server.check_nodes(self.credentials.admit)
-                self._pool.check()
+    async def _lost(self, why: str) -> None:
+        """This node's place was taken away: be alone."""
+        await self._end()
+        self.cloud.machine.outside = why
 
     async def _ask_seed(self, address: str, question: str) -> str:
         return await seed.ask(self._pool, address, self.cloud.machine.owner, question)
-
-
-def _key(record: Revocation) -> str:
-    return f"{record.cluster}/{record.node}"
 
 
 def check_address(text: str) -> tuple[str, int]:

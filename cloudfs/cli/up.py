@@ -55,9 +55,9 @@ def up(
     Root's node serves the whole machine at /cloud; another user's is that user's own,
     at ~/cloud.  It writes its log to the file log in its state directory.
 
-    With --listen it is a node that others can join, and that can join others: see
-    cloudfs join --help.  It listens there and at the few ports above, TCP and UDP; the
-    address is kept for the next time.
+    With --listen it can be a node among others, once it has begun a cloud (cloudfs init) or
+    joined one (cloudfs join).  It then listens there and at the few ports above, TCP and
+    UDP; the address is kept for the next time.
     """
     state = config.state_dir()
     point = None if no_mount else Path(mount).absolute() if mount else config.mount_dir()

@@ -314,8 +314,9 @@ class ZenohEngine(Hub):
     """A node's engine in one zone of the cloud.
 
     listen: HOST:PORT (UDP) at which others of the zone dial this node.  seeds: the same of
-    some of them; they may be down.  shut_out: the names of nodes with which to exchange
-    nothing, asked for as a session opens.  Raises CloudError("bad") for an address that is none.
+    some of them; they may be down.  shut_out: the common names of
+    certificates with which to exchange nothing, asked for as a session opens.  Raises
+    CloudError("bad") for an address that is none.
     """
 
     def __init__(

@@ -34,6 +34,7 @@ from cloudfs.errors import CloudError
 from cloudfs.factotum.certificates import (
     EARLY,
     builder,
+    common_name,
     is_cloud,
     is_label,
     pem,
@@ -64,6 +65,14 @@ class Authority:
     def pem(self) -> bytes:
         return pem(self.cert) + pem_key(self.key)
 
+    def under(self, root: x509.Certificate) -> bool:
+        """Whether this is a cluster's that the root made."""
+        try:
+            self.cert.verify_directly_issued_by(root)
+        except (InvalidSignature, ValueError, TypeError):
+            return False
+        return bool(self.cluster)
+
 
 def make_root(cloud: str, now: float) -> Authority:
     """A new cloud.  CloudError("bad") for a name that is none."""
@@ -87,7 +96,9 @@ def make_cluster(root: Authority, cluster: str, now: float) -> Authority:
     key = ec.generate_private_key(ec.SECP256R1())
     only = x509.NameConstraints([x509.DNSName(f"{cluster}.{root.cloud}")], None)
     cert = (
-        builder(_name(cluster), root.cert.subject, key.public_key(), *_time(now, FOREVER))
+        builder(
+            _name(cluster, root.cloud), root.cert.subject, key.public_key(), *_time(now, FOREVER)
+        )
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         .add_extension(usage(signs=False), critical=True)
         .add_extension(only, critical=True)
@@ -109,7 +120,7 @@ def load(data: bytes) -> Authority:
         raise CloudError("bad", f"that is no authority's key: {error}") from None
     if not isinstance(key, ec.EllipticCurvePrivateKey) or key.public_key() != cert.public_key():
         raise CloudError("bad", "that is no authority's key: its two parts do not fit")
-    return Authority(cert, key, issuer, "" if subject == issuer else subject)
+    return Authority(cert, key, issuer, "" if cert.subject == cert.issuer else subject)
 
 
 def issue(
@@ -122,7 +133,7 @@ def issue(
     both = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH])
     uri = x509.UniformResourceIdentifier(f"spiffe://{where}/node/{node}")
     cert = (
-        builder(_name(node), by.cert.subject, public, *_time(now, life))
+        builder(_name(common_name(by.cluster, node)), by.cert.subject, public, *_time(now, life))
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(usage(signs=True), critical=True)
         .add_extension(both, critical=False)
@@ -296,8 +307,11 @@ def _secret(key: str) -> Ed25519PrivateKey:
         raise CloudError("bad", "the join file's key is none") from None
 
 
-def _name(common: str) -> x509.Name:
-    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common)])
+def _name(common: str, cloud: str = "") -> x509.Name:
+    """cloud: of a cluster's authority, which would be taken for its own issuer where it is
+    called as its cloud is."""
+    within = [x509.NameAttribute(NameOID.ORGANIZATION_NAME, cloud)] if cloud else []
+    return x509.Name([*within, x509.NameAttribute(NameOID.COMMON_NAME, common)])
 
 
 def _time(now: float, life: float) -> tuple[datetime.datetime, datetime.datetime]:

@@ -6,6 +6,7 @@ import datetime
 import hashlib
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -35,6 +36,12 @@ def is_cloud(name: str) -> bool:
     return bool(_IS_CLOUD.fullmatch(name))
 
 
+def common_name(cluster: str, node: str) -> str:
+    """By which the engine knows a node's certificate: at most 64 letters, as X.509 has it."""
+    name = f"{node}.{cluster}"
+    return name if len(name) <= 64 else hashlib.sha256(name.encode()).hexdigest()
+
+
 @dataclass(frozen=True, slots=True)
 class Proof:
     """Whom a node's certificate names.  key: the node's id, 32 hex digits of SHA-256 of its
@@ -48,6 +55,7 @@ class Proof:
     ends: float
 
 
+@lru_cache(4096)
 def proof(der: bytes) -> Proof:
     """What a certificate says; whether to believe it is checked elsewhere.
 

@@ -23,7 +23,7 @@ from cryptography.x509.oid import NameOID
 from cloudfs import ndb
 from cloudfs.errors import CloudError
 from cloudfs.factotum.authority import LIFE, Authority
-from cloudfs.factotum.certificates import EARLY, is_label, when
+from cloudfs.factotum.certificates import EARLY, common_name, is_label, when
 
 REGAIN = 7 * 86400.0  # seconds for which an issuer renews a certificate that has run out
 LIVES = LIFE + REGAIN + 86400.0  # seconds of a record
@@ -142,8 +142,9 @@ class Revoked:
         return self.all.get((cluster, node))
 
     def shut_out(self, now: float) -> frozenset[str]:
-        """The names of nodes that may still have a certificate that has not run out."""
-        return frozenset(r.node for r in self.all.values() if r.at + LIFE + EARLY > now)
+        """The common names of nodes' certificates that may not have run out yet."""
+        late = [r for r in self.all.values() if r.at + LIFE + EARLY > now]
+        return frozenset(common_name(r.cluster, r.node) for r in late)
 
 
 def known(lines: Iterable[str], root: x509.Certificate, cloud: str, now: float) -> Revoked:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence, Set
 from functools import partial
 from typing import Any, Protocol
 
@@ -363,11 +363,13 @@ class Neighbours:
         for engine in self.sessions.values():
             engine.tell(f"{kind}/{name}", value)
 
-    def keep_telling(self, kind: str, words: Mapping[str, bytes]) -> None:
-        """Have who comes later hear them too: in each zone its first delegate does that."""
+    def keep_telling(self, kind: str, words: Mapping[str, bytes], own: Set[str]) -> None:
+        """Have who comes later hear them too: in each zone its first delegate does that.  own:
+        those that come from this node, which tells them itself as well."""
         for zone, engine in self.sessions.items():
             told = self._words.setdefault((zone, kind), {})
-            wanted = words if self._first(zone) else {}
+            first = self._first(zone)
+            wanted = {name: value for name, value in words.items() if first or name in own}
             for name in told.keys() - wanted.keys():
                 engine.withdraw(f"{kind}/{name}")
                 del told[name]

@@ -92,14 +92,15 @@ class Net:
         except CloudError as error:
             raise AssertionError(f"{error}\n{self.logs()}") from None
 
-    def rename(self, node: Machine, name: str) -> None:
+    def rename(self, node: Machine, name: str, made: float | None = None) -> None:
         """Have a node's daemon, which does not run, be called so from now on, as if its
-        cluster's authority had been asked for a certificate of that name."""
+        cluster's authority had been asked for a certificate of that name, at that time (now
+        unless told, seconds since 1970)."""
         states = [other.local.state for other in self if other.cluster == node.cluster]
         keys = [state / "cluster.key" for state in states]
         by = next(filter(None, map(nodekeys.authority_in, keys)))
         root = nodekeys.certificate(nodekeys.files_in(node.local.state).ca)
-        nodekeys.give(node.local.state, root, by, name, time.time())
+        nodekeys.give(node.local.state, root, by, name, time.time() if made is None else made)
         node.local.name = name
 
     # --- links ------------------------------------------------------------------------

@@ -6,11 +6,14 @@ import time
 from collections.abc import Callable, Iterable
 
 from cloudfs import ndb
+from cloudfs.credentials import age_of_renewal
 from tests.cloud.machine import Machine
 from tests.cloud.net import Net, always, eventually, expect
 from tests.cloud.views import AGREE, GONE, JOIN, all_up, view
 
 MakeNet = Callable[..., Net]
+
+DUE = 30.0  # seconds after which a certificate is to be renewed in the test of that
 
 
 def test_a_node_joins_with_the_join_file_only(make_net: MakeNet) -> None:
@@ -49,6 +52,34 @@ def test_a_node_joins_with_the_join_file_only(make_net: MakeNet) -> None:
     new.local.cluster = n1.cluster
     new.restart()
     eventually(lambda: all_up(net, net), JOIN)
+
+
+def test_certificates_are_renewed_by_themselves_and_nobody_notices(make_net: MakeNet) -> None:
+    """One gets old while it follows something, and one ran out while its node was off."""
+    net = make_net({"east": "n1 n2 n3"}, start=False)
+    n1, due, late = net
+    begun = time.time()
+    net.rename(due, "n2", begun - age_of_renewal("n2") + DUE)
+    net.rename(late, "n3", begun - 100 * 3600)
+    n1.start()
+    id = n1.begin("i=0; while :; do echo $i; i=$((i + 1)); sleep 0.1; done")
+    due.start()
+    late.start()
+    eventually(lambda: all_up(net, net), JOIN)
+    assert int(due.status("nodes/n2/cert")["made"]) < begun - 3600
+    seconds = begun + DUE + 12 - time.time()
+    follow = f"timeout {seconds:.0f} cat $cloud/.follow/proc/{id}/stdout || true"
+    lines = due.sh(follow, seconds=seconds + 10).split()
+    assert lines == [str(number) for number in range(len(lines))]
+    assert len(lines) > 50
+
+    def renewed() -> None:
+        for node in (due, late):
+            cert = node.status("nodes", node.name, "cert")
+            assert int(cert["made"]) >= int(begun), cert
+
+    eventually(renewed, JOIN)
+    expect(missed(net), set())
 
 
 def out(node: Machine, name: str) -> None:

@@ -118,6 +118,14 @@ async def test_the_engine_holds_to_the_constraint_as_well(tmp_path: Path, now: f
         nursery.cancel_scope.cancel()
 
 
+def test_a_cluster_may_be_called_as_its_cloud(tmp_path: Path, now: float) -> None:
+    """As both are where nobody gave them a name."""
+    same = authority.make_cluster(ROOT, "local", now)
+    assert authority.load(same.pem()).cluster == "local"
+    one, two = files(tmp_path / "1", same, "n1", now), files(tmp_path / "2", same, "n2", now)
+    assert handshake(one, two) == ("local", "local", "n2")
+
+
 def test_authorities_are_read_back() -> None:
     for made in (ROOT, PARIS):
         again = authority.load(made.pem())
@@ -233,3 +241,10 @@ TEXT = make().text()
 def test_join_files_that_make_no_sense(more) -> None:
     with pytest.raises(CloudError, match="at least one node"):
         make(**more)
+
+
+def test_long_names_have_certificates_too(tmp_path: Path, now: float) -> None:
+    node, cluster = "n" * 63, "c" * 63
+    by = authority.make_cluster(ROOT, cluster, now)
+    one, two = files(tmp_path / "1", by, node, now), files(tmp_path / "2", PARIS, "n2", now)
+    assert handshake(two, one) == ("local", cluster, node)

@@ -59,7 +59,7 @@ def test_a_record_lives_as_long_as_a_certificate_could_come_back() -> None:
     assert not revoked.add(made, NOW)
     assert revoked.of("paris", "n3") == made
     assert revoked.of("rome", "n3") is None
-    assert revoked.shut_out(NOW) == {"n3"}
+    assert revoked.shut_out(NOW) == {"n3.paris"}
     assert revoked.shut_out(NOW + LIFE + 7200) == frozenset()
     revoked.tidy(NOW + LIVES - 1)
     assert revoked.all

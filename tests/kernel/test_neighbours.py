@@ -340,3 +340,76 @@ async def test_of_two_that_met_no_refusal_the_earlier_one_stays(town, autojump_c
     assert await where(every, name) == {(first, "alive")}
     said = ndb.parse(await stays.cat(f"/cloud/nodes/{name}/status"))
     assert (said["state"], said["why"]) == ("alive", "")
+
+
+class Heard:
+    """A node that takes words, and keeps telling those that it knows."""
+
+    def __init__(self, node, nursery):
+        self.node, self.words, self.own, self.times = node, {}, set(), 0
+        self.over = set()  # what is too old to be taken
+        node.neighbours.heard_word["word"] = self.hear
+        nursery.start_soon(self.run)
+
+    def hear(self, value):
+        self.times += 1
+        if value == b"bad":
+            raise CloudError("denied", "not signed")
+        new = value.decode() not in {*self.words, *self.over}
+        if new:
+            self.words[value.decode()] = value
+        return new
+
+    def say(self, name):
+        self.words[name] = name.encode()
+        self.own.add(name)
+        self.node.neighbours.tell("word", name, name.encode())
+
+    async def run(self):
+        while True:
+            await trio.sleep(0.5)
+            self.node.neighbours.keep_telling("word", self.words, self.own)
+
+
+async def test_words_reach_all_zones_and_those_who_come_later(town, autojump_clock, nursery):
+    p1, p2 = await town.add("p1", "p2", cluster="paris")
+    t1, t2 = await town.add("t1", "t2", cluster="tokyo")
+    every = [Heard(node, nursery) for node in (p1, p2, t1, t2)]
+    await town.until(lambda: all(n.cloud.ask is not None for n in (p1, p2, t1, t2)), 60)
+    every[1].say("one")
+    await trio.sleep(1)
+    assert all(set(one.words) == {"one"} for one in every)
+    # Both sides of a cut tell their own, and all hear of all when it is healed.
+    town.partition([p1, p2], [t1, t2])
+    await trio.sleep(30)
+    every[0].say("two")
+    every[3].say("three")
+    await trio.sleep(5)
+    assert set(every[2].words) == {"one", "three"}
+    town.heal()
+    await town.until(lambda: all(len(one.words) == 3 for one in every), 60)
+    late = Heard(await town.add("t3", cluster="tokyo"), nursery)
+    await town.until(lambda: set(late.words) == {"one", "two", "three"}, 20)
+    # What is no good goes no further, and who said it is none the worse.
+    every[1].say("bad")
+    await trio.sleep(5)
+    assert all("bad" not in one.words for one in every if one is not every[1])
+    before = sum(one.times for one in every)
+    await trio.sleep(60)
+    assert sum(one.times for one in every) < before + 60  # it is told on change alone
+
+
+async def test_words_that_are_over_are_withdrawn(town, autojump_clock, nursery):
+    one, two = await town.add("n1", "n2")
+    await town.settle()
+    first, second = Heard(one, nursery), Heard(two, nursery)
+    first.say("old")
+    await trio.sleep(2)
+    assert "old" in second.words
+    for each in (first, second):
+        each.words.clear()
+        each.over.add("old")
+    await trio.sleep(2)
+    late = Heard(await town.add("n3"), nursery)
+    await trio.sleep(20)
+    assert late.words == {}

@@ -211,7 +211,6 @@ async def test_strangers_are_few_for_a_short_time_and_ask_little(
     monkeypatch.setattr(enrolling, "BURST", 3.0)
     monkeypatch.setattr(enrolling, "RATE", 0.01)
     async with issuer(tmp_path) as first:
-        first.enrolling._tokens = 3.0
         first.server.frame_time = 1.0
         text = first.invite(uses=9)
         async with stranger(first), stranger(first), stranger(first):
@@ -400,7 +399,7 @@ async def test_a_revocation_outlives_the_daemon_and_reaches_who_was_not_there(
     again = Station(tmp_path, "n2", time.time)
     again.credentials.load("paris")
     assert again.credentials.revoked.of("paris", "n3") == record
-    assert again.credentials.shut_out() == {"n3"}
+    assert again.credentials.shut_out() == {"n3.paris"}
     assert again.credentials.lost == ""
 
 
