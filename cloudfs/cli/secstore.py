@@ -122,7 +122,10 @@ def unlock(
         blobs = sealed_keys(files, heads, memory.keys, version, say)
         content = sealed.open_by_code(blobs[0], code)
         return Opened(heads, blobs, content.decode(errors="replace"))
-    hardened, point = harden(files, heads, password, memory, say)
+    device = memory.device
+    if device is not None and _public(device) not in notes(heads[0]).devices:
+        device = None
+    hardened, point = harden(files, heads, password, device, say)
     blobs = sealed_keys(files, heads, memory.keys, version, say)
     content = sealed.open_by_password(blobs[0], hardened)
     opened = Opened(heads, blobs, content.decode(errors="replace"))
@@ -217,19 +220,26 @@ def _last_dealing(files: Files, user: str) -> Dealing:
 
 
 def harden(
-    files: Files, heads: Sequence[User], password: str, memory: Memory, say: Say
+    files: Files,
+    heads: Sequence[User],
+    password: str,
+    device: Ed25519PrivateKey | None,
+    say: Say,
 ) -> tuple[bytes, bytes]:
     """The password, hardened by the holders of the user's key: 64 bytes; and the point that they
-    were asked with."""
+    were asked with.
+
+    device: a key that the record names, or the user's own; None: ask as a stranger.
+    """
     user, about = heads[0].user, notes(heads[0])
     asked = oprf.blind(password.encode())
     request = [ndb.record({"point": asked.point.hex()})]
-    if memory.device is not None and _public(memory.device) in about.devices:
+    if device is not None:
         at = f"{time.time():.3f}"
-        device = {"device": _public(memory.device).hex(), "time": at}
-        request = [ndb.record({"point": asked.point.hex(), **device})]
+        told_of = {"device": _public(device).hex(), "time": at}
+        request = [ndb.record({"point": asked.point.hex(), **told_of})]
         for node in _last_dealing(files, user).holders:
-            sign = memory.device.sign(to_sign(user, node, asked.point, at))
+            sign = device.sign(to_sign(user, node, asked.point, at))
             request.append(ndb.record({"holder": node, "sign": sign.hex()}))
     good, bad = told(files.ask(f"secstore/users/{user}/harden", "\n".join(request)))
     answers: dict[str, dict[int, bytes]] = {}
@@ -390,8 +400,7 @@ def change_password(files: Files, opened: Opened, password: str, say: Say) -> No
     heads, secret = opened.heads, opened.secret
     user = heads[0].user
     memory = Memory(heads[0])
-    hardened, point = harden(files, heads, password, memory, say)
-    _was_right(files, opened, point)
+    hardened, _ = harden(files, heads, password, secret, say)
     content = opened.content.encode()
     blob = sealed.seal(content, user, hardened, opened.code, secret, opened.blobs)
     good, bad = told(files.ask(f"secstore/users/{user}/keys", blob.text()))

@@ -10,8 +10,9 @@ Asked by one line and more below it, answered by lines:
     give share= + user, dealing, sealed line     a user's first share, before the user is known
 
 Nothing is believed for who asks; who may guess how often is factotum/guesses.py's.  A *device* is
-one whose key the user's record names: it signs holder, point and time, and each such proof is good
-once and for five minutes.  So no stranger, and no node on the way, uses up the owner's attempts.
+one whose key the user's record names, or that has the user's own: it signs holder, point and time,
+and each such proof is good once and for five minutes.  So no stranger, and no node on the way, uses
+up the owner's attempts.
 
 A share is kept while the dealing that it is of is the last one, and for a moment after; what was
 given before its user was known goes after an hour.
@@ -313,7 +314,8 @@ class Holder:
         proof = bytes.fromhex(pairs["sign"])
         now = self.now()
         heads = self.people.register.versions("user", record.user)
-        known = {key for one in heads if isinstance(one, User) for key in notes(one).devices}
+        users = [one for one in heads if isinstance(one, User)]
+        known = {key for one in users for key in notes(one).devices} | {record.key}
         if device not in known or not abs(now - at) <= DRIFT or proof in self._proofs:
             return ""
         try:
