@@ -97,7 +97,8 @@ class Holder:
         self.later: dict[str, Later] = {}
         self._root = root
         self._proofs: OrderedDict[bytes, float] = OrderedDict()
-        self._guessed: OrderedDict[tuple[str, bytes], str] = OrderedDict()  # by strangers, whence
+        # Points that were asked with, and by whom: source and device.
+        self._guessed: OrderedDict[tuple[str, bytes], tuple[str, str]] = OrderedDict()
         secret = records.get("holder.key", "") or Ed25519PrivateKey.generate().private_bytes_raw()
         if isinstance(secret, bytes):
             records.set("holder.key", secret.hex())
@@ -157,10 +158,9 @@ class Holder:
                 f"wait {wait:.0f} s, or use a device that has logged in before, or the"
                 " recovery code",
             )
-        if not device:
-            self._guessed[user, point] = source
-            if len(self._guessed) > PROOFS:
-                self._guessed.popitem(last=False)
+        self._guessed[user, point] = source, device
+        if len(self._guessed) > PROOFS:
+            self._guessed.popitem(last=False)
         answer, proof = oprf.evaluate(share.value, point)
         told = {
             "holder": self.node,
@@ -181,7 +181,7 @@ class Holder:
             raise CloudError("denied", f"{record.user} did not sign that") from None
         asked = self._guessed.pop((record.user, point), None)
         if asked is not None:
-            self.guesses.right(record.user, asked)
+            self.guesses.right(record.user, *asked)
         return "right\n"
 
     def _keys(self, pairs: dict[str, str], lines: list[str], source: str) -> str:
