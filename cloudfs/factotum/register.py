@@ -75,6 +75,9 @@ class Register:
     def users(self) -> list[str]:
         return sorted(self._kept["user"])
 
+    def some(self) -> bool:
+        return bool(self._kept["user"])
+
     def groups(self) -> list[str]:
         """Those that have members: a group without any is gone."""
         return sorted(name for name in self._kept["group"] if self.members(name))
@@ -338,7 +341,10 @@ class Register:
         else:
             self._parts[part].pop(record.digest, None)
         self._hashes[part] = None
-        self._groups = None
+        if isinstance(record, Group) or (
+            isinstance(record, User) and record.user in self._kept["group"]
+        ):
+            self._groups = None
         self.version += 1
         (self.added if there else self.dropped)(record)
 
