@@ -194,7 +194,15 @@ class Register:
         if any(one.digest in user.before and one.epoch > user.epoch for one in ended):
             raise CloudError("denied", f"the record of {user.user} goes back an epoch")
         self._merge("user", user.user, user, ended, USERS)
+        self._shorten(user.user)
         return True
+
+    def _shorten(self, user: str) -> None:
+        """Forget dealings before the first that a version of the user's record names."""
+        chain, anchors = self.dealings(user), self._anchors(user)
+        if any(one.digest in anchors for one in chain):
+            while chain[0].digest not in anchors:
+                self._drop("dealing", user, chain.pop(0))
 
     def _put_group(self, group: Group, checked: bool) -> bool:
         name, owner = group.group, group.owner
