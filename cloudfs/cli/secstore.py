@@ -14,6 +14,7 @@ try passwords do not keep it waiting.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import re
@@ -36,6 +37,7 @@ from cloudfs.kernel.holder import to_confirm, to_sign
 
 Say = Callable[[str], None]  # told what a person should know and nothing is refused for
 LEAST = 8  # characters of a new password
+DEALT = 4  # dealings after which a login has the user's record name the last one
 
 _SEED = re.compile(r"[0-9a-f]{64}")
 
@@ -95,9 +97,9 @@ def get_keys(
         memory = Memory(opened.heads[0])
         memory.note(opened.blobs[0])
         try:
-            _know_device(files, opened, memory)
+            _bring_up(files, opened, memory)
         except CloudError as error:
-            say(f"this device is not known as one of {user} yet: {error}")
+            say(f"the record of {user} is as it was: {error}")
     return [_of_epoch(line, opened.heads[0]) for line in opened.keys]
 
 
@@ -120,6 +122,13 @@ def unlock(
 ) -> Opened:
     """Open the user's keys by password or by recovery code; see get_keys."""
     heads = records(files, user)
+    others = [one for one in heads if one.made[1] != heads[0].made[1]]
+    heads = [one for one in heads if one not in others]
+    for one in others:
+        say(
+            f"another user {user} was made in the cluster {accounts.made_in(one)}; one of the two"
+            " has to go: cloudfs user del --version"
+        )
     if len(heads) > 1:
         say(
             f"the record of {user} has parted in {len(heads)} versions, of which the first one"
@@ -130,7 +139,10 @@ def unlock(
         blobs = sealed_keys(files, heads, memory.keys, version, say)
         content = sealed.open_by_code(blobs[0], code)
         return Opened(heads, blobs, content.decode(errors="replace"))
-    hardened, point = harden(files, heads, password, memory, say)
+    device = memory.device
+    if device is not None and _public(device) not in notes(heads[0]).devices:
+        device = None
+    hardened, point = harden(files, heads, password, device, say)
     blobs = sealed_keys(files, heads, memory.keys, version, say)
     content = sealed.open_by_password(blobs[0], hardened)
     opened = Opened(heads, blobs, content.decode(errors="replace"))
@@ -225,19 +237,26 @@ def _last_dealing(files: Files, user: str) -> Dealing:
 
 
 def harden(
-    files: Files, heads: Sequence[User], password: str, memory: Memory, say: Say
+    files: Files,
+    heads: Sequence[User],
+    password: str,
+    device: Ed25519PrivateKey | None,
+    say: Say,
 ) -> tuple[bytes, bytes]:
     """The password, hardened by the holders of the user's key: 64 bytes; and the point that they
-    were asked with."""
+    were asked with.
+
+    device: a key that the record names, or the user's own; None: ask as a stranger.
+    """
     user, about = heads[0].user, notes(heads[0])
     asked = oprf.blind(password.encode())
     request = [ndb.record({"point": asked.point.hex()})]
-    if memory.device is not None and _public(memory.device) in about.devices:
+    if device is not None:
         at = f"{time.time():.3f}"
-        device = {"device": _public(memory.device).hex(), "time": at}
-        request = [ndb.record({"point": asked.point.hex(), **device})]
+        told_of = {"device": _public(device).hex(), "time": at}
+        request = [ndb.record({"point": asked.point.hex(), **told_of})]
         for node in _last_dealing(files, user).holders:
-            sign = memory.device.sign(to_sign(user, node, asked.point, at))
+            sign = device.sign(to_sign(user, node, asked.point, at))
             request.append(ndb.record({"holder": node, "sign": sign.hex()}))
     good, bad = told(files.ask(f"secstore/users/{user}/harden", "\n".join(request)))
     answers: dict[str, dict[int, bytes]] = {}
@@ -391,15 +410,19 @@ def _not_there(files: Files, user: str) -> None:
             raise CloudError("exists", f"there is a {kind} {user} already", "take another name")
 
 
-def change_password(files: Files, opened: Opened, password: str, say: Say) -> None:
-    """Seal the keys under another password, and end a fork if there is one.  CloudError as
-    get_keys; `unreachable` where fewer holders took it than are needed to read it."""
+def change_password(
+    files: Files, opened: Opened, password: str, say: Say, epoch: bool = False
+) -> None:
+    """Seal the keys under another password, and end a fork if there is one.
+
+    epoch: void all tokens that the user has given.  CloudError as get_keys; `unreachable` where
+    fewer holders took it than are needed to read it.
+    """
     check_password(password)
     heads, secret = opened.heads, opened.secret
     user = heads[0].user
     memory = Memory(heads[0])
-    hardened, point = harden(files, heads, password, memory, say)
-    _was_right(files, opened, point)
+    hardened, _ = harden(files, heads, password, secret, say)
     content = opened.content.encode()
     blob = sealed.seal(content, user, hardened, opened.code, secret, opened.blobs)
     good, bad = told(files.ask(f"secstore/users/{user}/keys", blob.text()))
@@ -407,7 +430,7 @@ def change_password(files: Files, opened: Opened, password: str, say: Say) -> No
     enough(max(made.need, len(made.holders) // 2 + 1), len(made.holders), len(good), bad)
     for node, error in bad.items():
         say(f"{node} still has the old password: {error}")
-    _change_record(files, heads, secret, replace(_all_notes(heads), blob=blob.digest))
+    _change_record(files, heads, secret, replace(_all_notes(heads), blob=blob.digest), epoch)
     memory.note(blob)
 
 
@@ -418,9 +441,13 @@ def _all_notes(heads: Sequence[User]) -> Notes:
 
 
 def _change_record(
-    files: Files, heads: Sequence[User], secret: Ed25519PrivateKey, said: Notes
+    files: Files,
+    heads: Sequence[User],
+    secret: Ed25519PrivateKey,
+    said: Notes,
+    epoch: bool = False,
 ) -> None:
-    record = accounts.change_user(heads, secret, more=said.text())
+    record = accounts.change_user(heads, secret, more=said.text(), epoch=epoch)
     files.write("secstore/ctl", record.text().rstrip("\n"))
 
 
@@ -468,14 +495,29 @@ class Memory:
             new.replace(self._path)
 
 
-def _know_device(files: Files, opened: Opened, memory: Memory) -> None:
-    """Have the user's record name this device, unless it does or has parted."""
+def _bring_up(files: Files, opened: Opened, memory: Memory) -> None:
+    """Have the user's record name this device, and the last dealing where there were several since
+    the one that it names; not while it has parted."""
     said = notes(opened.heads[0])
-    known = memory.device is not None and _public(memory.device) in said.devices
-    if known or len(opened.heads) > 1:
+    if len(opened.heads) > 1:
         return
     if memory.device is None:
         memory.device = Ed25519PrivateKey.generate()
         memory.save()
-    devices = (*said.devices, _public(memory.device))[-DEVICES:]
-    _change_record(files, opened.heads, opened.secret, replace(said, devices=devices))
+    known = dict.fromkeys([*said.devices, _public(memory.device)])
+    new = replace(said, devices=tuple(known)[-DEVICES:], anchor=_anchor(files, opened.heads[0]))
+    if new != said:
+        _change_record(files, opened.heads, opened.secret, new)
+
+
+def _anchor(files: Files, record: User) -> str:
+    """The hash of the dealing that the record should name: the last of many, each of which
+    follows the one before."""
+    anchor = notes(record).anchor
+    text = files.read(f"secstore/users/{record.user}/dealing")
+    chain = [dealings.parse(line) for line in text.splitlines(keepends=True)]
+    if len(chain) <= DEALT or chain[0].digest != anchor:
+        return anchor
+    for last, made in itertools.pairwise(chain):
+        dealings.check_next(made, last)
+    return chain[-1].digest

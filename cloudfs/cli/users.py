@@ -174,8 +174,9 @@ def user_recover(options: Options, name: str, version: str) -> None:
 @click.command()
 @click.argument("name", required=False)
 @click.option("--version", metavar="DIGITS", default="", help="Of sealed keys that have parted.")
+@click.option("--logout", is_flag=True, help="Also void every login and grant that there is.")
 @click.pass_obj
-def passwd(options: Options, name: str | None, version: str) -> None:
+def passwd(options: Options, name: str | None, version: str, logout: bool) -> None:
     """Change a user's password: your own, or NAME's.
 
     Asks for the old one and the new one, at the terminal or as two lines of standard input.
@@ -189,7 +190,7 @@ def passwd(options: Options, name: str | None, version: str) -> None:
     old = asking.secret(f"Password of {who}")
     opened = secstore.unlock(files, who, password=old, version=version, say=_say)
     new = asking.secret(f"New password of {who}", again=True)
-    secstore.change_password(files, opened, new, _say)
+    secstore.change_password(files, opened, new, _say, logout)
 
 
 # --- groups ----------------------------------------------------------------------------------

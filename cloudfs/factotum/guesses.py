@@ -65,9 +65,9 @@ class Guesses:
             bucket.level -= 1
         return 0.0
 
-    def right(self, user: str, source: str) -> None:
-        """That stranger turned out to be the user: give back what it took."""
-        for name in self._names(user, source, ""):
+    def right(self, user: str, source: str, device: str = "") -> None:
+        """Who asked turned out to be the user: give back what it took."""
+        for name in self._names(user, source, device):
             bucket = self._buckets.get(name)
             if bucket is not None:
                 bucket.level = min(bucket.burst, bucket.level + 1)

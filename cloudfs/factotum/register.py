@@ -79,6 +79,9 @@ class Register:
     def users(self) -> list[str]:
         return sorted(self._kept["user"])
 
+    def some(self) -> bool:
+        return bool(self._kept["user"])
+
     def groups(self) -> list[str]:
         """Those that have members: a group without any is gone."""
         return sorted(name for name in self._kept["group"] if self.members(name))
@@ -195,7 +198,15 @@ class Register:
         if any(one.digest in user.before and one.epoch > user.epoch for one in ended):
             raise CloudError("denied", f"the record of {user.user} goes back an epoch")
         self._merge("user", user.user, user, ended, USERS)
+        self._shorten(user.user)
         return True
+
+    def _shorten(self, user: str) -> None:
+        """Forget dealings before the first that a version of the user's record names."""
+        chain, anchors = self.dealings(user), self._anchors(user)
+        if any(one.digest in anchors for one in chain):
+            while chain[0].digest not in anchors:
+                self._drop("dealing", user, chain.pop(0))
 
     def _put_group(self, group: Group, checked: bool) -> bool:
         name, owner = group.group, group.owner
@@ -342,7 +353,10 @@ class Register:
         else:
             self._parts[part].pop(record.digest, None)
         self._hashes[part] = None
-        self._groups = None
+        if isinstance(record, Group) or (
+            isinstance(record, User) and record.user in self._kept["group"]
+        ):
+            self._groups = None
         self.version += 1
         (self.added if there else self.dropped)(record)
 

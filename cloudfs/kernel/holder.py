@@ -10,8 +10,9 @@ Asked by one line and more below it, answered by lines:
     give share= + user, dealing, sealed line     a user's first share, before the user is known
 
 Nothing is believed for who asks; who may guess how often is factotum/guesses.py's.  A *device* is
-one whose key the user's record names: it signs holder, point and time, and each such proof is good
-once and for five minutes.  So no stranger, and no node on the way, uses up the owner's attempts.
+one whose key the user's record names, or that has the user's own: it signs holder, point and time,
+and each such proof is good once and for five minutes.  So no stranger, and no node on the way, uses
+up the owner's attempts.
 
 A share is kept while the dealing that it is of is the last one, and for a moment after; what was
 given before its user was known goes after an hour.
@@ -96,7 +97,8 @@ class Holder:
         self.later: dict[str, Later] = {}
         self._root = root
         self._proofs: OrderedDict[bytes, float] = OrderedDict()
-        self._guessed: OrderedDict[tuple[str, bytes], str] = OrderedDict()  # by strangers, whence
+        # Points that were asked with, and by whom: source and device.
+        self._guessed: OrderedDict[tuple[str, bytes], tuple[str, str]] = OrderedDict()
         secret = records.get("holder.key", "") or Ed25519PrivateKey.generate().private_bytes_raw()
         if isinstance(secret, bytes):
             records.set("holder.key", secret.hex())
@@ -156,10 +158,9 @@ class Holder:
                 f"wait {wait:.0f} s, or use a device that has logged in before, or the"
                 " recovery code",
             )
-        if not device:
-            self._guessed[user, point] = source
-            if len(self._guessed) > PROOFS:
-                self._guessed.popitem(last=False)
+        self._guessed[user, point] = source, device
+        if len(self._guessed) > PROOFS:
+            self._guessed.popitem(last=False)
         answer, proof = oprf.evaluate(share.value, point)
         told = {
             "holder": self.node,
@@ -180,7 +181,7 @@ class Holder:
             raise CloudError("denied", f"{record.user} did not sign that") from None
         asked = self._guessed.pop((record.user, point), None)
         if asked is not None:
-            self.guesses.right(record.user, asked)
+            self.guesses.right(record.user, *asked)
         return "right\n"
 
     def _keys(self, pairs: dict[str, str], lines: list[str], source: str) -> str:
@@ -313,7 +314,8 @@ class Holder:
         proof = bytes.fromhex(pairs["sign"])
         now = self.now()
         heads = self.people.register.versions("user", record.user)
-        known = {key for one in heads if isinstance(one, User) for key in notes(one).devices}
+        users = [one for one in heads if isinstance(one, User)]
+        known = {key for one in users for key in notes(one).devices} | {record.key}
         if device not in known or not abs(now - at) <= DRIFT or proof in self._proofs:
             return ""
         try:

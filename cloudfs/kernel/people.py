@@ -51,6 +51,7 @@ class People:
         self._event = event
         self._touched: set[tuple[str, str]] = set()
         self._mark = ""
+        self._seen: Root | None = None
         self._begin()
         for lines in records.all_people():
             for line in lines.splitlines(keepends=True):
@@ -76,6 +77,10 @@ class People:
         """The checked record of a user, None where there is none of that name."""
         self._look_at_root()
         return self.register.user(name)
+
+    def some(self) -> bool:
+        """Whether there are users at all."""
+        return self.register.some()
 
     def groups_of(self, name: str) -> frozenset[str]:
         """The groups that have this user as a member now."""
@@ -123,8 +128,9 @@ class People:
     def _look_at_root(self) -> None:
         """In another cloud nobody of the last one is anybody."""
         root = self._root()
-        if root is None:
+        if root is None or root is self._seen:
             return
+        self._seen = root
         mark = hashlib.sha256(root[0].public_bytes(Encoding.DER)).hexdigest()
         if mark == self._mark:
             return

@@ -34,6 +34,7 @@ class Records:
         self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         self._db.execute("pragma journal_mode=wal")
         self._db.execute("pragma synchronous=normal")
+        self._db.execute("pragma secure_delete=on")  # shares that are not needed any more
         self._db.executescript(SCHEMA)
 
     def put(self, id: str, record: dict[str, Any]) -> None:

@@ -147,6 +147,8 @@ class Redealing:
         self.holder.tidy()
         users = list(self.holder.shares)
         await self._observe(users)
+        held = {node for user in users for node in self._holders(user)}
+        self._missed = {node: at for node, at in self._missed.items() if node in held}
         self._random.shuffle(users)
         done = 0
         for user in users:
@@ -161,8 +163,7 @@ class Redealing:
     async def _observe(self, users: Iterable[str]) -> None:
         """Note which holders are away, those in other zones by asking there."""
         cloud, now = self.store.cloud, trio.current_time()
-        dealt = filter(None, map(self.store.people.dealing, users))
-        nodes = {node for made in dealt for node in made.holders} - {self.holder.node}
+        nodes = {node for user in users for node in self._holders(user)} - {self.holder.node}
         for node in sorted(nodes):
             info = cloud.node(node)
             if info is None or not info.near:
@@ -171,7 +172,10 @@ class Redealing:
                 self._missed.pop(node, None)
             else:
                 self._missed.setdefault(node, now)
-        self._missed = {node: at for node, at in self._missed.items() if node in nodes}
+
+    def _holders(self, user: str) -> tuple[str, ...]:
+        made = self.store.people.dealing(user)
+        return made.holders if made else ()
 
     def _away(self, node: str) -> float:
         """Seconds for which a node was seen to be away, 0 for one that lives."""

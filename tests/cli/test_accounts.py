@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -32,7 +33,9 @@ def node() -> Iterator[Session]:
     me = Person("root" if os.geteuid() == 0 else "me", os.geteuid())
     session = Session(me, open_folder() / "home")
     trusted(session.state)
-    session.cloudfs("up")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        session.port = free.getsockname()[1]  # type: ignore[attr-defined]
+    session.cloudfs("up", "--tcp", f"127.0.0.1:{session.port}")  # type: ignore[attr-defined]
     session.code = session.cloudfs("user", "add", "ana", stdin=f"{RIGHT}\n").stdout.strip()  # type: ignore[attr-defined]
     yield session
     session.cloudfs("down", "--objects")
@@ -94,6 +97,25 @@ def test_bad_input(node: Session, words: tuple[str, ...], stdin: str, why: str) 
     assert "Traceback" not in done.stderr
     for secret in (RIGHT, "x" * 100):
         assert secret not in done.stdout + done.stderr
+
+
+GET = """
+import sys
+from cloudfs.cli import secstore
+from cloudfs.cli.wired import Wired
+keys = secstore.get_keys(Wired(sys.argv[1]), "ana", sys.stdin.readline().strip(), say=print)
+print(len(keys), keys[0].partition("!")[0])
+"""
+
+
+def test_who_has_not_logged_in_gets_keys_and_nothing_else(node: Session) -> None:
+    address = f"tcp:127.0.0.1:{node.port}"  # type: ignore[attr-defined]
+    done = node.run("python3", "-c", GET, address, stdin=f"{RIGHT}\n")
+    assert done.stdout == "1 key proto=cap25519 dom=local user=ana \n"
+    listed = node.cloudfs("9p", "ls", address, "nodes").stdout.split()
+    name = next(one for one in listed if one != "help")
+    done = node.cloudfs("9p", "write", address, f"nodes/{name}/ctl", stdin="drain\n", status=1)
+    assert "ermission denied" in done.stderr
 
 
 def test_without_the_authority_nobody_is_made(node: Session) -> None:

@@ -27,7 +27,7 @@ from cloudfs.kernel.people import People
 from cloudfs.kernel.records import Records
 from cloudfs.kernel.secstore import Secstore
 from tests.factotum.people import TRUST
-from tests.factotum.test_authority import PARIS
+from tests.factotum.test_authority import PARIS, ROME
 
 RIGHT, WRONG, NEW = "sesame-sesame", "sesame-sesamf", "another one"
 
@@ -222,7 +222,8 @@ def test_guessing_is_slow_and_locks_nobody_out(net: Net, stranger: Callable[[], 
     for _ in range(3):
         assert net.login()  # a known one does not,
     stranger()
-    assert secstore.unlock(net, "ana", code=code).keys  # nor does the recovery code
+    opened = secstore.unlock(net, "ana", code=code)  # nor does the recovery code, to change it
+    secstore.change_password(net, opened, RIGHT, net.notes.append)
     net.now += 301
     assert net.login(RIGHT)
 
@@ -503,3 +504,46 @@ def test_a_clock_that_is_wrong_by_a_day_is_told(net: Net, stranger: Callable[[],
         fails(net.login, "denied", WRONG)
     said = fails(net.login, "busy", RIGHT)
     assert re.search(r"that device's clock is \+(863|864)\d\d s off", said)
+
+
+def test_a_login_has_the_record_name_the_last_of_many_dealings(net: Net) -> None:
+    register = net.first.people.register
+    (last,) = register.dealings("ana")
+    first = last
+    for _ in range(6):
+        made = replace(last, number=last.number + 1, before=last.digest, signs=())
+        signs = {
+            made.share_of(name): made.sign(made.share_of(name), node.holder.key)
+            for name, node in net.nodes.items()
+        }
+        made = dealings.with_signs(made, signs)
+        for node in net.nodes.values():
+            share = node.holder.shares["ana"][first.digest]
+            node.holder.take_share(made, share.number, share.value)
+        net.write("secstore/ctl", made.text().strip())
+        last = made
+    assert len(register.dealings("ana")) == 7
+    assert net.login()
+    assert register.dealings("ana") == [last]
+    assert net.login()
+    assert net.notes == []
+
+
+def test_a_new_epoch_comes_with_a_password_where_that_is_asked(net: Net) -> None:
+    opened = secstore.unlock(net, "ana", password=RIGHT)
+    secstore.change_password(net, opened, NEW, net.notes.append, epoch=True)
+    assert net.first.people.epoch("ana") == 2
+    net.change(NEW, RIGHT)
+    assert net.first.people.epoch("ana") == 2
+
+
+def test_another_user_of_the_name_is_told_of_and_changes_nothing(net: Net) -> None:
+    other = accounts.make_user(ROME, "ana", secstore.Ed25519PrivateKey.generate())
+    net.write("secstore/ctl", other.text().strip())
+    assert net.login()
+    assert any("was made in the cluster rome" in note for note in net.notes)
+    net.change(RIGHT, NEW)
+    assert net.login(NEW)
+    net.write("secstore/ctl", accounts.make_gone(ROME, other).text().strip())
+    assert net.login(NEW)
+    assert net.notes == []

@@ -14,16 +14,8 @@ from tests.persons import Person, Session, open_folder
 
 # Machines of their own are root's to make.
 OF_NETS = (
-    "net",
-    "promises_nodes",
-    "links",
-    "membership",
-    "partition",
-    "far",
-    "place",
-    "cost",
-    "query",
-    "wan",
+    *("net", "links", "membership", "partition", "far", "place", "cost", "query", "wan"),
+    *("people", "promises_nodes"),
 )
 collect_ignore = [] if can() else [f"test_{name}.py" for name in OF_NETS]
 
@@ -37,6 +29,7 @@ LONG = (
     *("10.77.9.9", "short_stop", "its_delegates_die", "whatever_fails_meanwhile[1]"),
     *("whatever_fails_meanwhile[2]", "cut_off_and_starts_again", "into_another"),
     *("over two clusters", "name_is_free"),
+    "both_sides_of_a_cut",
     *("bandwidths_of_all_links", "latencies_of_a_matrix"),
 )
 

@@ -63,3 +63,11 @@ def test_in_any_time_there_are_no_more_than_the_rate_gives(steps: list[tuple[flo
         now += gap
         passed += guesses.wait("ana", f"n{source}", now) == 0
     assert passed <= STRANGERS[0] + now * STRANGERS[1] + 1e-6
+
+
+def test_a_device_that_was_right_has_its_attempt_back() -> None:
+    made = Guesses()
+    for _ in range(50):
+        assert made.wait("ana", "n1", 0.0, "device") == 0
+        made.right("ana", "n1", "device")
+    assert [made.wait("ana", "n1", 0.0, "device") == 0 for _ in range(12)].count(True) == 10

@@ -208,7 +208,10 @@ def test_dealings_follow_each_other_by_the_word_of_enough_holders() -> None:
         [ana], key(1), more=dealings.Notes(three.digest, three.public).text()
     )
     assert late.put(anchored.text())
-    assert late.dealings("ana") == [first, two, three]
+    assert late.dealings("ana") == [three]  # those before it are not needed any more
+    newcomer = filled(anchored, three)
+    assert newcomer.dealing("ana") == three
+    refused(newcomer, first, "stale")
 
 
 def test_two_dealings_at_once_end_in_the_same_one() -> None:
