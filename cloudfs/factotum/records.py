@@ -60,8 +60,10 @@ class Folder:
         self._next = now + LOOK
         files = sorted((*self._path.glob(_USERS), *self._path.glob(_GROUPS)))
         state = tuple((str(file), *_times(file)) for file in files)
+        if state == self._state:
+            return
         root = self._root()
-        if root is None or state == self._state:
+        if root is None:
             return
         self._state = state
         users, memberships = self._read(*root)

@@ -304,7 +304,7 @@ def test_addresses_in_tls() -> None:
 async def test_tls_wants_keys() -> None:
     with pytest.raises(CloudError, match="keys of a node"):
         listen("tls:127.0.0.1:0")
-    with pytest.raises(CloudError, match="only nodes speak TLS"):
+    with pytest.raises(CloudError, match="only nodes, and users who prove"):
         async with connect("tls:127.0.0.1:1"):
             pass
 
