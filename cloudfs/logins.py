@@ -9,6 +9,7 @@ of its own.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Container
 from functools import partial
@@ -29,6 +30,8 @@ from cloudfs.who import NOBODY
 from cloudfs.wire.client import Client
 from cloudfs.wire.connect import attended, dial_near
 from cloudfs.wire.remote import tree
+
+log = logging.getLogger(__name__)
 
 MOST = 1024  # logins
 OF_ONE = 16  # logins of one uid
@@ -169,6 +172,10 @@ class Logins:
         except CloudError:
             if not begun:
                 raise
+        except Exception as error:  # whatever a factotum does, the node goes on
+            log.exception("with the factotum of %s", login.user)
+            if not begun:
+                raise CloudError("io", "your factotum cannot be used") from error
 
 
 async def _end_with(event: trio.Event, scope: trio.CancelScope) -> None:

@@ -138,6 +138,10 @@ class Logins:
             if not attached:
                 raise
             held.why = error.why
+        except Exception as error:  # whatever a node does, the factotum goes on
+            held.why = f"it failed ({type(error).__name__})"
+            if not attached:
+                raise CloudError("io", held.why) from error
         finally:
             link.over.set()
 

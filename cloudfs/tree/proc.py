@@ -16,7 +16,7 @@ from cloudfs.kernel.objects import Objects
 from cloudfs.kernel.verb import help_of
 from cloudfs.node.api import Usage
 from cloudfs.tree import numbers
-from cloudfs.tree.api import Cues, Node, Wait
+from cloudfs.tree.api import NOBODY, Cues, Node, Wait
 from cloudfs.tree.files import Blocking, Ctl, Log, Pipe, Row, Stream, Value
 from cloudfs.tree.images import Checkpoints
 from cloudfs.tree.onward import Onward
@@ -100,6 +100,8 @@ class Proc:
     def clone(self, objects: Objects, at: Attach) -> str:
         """A new object's id, the reader's.  It goes when its session ends or after a
         minute, unless exec comes."""
+        if at.who.user == NOBODY.user:  # else all who are nobody would share them
+            raise CloudError("denied", "nobody has objects", "log in: cloudfs login USER")
         at.who.admit(op="new", app="")
         return objects.promise(at.who, at.space, at.space.lines())
 

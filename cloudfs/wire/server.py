@@ -158,7 +158,7 @@ class Server:
         binding: bytes,
         make_space: Callable[[Who], Space],
     ) -> Connection | None:
-        key = who.user
+        key = _share(who)
         if len(self.connections) >= self.max_connections or self._of[key] >= self.max_of_one:
             log.warning("a connection of %s refused: there are too many", key)
             sock.close()
@@ -222,9 +222,10 @@ class Server:
         self._epoll.unregister(sock.fileno())
         connection.state = "closed"
         del self.connections[sock.fileno()]
-        self._of[connection.who.user] -= 1
-        if not self._of[connection.who.user]:
-            del self._of[connection.who.user]
+        key = _share(connection.who)
+        self._of[key] -= 1
+        if not self._of[key]:
+            del self._of[key]
         sock.close()
         connection.session.close()
         self._tend(connection)
@@ -525,6 +526,12 @@ class Server:
                     began[connection] = answered, since if count == answered else now
                     if now - began[connection][1] >= self.frame_time:
                         self.drop(connection, "a frame did not become whole")
+
+
+def _share(who: Who) -> str:
+    """Among whose connections one counts: whoever has not logged in is nobody, and no local
+    user is to be kept from doing so by others."""
+    return who.user if who.uid is None else f"#{who.uid}"
 
 
 def _only(error: Exception) -> Exception:

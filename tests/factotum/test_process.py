@@ -81,31 +81,37 @@ def process() -> Iterator[Process]:
     made.close()
 
 
-async def test_files_of_factotum(process: Process) -> None:
-    await process.write("ctl", KEY)
-    assert (await process.read("ctl")) == KEY.replace(f"={SECRET}", "?")
-    assert (await process.read("proto")).split() == ["cap25519", "p9any"]
-    assert "event=key proto=cap25519 dom=local user=ana" in await process.read("log")
-    assert "confirm" in await process.read("help")
+@pytest.fixture(scope="module")
+def shared() -> Iterator[Process]:
+    """One that no test ends; each leaves it without keys."""
+    made = Process()
+    yield made
+    made.close()
+
+
+async def test_files_of_factotum(shared: Process) -> None:
+    await shared.write("ctl", KEY)
+    assert (await shared.read("ctl")) == KEY.replace(f"={SECRET}", "?")
+    assert (await shared.read("proto")).split() == ["cap25519", "p9any"]
+    assert "event=key proto=cap25519 dom=local user=ana" in await shared.read("log")
+    assert "confirm" in await shared.read("help")
     for name in ("rpc", "confirm", "needkey", "err"):
-        assert await process.read(name) == "", "what is only looked at says nothing and ends"
-    await process.write("ctl", "delkey user=ana\n")
-    assert await process.read("ctl") == ""
+        assert await shared.read(name) == "", "what is only looked at says nothing and ends"
+    await shared.write("ctl", "delkey user=ana\n")
+    assert await shared.read("ctl") == ""
 
 
-def test_it_is_its_users_alone(process: Process) -> None:
-    assert process.path.stat().st_mode & 0o777 == 0o600
-    assert process.path.parent.stat().st_mode & 0o777 == 0o700
+def test_it_is_its_users_alone(shared: Process) -> None:
+    assert shared.path.stat().st_mode & 0o777 == 0o600
+    assert shared.path.parent.stat().st_mode & 0o777 == 0o700
     # What is not dumpable is root's in /proc, whoever runs it, and leaves no core.
-    assert os.stat(f"/proc/{process.process.pid}/environ").st_uid == 0
+    assert os.stat(f"/proc/{shared.process.pid}/environ").st_uid == 0
     status = dict(
-        line.split(":\t", 1)
-        for line in process.proc("status").decode().splitlines()
-        if "\t" in line
+        line.split(":\t", 1) for line in shared.proc("status").decode().splitlines() if "\t" in line
     )
     assert status.get("CoreDumping", "0").strip() == "0"
     assert status["NoNewPrivs"] == "1"
-    limits = process.proc("limits").decode().splitlines()
+    limits = shared.proc("limits").decode().splitlines()
     (core,) = (line.split() for line in limits if line.startswith("Max core"))
     assert core[4:6] == ["0", "0"]
 
@@ -178,8 +184,8 @@ def test_no_secret_comes_out(process: Process) -> None:
     assert left == [process.error]
 
 
-async def test_a_key_is_asked_for_in_needkey_until_it_comes(process: Process) -> None:
-    async with connect(f"unix:{process.path}") as client:
+async def test_a_key_is_asked_for_in_needkey_until_it_comes(shared: Process) -> None:
+    async with connect(f"unix:{shared.path}") as client:
         async with (
             await client.walk([".follow", "needkey"]) as follow,
             await client.walk(["rpc"]) as rpc,
@@ -196,32 +202,32 @@ async def test_a_key_is_asked_for_in_needkey_until_it_comes(process: Process) ->
 
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(ask)
-                await process.read("needkey")
+                await shared.read("needkey")
                 assert got == [], "nothing was wanted yet"
                 await rpc.write(7, b"read\n")
                 assert bytes(await rpc.read(3, 99)).startswith(b"needkey user=ana")
             said = got[0].decode()
             assert said == "needkey tag=1 user=ana proto=cap25519 !seed? dom? user?\n"
-            assert await process.read("needkey") == said
-            await process.write("ctl", KEY)
-            assert await process.read("needkey") == ""
+            assert await shared.read("needkey") == said
+            await shared.write("ctl", KEY)
+            assert await shared.read("needkey") == ""
             await rpc.write(0, b"start proto=p9any role=client user=bob")
             await rpc.write(0, b"read")
-            assert "user=bob" in await process.read("needkey")
-            await process.write("needkey", "tag=2\n")
-            assert await process.read("needkey") == ""
+            assert "user=bob" in await shared.read("needkey")
+            await shared.write("needkey", "tag=2\n")
+            assert await shared.read("needkey") == ""
             with pytest.raises(CloudError):
-                await process.write("needkey", "tag=2\n")
+                await shared.write("needkey", "tag=2\n")
 
 
 @pytest.mark.parametrize("answer", ["yes", "no"])
 async def test_a_key_with_confirm_waits_for_its_owners_word(
-    process: Process, answer: str, tmp_path: Path
+    shared: Process, answer: str, tmp_path: Path
 ) -> None:
     town = Town(tmp_path)
     town.user("ana")
-    await process.write("ctl", f"key {town.line('ana', 'confirm=yes ')}\n")
-    async with connect(f"unix:{process.path}") as client:
+    await shared.write("ctl", f"key {town.line('ana', 'confirm=yes ')}\n")
+    async with connect(f"unix:{shared.path}") as client:
         async with (
             await client.walk([".follow", "confirm"]) as follow,
             await client.walk(["rpc"]) as rpc,
@@ -239,12 +245,13 @@ async def test_a_key_with_confirm_waits_for_its_owners_word(
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(ask)
                 said = bytes(await follow.read(0, 999)).decode()
-                assert said == "confirm tag=1 proto=cap25519 dom=local user=ana\n"
-                assert await process.read("confirm") == said
+                tag = said.split()[1]
+                assert said == f"confirm {tag} proto=cap25519 dom=local user=ana\n"
+                assert await shared.read("confirm") == said
                 assert got == []
-                await process.write("confirm", f"tag=1 answer={answer}\n")
+                await shared.write("confirm", f"{tag} answer={answer}\n")
     assert got[0].startswith(b"phase" if answer == "yes" else b"error its owner did not confirm")
-    assert await process.read("confirm") == ""
+    assert await shared.read("confirm") == ""
 
 
 @pytest.mark.parametrize("limit", ["--life", "--idle"])
@@ -263,10 +270,10 @@ def test_it_ends_when_told_to(process: Process) -> None:
     assert not process.path.exists()
 
 
-def test_there_is_one_at_a_socket_and_none_in_a_directory_of_others(process: Process) -> None:
+def test_there_is_one_at_a_socket_and_none_in_a_directory_of_others(shared: Process) -> None:
     words = [sys.executable, "-m", "cloudfs.factotumd", "--socket"]
     second = subprocess.run(
-        [*words, str(process.path)], capture_output=True, text=True, timeout=60, check=False
+        [*words, str(shared.path)], capture_output=True, text=True, timeout=60, check=False
     )
     assert second.returncode == 1
     assert "listens at" in second.stderr

@@ -113,3 +113,10 @@ def test_other_nodes_are_not_asked_on_behalf_of_a_restricted_token() -> None:
     assert proxy.opened == []
     attempt(ANN, lambda at, ref: at.open(ref, OREAD))
     assert proxy.opened == ["ann"]
+
+
+async def test_nobody_has_objects_which_all_who_are_nobody_would_share(cloud: Cloud) -> None:
+    nobody = Who("none", 1234)
+    with pytest.raises(CloudError, match="nobody has objects") as caught:
+        await cloud.cat("/cloud/proc/clone", nobody)
+    assert caught.value.fix == "log in: cloudfs login USER"
