@@ -79,9 +79,6 @@ class Register:
     def users(self) -> list[str]:
         return sorted(self._kept["user"])
 
-    def some(self) -> bool:
-        return bool(self._kept["user"])
-
     def groups(self) -> list[str]:
         """Those that have members: a group without any is gone."""
         return sorted(name for name in self._kept["group"] if self.members(name))

@@ -78,10 +78,6 @@ class People:
         self._look_at_root()
         return self.register.user(name)
 
-    def some(self) -> bool:
-        """Whether there are users at all."""
-        return self.register.some()
-
     def groups_of(self, name: str) -> frozenset[str]:
         """The groups that have this user as a member now."""
         return self.register.groups_of(name)

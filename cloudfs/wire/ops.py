@@ -109,7 +109,6 @@ def t_attach(
     talk = None
     if afid != NOFID:
         who, talk = auth.proved(session, afid)
-        session.proved = True
         who = who.by(session.node) if session.node else who
     elif session.vouch is not None:
         who = session.vouch(uname).by(session.node)

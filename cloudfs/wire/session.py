@@ -87,7 +87,6 @@ class Session:
         self.logins = logins
         self.binding = binding
         self.clock = clock
-        self.proved = False  # whether anybody was, on an afid
         self.proved_space = proved_space or make_space
         self.proved = False  # whether anybody attached by a proof
         self.afids: dict[int, Afid] = {}

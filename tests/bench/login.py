@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from cloudfs.factotum.cloudkey import pem
 from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
 
 from cloudfs.cli import local, secstore
@@ -27,7 +28,6 @@ from cloudfs.cli.local import LocalNode
 from cloudfs.cli.up import until
 from cloudfs.cli.wired import Wired
 from cloudfs.factotum import authority, sealed
-from cloudfs.factotum.cloudkey import pem
 
 NODES, ROUNDS = 5, 15
 PASSWORD = "sesame-sesame"

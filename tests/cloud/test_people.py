@@ -6,8 +6,9 @@ import sqlite3
 import time
 from collections.abc import Callable
 
-from cloudfs.factotum import authority
 from cloudfs.factotum.cloudkey import pem
+
+from cloudfs.factotum import authority
 from tests.cloud.machine import Machine
 from tests.cloud.net import Net, eventually, expect
 from tests.cloud.views import AGREE, JOIN, all_up, settle

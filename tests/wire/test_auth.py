@@ -333,8 +333,9 @@ def test_while_a_token_is_checked_nothing_else_is_heard_and_a_flush_ends_it(town
 
 
 def test_a_node_names_callers_or_proves_for_whom_it_acts(town: Town) -> None:
-    talk = Session(town.proofs("n1"), town, vouch=lambda name: GUEST, node="n2")
-    assert talk.who(NOFID) == "guest"
+    proofs = town.proofs("n1")
+    assert Session(proofs, town, vouch=lambda name: GUEST, node="n2").who(NOFID) == "guest"
+    talk = Session(proofs, town, vouch=lambda name: GUEST, node="n2")
     talk.begin()
     assert talk.prove(Prover(town.rpc("ana"))) == b"done haveai"
     assert talk.who() == "ana"
