@@ -27,7 +27,9 @@ from typing import TypeVar
 
 from biscuit_auth import (
     Algorithm,
+    BiscuitBlockError,
     BiscuitBuilder,
+    BiscuitSerializationError,
     BiscuitValidationError,
     BlockBuilder,
     DataLogError,
@@ -45,6 +47,15 @@ BLOCKS = 8
 NAMES = 32  # in one check
 FUTURE = 300.0  # seconds by which clocks may differ
 SETS = ("op", "app", "cluster", "node")
+
+# How the library says that bytes are no token, or one of another key.
+UNREADABLE = (
+    BiscuitBlockError,
+    BiscuitSerializationError,
+    BiscuitValidationError,
+    DataLogError,
+    ValueError,
+)
 
 N = TypeVar("N", int, float)
 _ED25519 = Algorithm.Ed25519  # type: ignore[attr-defined]  # its stubs are those of 0.3
@@ -224,7 +235,7 @@ def _first_of(token: bytes) -> re.Match[str]:
         raise CloudError("toobig", f"a token has at most {MOST} bytes, this one {len(token)}")
     try:
         source = UnverifiedBiscuit.from_base64(urlsafe_b64encode(token).decode()).block_source(0)
-    except (BiscuitValidationError, DataLogError, ValueError):
+    except UNREADABLE:
         raise CloudError("bad", "that is no token") from None
     match = _FIRST.fullmatch(source or "")
     if match is None:
@@ -236,7 +247,7 @@ def _read(token: bytes, public: bytes) -> Token:
     try:
         key = PublicKey.from_bytes(public, _ED25519)  # type: ignore[call-arg]
         return Token.from_bytes(token, key)
-    except (BiscuitValidationError, DataLogError, ValueError):
+    except UNREADABLE:
         raise _denied("its signature does not fit the user's key") from None
 
 
