@@ -6,8 +6,9 @@ import sqlite3
 import time
 from collections.abc import Callable
 
+from cryptography.hazmat.primitives.serialization import Encoding
+
 from cloudfs.factotum import authority
-from cloudfs.factotum.cloudkey import pem
 from tests.cloud.machine import Machine
 from tests.cloud.net import Net, eventually, expect
 from tests.cloud.views import AGREE, JOIN, all_up, settle
@@ -33,11 +34,14 @@ except CloudError as error:
 
 
 def trusted(net: Net) -> None:
-    """The root's certificate on every node, the authority of each cluster on its first."""
+    """The root's certificate on every node, the authority of each cluster on its first, unless
+    they came with the nodes' own."""
+    if all((node.local.state / "root.crt").exists() for node in net):
+        return
     root = authority.make_root("local", time.time())
     seen = set()
     for node in net:
-        (node.local.state / "root.crt").write_bytes(pem(root.cert))
+        (node.local.state / "root.crt").write_bytes(root.cert.public_bytes(Encoding.PEM))
         if node.cluster not in seen:
             seen.add(node.cluster)
             place = node.local.state / "cluster.key"
