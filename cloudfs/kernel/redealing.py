@@ -223,7 +223,9 @@ class Redealing:
         for node in holders:
             told = await self.store.ask(node, "key")
             keys.append(ndb.parse(told).get("key", ""))
-        dealers = sorted(last.share_of(node) for node in living)[: last.need]
+        mine, *others = (last.share_of(node) for node in living)
+        self._random.shuffle(others)  # one that lies is left out by chance the next time
+        dealers = sorted([mine, *others[: last.need - 1]])
         plan = Plan(user, last.digest, need, holders, tuple(keys), tuple(dealers))
         for number in dealers:
             await self._ask(last, last.holders[number - 1], "deal", f"{plan.text()}\n")

@@ -22,12 +22,17 @@ from pathlib import Path
 
 from cloudfs.factotum.cloudkey import pem
 from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from cloudfs.cli import local, secstore
 from cloudfs.cli.local import LocalNode
 from cloudfs.cli.up import until
 from cloudfs.cli.wired import Wired
+<<<<<<< HEAD
 from cloudfs.factotum import authority, sealed
+=======
+from cloudfs.factotum import authority, sealed, trust
+>>>>>>> people
 
 NODES, ROUNDS = 5, 15
 PASSWORD = "sesame-sesame"
@@ -36,10 +41,13 @@ MEET = 60.0  # seconds for the nodes to know each other
 
 
 def trusted(nodes: list[LocalNode]) -> authority.Authority:
-    """A root that all nodes trust, and the authority that makes users."""
+    """The authority that makes users, and a root that all nodes trust, unless they came with
+    the nodes' own."""
+    if (nodes[0].state / "cluster.key").exists():
+        return trust.authority(nodes[0].state)
     root = authority.make_root("local", time.time())
     for node in nodes:
-        (node.state / "root.crt").write_bytes(pem(root.cert))
+        (node.state / "root.crt").write_bytes(root.cert.public_bytes(Encoding.PEM))
     return authority.make_cluster(root, "east", time.time())
 
 

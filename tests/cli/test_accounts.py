@@ -9,7 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+<<<<<<< HEAD
 from cloudfs.factotum.cloudkey import pem
+=======
+from cryptography.hazmat.primitives.serialization import Encoding
+>>>>>>> people
 
 from cloudfs.factotum import authority
 from tests.persons import Person, Session, nobody, open_folder
@@ -21,7 +25,7 @@ def trusted(state: Path) -> None:
     """Make a cloud's root, and the authority of a cluster, in a state directory."""
     root = authority.make_root("local", time.time())
     state.mkdir(mode=0o711, parents=True, exist_ok=True)
-    (state / "root.crt").write_bytes(pem(root.cert))
+    (state / "root.crt").write_bytes(root.cert.public_bytes(Encoding.PEM))
     place = state / "cluster.key"
     place.touch(0o600)
     place.write_bytes(authority.make_cluster(root, "east", time.time()).pem())

@@ -6,9 +6,12 @@ import sqlite3
 import time
 from collections.abc import Callable
 
+<<<<<<< HEAD
 from cloudfs.factotum.cloudkey import pem
+=======
+from cryptography.hazmat.primitives.serialization import Encoding
+>>>>>>> people
 
-from cloudfs.factotum import authority
 from tests.cloud.machine import Machine
 from tests.cloud.net import Net, eventually, expect
 from tests.cloud.views import AGREE, JOIN, all_up, settle
@@ -33,19 +36,6 @@ except CloudError as error:
 """
 
 
-def trusted(net: Net) -> None:
-    """The root's certificate on every node, the authority of each cluster on its first."""
-    root = authority.make_root("local", time.time())
-    seen = set()
-    for node in net:
-        (node.local.state / "root.crt").write_bytes(pem(root.cert))
-        if node.cluster not in seen:
-            seen.add(node.cluster)
-            place = node.local.state / "cluster.key"
-            place.touch(0o600)
-            place.write_bytes(authority.make_cluster(root, node.cluster, time.time()).pem())
-
-
 def get(node: Machine, user: str, password: str, client: str = "") -> str:
     """What a client at that node gets.  client: another one, that has never been there."""
     home = f"XDG_STATE_HOME={node.local.state.parent}/client{client}"
@@ -66,9 +56,7 @@ def holders(node: Machine, user: str) -> list[str]:
 
 
 def test_users_of_a_cloud(make_net: MakeNet) -> None:
-    net = make_net(5, start=False)
-    trusted(net)
-    net.start()
+    net = make_net(5)
     settle(net)
     n1, n4 = net["n1"], net["n4"]
     code = n1.run("cloudfs", "user", "add", "ana", stdin=f"{PASSWORD}\n", seconds=20).stdout.strip()
@@ -116,7 +104,6 @@ def test_users_of_a_cloud(make_net: MakeNet) -> None:
 
 def test_users_made_on_both_sides_of_a_cut(make_net: MakeNet) -> None:
     net = make_net({"east": "n1 n2", "west": "n3 n4"}, start=False)
-    trusted(net)
     net.start()
     settle(net)
     net["n1"].run("cloudfs", "user", "add", "ana", stdin=f"{PASSWORD}\n", seconds=20)

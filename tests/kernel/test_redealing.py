@@ -300,3 +300,18 @@ async def test_sealed_keys_that_were_missed_are_fetched(town, autojump_clock):
     await town.until(
         lambda: nodes[2].holder.records.sealed_of("ana") == [newer.text()], 120 + 4 * LOOK
     )
+
+
+async def test_a_holder_that_deals_what_was_not_its_share_is_left_out(town, autojump_clock):
+    nodes = await town.add(*(f"n{n}" for n in range(1, 7)))
+    await town.settle()
+    wanted = await enroll(nodes[0])
+    await trio.sleep(2)
+    first = nodes[0].people.dealing("ana")
+    liar = town.nodes[first.holders[4]].holder
+    liar.shares["ana"][first.digest].value += 1
+    await kill(town, first.holders[0])
+    await town.until(lambda: tips(living(town)) != {first.digest}, MENDED + 60 * LOOK)
+    await trio.sleep(5)
+    for node in living(town):
+        assert await hardened(node) == wanted
