@@ -20,7 +20,6 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from cloudfs.factotum.cloudkey import pem
 from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
 from cryptography.hazmat.primitives.serialization import Encoding
 
@@ -28,11 +27,7 @@ from cloudfs.cli import local, secstore
 from cloudfs.cli.local import LocalNode
 from cloudfs.cli.up import until
 from cloudfs.cli.wired import Wired
-<<<<<<< HEAD
-from cloudfs.factotum import authority, sealed
-=======
 from cloudfs.factotum import authority, sealed, trust
->>>>>>> people
 
 NODES, ROUNDS = 5, 15
 PASSWORD = "sesame-sesame"

@@ -9,11 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-<<<<<<< HEAD
-from cloudfs.factotum.cloudkey import pem
-=======
 from cryptography.hazmat.primitives.serialization import Encoding
->>>>>>> people
 
 from cloudfs.factotum import authority
 from tests.persons import Person, Session, nobody, open_folder

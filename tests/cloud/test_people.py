@@ -3,14 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-import time
 from collections.abc import Callable
-
-<<<<<<< HEAD
-from cloudfs.factotum.cloudkey import pem
-=======
-from cryptography.hazmat.primitives.serialization import Encoding
->>>>>>> people
 
 from tests.cloud.machine import Machine
 from tests.cloud.net import Net, eventually, expect
