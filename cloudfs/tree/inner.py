@@ -44,7 +44,8 @@ class Inner(Node):
 
     def stat(self) -> Stat | Wait[Stat]:
         def finish(stat: Stat) -> Stat:
-            user = self.shown.get(stat.uid, stat.uid)
+            owner = stat.uid if self.uid == self.ref.node.uid else self.uid
+            user = self.shown.get(owner, owner)
             return replace(stat, uid=user, gid=user, mode=self.mode)
 
         return then(self.ref.node.stat(), finish)

@@ -68,6 +68,13 @@ def test_the_runtime_for_the_owner_is_refused_to_others(pair: tuple[Session, Ses
     assert "use runtime sandbox" in done.stderr
 
 
+def test_what_runs_for_another_sees_the_cloud_as_his(pair: tuple[Session, Session]) -> None:
+    _, other = pair
+    done = other.cloudfs("run", "--wait", "sh", "-c", "cat /cloud/user; ls /cloud")
+    assert done.stdout.startswith("nobody\n")
+    assert "proc\n" in done.stdout
+
+
 def test_nobody_gets_past_the_ceilings_of_the_node(pair: tuple[Session, Session]) -> None:
     root, other = pair
     ctl = f"{root.mount}/nodes/*/ctl"
