@@ -14,8 +14,12 @@ _HIGHEST_SIZE = (1 << 63) - 1
 _HIGHEST_TIME = 1 << 40  # seconds; also keeps nonsense of a far node out of a time_t
 
 
-def attributes(ino: int, stat: Stat, valid: float) -> EntryAttributes:
+def attributes(ino: int, stat: Stat, valid: float, groups: bool = False) -> EntryAttributes:
     """pyfuse3's form of a Stat.  valid: seconds for which the kernel may keep it.
+
+    groups: whether the tree knows groups that this machine does not.  The kernel cannot judge
+    who is in one, so it is to let everybody pass whom the tree may: that judges each caller
+    itself (space.py).
 
     The name itself is never kept (see operations.py).  Every file has one link, which
     tells find(1) and others not to count on the number of subdirectories."""
@@ -27,8 +31,7 @@ def attributes(ino: int, stat: Stat, valid: float) -> EntryAttributes:
     entry.st_mode = kind | stat.mode & 0o777
     entry.st_uid = uid_of(stat.uid)
     entry.st_gid = gid_of(stat.gid)
-    if entry.st_gid == UNKNOWN and stat.gid != stat.uid:
-        # A group of the cloud: the kernel cannot judge who is in it, and we do (space.py).
+    if groups and entry.st_gid == UNKNOWN and stat.gid != stat.uid:
         entry.st_mode |= stat.mode >> 3 & 7
     entry.st_blksize = BLOCK
     size = stat.length

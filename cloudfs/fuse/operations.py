@@ -57,7 +57,7 @@ from cloudfs.tree.api import (
     Wait,
 )
 from cloudfs.tree.idmap import group_of, user_of
-from cloudfs.tree.space import MAX_NAME, Attach, Space, allowed, settle
+from cloudfs.tree.space import MAX_NAME, Attach, Space, allowed, no_groups, settle
 
 T = TypeVar("T")
 Handler = Callable[..., Coroutine[Any, Any, Any]]
@@ -197,7 +197,8 @@ class CloudOperations(pyfuse3.Operations):
         seen = (stat.length, stat.mtime, stat.mode, stat.uid, stat.gid)
         now = self.callers.now
         if seen != inode.seen or now >= inode.until:
-            inode.entry = attributes(inode.ino, stat, self._valid)
+            groups = self.space.groups_of is not no_groups
+            inode.entry = attributes(inode.ino, stat, self._valid, groups)
             inode.seen, inode.until = seen, now + KEEP
         return inode.entry  # type: ignore[no-any-return]
 

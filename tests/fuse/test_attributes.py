@@ -28,6 +28,16 @@ def test_any_stat_can_be_told(length: int, mtime: float, mode: int, uid: str, gi
     assert entry.attr_timeout == 0.5
 
 
+def test_the_kernel_lets_pass_whom_only_the_tree_can_judge() -> None:
+    def mode(uid: str, gid: str, groups: bool) -> int:
+        return attributes(7, Stat("x", 1, 0o640, 0, 0.0, uid, gid), 0.5, groups).st_mode & 0o777
+
+    assert mode("root", "a-group-of-the-cloud", groups=True) == 0o644
+    assert mode("root", "a-group-of-the-cloud", groups=False) == 0o640  # of another's tree
+    assert mode("root", "root", groups=True) == 0o640
+    assert mode("a-far-user", "a-far-user", groups=True) == 0o640
+
+
 def test_a_file_that_cannot_be_asked_is_listed_with_what_is_known() -> None:
     class Broken(Leaf):
         def stat(self) -> Stat:
