@@ -53,7 +53,7 @@ class Cloud:
         seed = self.seeds[name] = Ed25519PrivateKey.generate()
         record = accounts.make_user(self.authority, name, seed)
         (self.root.state / "people" / f"{name}.user").write_text(record.text())
-        line = f"key proto=cap25519 dom=local user={name} epoch=1 "
+        line = f"key proto=cap25519 dom=local user={name} "
         line += f"!seed={seed.private_bytes_raw().hex()}\n"
         blob = sealed.seal(line.encode(), name, WORD.encode(), sealed.new_code(), seed)
         for session in (self.root, self.one, self.two):

@@ -128,6 +128,21 @@ async def test_while_a_login_stands_its_uid_is_its_user(town: Town) -> None:
             pair.root.walk("ctl", at, Cues()).open(OWRITE, at, Cues())
 
 
+async def test_what_ones_factotum_asks_is_followed_in_the_tree(town: Town) -> None:
+    async with Pair(town).running() as pair:
+        pair.factotum.add(town.line("ana"))
+        await pair.begin()
+        at, cues = Space(pair.root).attach(pair.logins.who_of(ME)), Cues(follow=True)
+        handle = await settle(pair.root.walk("needkey", at, cues).open(OREAD, at, cues))
+        rpc = pair.factotum.rpc()
+        rpc.write(b"start proto=p9any role=client user=bob")
+        rpc.write(b"read")
+        with trio.fail_after(10):
+            text = bytes(await settle(handle.read(0, 999)))
+        assert text.startswith(b"needkey tag=1 user=bob")
+        await settle(handle.close())
+
+
 async def test_a_login_that_is_renewed_leaves_no_gap(
     town: Town, monkeypatch: pytest.MonkeyPatch
 ) -> None:
