@@ -45,6 +45,9 @@ class Proofs(Protocol):
     def who(self, talk: Server, uid: int | None = None) -> Who:
         """The caller that was proved; CloudError("denied")."""
 
+    def good(self, talk: Server) -> bool:
+        """Whether what it proved holds still."""
+
 
 class Logins(Protocol):
     """Where local users say who they are in the cloud (cloudfs/logins.py)."""

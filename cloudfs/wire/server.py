@@ -458,14 +458,18 @@ class Server:
                 self._receive(connection)  # what came with the end of the handshake
 
     async def _watch(self) -> None:
-        """Cut off the clients that begin a frame and do not end it, or take no replies."""
+        """Cut off the clients that begin a frame and do not end it, or take no replies, and
+        those whose proof is over."""
         began: dict[Connection, tuple[int, float]] = {}
         while True:
             await trio.sleep(min(self.frame_time, self.stuck_time) / 6)
             now = trio.current_time()
             before, began = began, {}
             for connection in list(self.connections.values()):
-                if connection.state == "stuck":
+                outlived = connection.session.outlived()
+                if outlived:
+                    self.drop(connection, outlived)
+                elif connection.state == "stuck":
                     if now - connection.since >= self.stuck_time:
                         self.drop(connection, "it does not read its replies")
                 elif connection.session.partial and not connection.more:
