@@ -267,7 +267,8 @@ class Session:
         if self.proofs is not None and not all(map(self.proofs.good, self.talks)):
             return "what was proved holds no more"
         if self._again is not None and self.attached not in ("", NOBODY.user):
-            return "" if self._again().user == self.attached else "its user is another now"
+            now = self._again()
+            return "" if now.boss or now.user == self.attached else "its user is another now"
         return ""
 
     def free(self, number: int) -> None:
