@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -17,6 +18,9 @@ from cloudfs.cli import Options
 from cloudfs.cli.files import Files, socket_path
 from cloudfs.cli.up import answers, until
 from cloudfs.errors import CloudError
+
+if TYPE_CHECKING:
+    from cloudfs.factotum import accounts
 
 START = 20.0  # seconds for a factotum to answer
 END = 10.0  # seconds for one to end
@@ -55,7 +59,7 @@ def login(options: Options, user: str, file: str | None, time_: str, idle: str |
     files = start(path, limits)
     try:
         for line in lines:
-            files.put("ctl", f"{with_root(line)}\n".encode())
+            files.put("ctl", f"{complete(line, epoch_of)}\n".encode())
         files.write("ctl", f"login unix:{socket_path()} user={ndb.quote(user)}")
     except CloudError as error:
         raise CloudError(error.kind, error.why, error.fix) from None  # without the path of ctl
@@ -120,7 +124,7 @@ def keys(options: Options, add: bool, remove: str | None, show_log: bool, holder
         if add:
             for line in sys.stdin.read(MAX_KEYS).splitlines():
                 if line.strip():
-                    files.put("ctl", f"{with_root(line)}\n".encode())
+                    files.put("ctl", f"{complete(line)}\n".encode())
         if remove is not None:
             files.put("ctl", f"delkey {remove}\n".encode())
         if not add and remove is None and not holder:
@@ -200,21 +204,49 @@ def password() -> str:
     return sys.stdin.readline().rstrip("\n")
 
 
-def with_root(line: str) -> str:
-    """A line of ctl; to a key for cap25519 that does not say how its cloud's nodes are known,
-    what this machine's node trusts is added."""
+def complete(line: str, epoch_of: Callable[[str], int] | None = None) -> str:
+    """A line of ctl; a key for cap25519 is given what it does not say: by what its cloud's nodes
+    are known, which this machine's node trusts, and its user's epoch."""
     words = line.split()
-    if words[:1] != ["key"]:
+    if words[:1] != ["key"] or "proto=cap25519" not in words:
         return line
-    if "proto=cap25519" not in words or any(word.startswith("root=") for word in words):
-        return line
-    from cloudfs.factotum import nodekeys, nodeproof
+    said = dict(word.partition("=")[::2] for word in words[1:])
+    more = ""
+    if "epoch" not in said and epoch_of is not None:
+        more += f" epoch={epoch_of(said.get('user', ''))}"
+    if "root" not in said:
+        from cloudfs.factotum import nodekeys, nodeproof
 
+        try:
+            root = nodekeys.certificate(nodekeys.files_in(socket_path().parent).ca)
+        except CloudError:
+            pass  # the factotum will say what it lacks, if it is asked for that key
+        else:
+            more += f" root={nodeproof.root_key(root)}"
+    return line.rstrip() + more
+
+
+def record_of(user: str) -> accounts.User | None:
+    """A user's record, as the tree of this machine has it; None where it does not."""
+    from cloudfs.cli.files import open_files
+    from cloudfs.factotum import accounts
+
+    accounts.check_name(user)
     try:
-        root = nodekeys.certificate(nodekeys.files_in(socket_path().parent).ca)
+        files = open_files(Options())
+        try:
+            line = next(iter(files.read(f"secstore/users/{user}/record").splitlines()), "")
+        finally:
+            files.close()
+        return accounts.parse_user(f"{line}\n")
     except CloudError:
-        return line  # the factotum will say what it lacks, if it is asked for that key
-    return f"{line} root={nodeproof.root_key(root)}"
+        return None
+
+
+def epoch_of(user: str) -> int:
+    """A user's epoch, the first one where no record is found."""
+    record = record_of(user)
+    return record.epoch if record is not None else 1
 
 
 def asked(start: str) -> str:
@@ -246,19 +278,14 @@ def holder_of(user: str) -> str:
     """How a grant names a user's key.  CloudError("absent")."""
     if user.startswith("ed25519:"):
         return user
-    from cloudfs.cli.files import open_files
-    from cloudfs.factotum import accounts
-
-    accounts.check_name(user)
-    try:
-        line = open_files(Options()).read(f"secstore/users/{user}/record").splitlines()[0]
-        return f"ed25519:{accounts.parse_user(line + chr(10)).key.hex()}"
-    except (CloudError, IndexError):
+    record = record_of(user)
+    if record is None:
         raise CloudError(
             "absent",
             f"no record of a user {user} is found here",
             f"have {user} type: cloudfs keys --holder, and give that in place of the name",
-        ) from None
+        )
+    return f"ed25519:{record.key.hex()}"
 
 
 def find(path: Path) -> Files | None:

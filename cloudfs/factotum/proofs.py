@@ -128,6 +128,10 @@ class Proofs:
         limits = powers if powers.limits.narrow else None
         return Who(powers.user, uid, self.people.groups_of(powers.user), powers=limits)
 
+    def good(self, talk: p9any.Server) -> bool:
+        """Whether what a conversation proved holds still."""
+        return self.holds(powers_of(talk))
+
     def holds(self, powers: Powers) -> bool:
         """Whether powers that were proved before are good now."""
         try:

@@ -55,7 +55,7 @@ class Waiting(Generic[T]):
         try:
             pairs = ndb.parse(line.removeprefix(f"{self.word} "))
             _, what = self.all.pop(int(pairs.get("tag", "")))
-        except (KeyError, ValueError):
+        except (CloudError, KeyError, ValueError):
             raise CloudError("bad", f"there is no such {self.word}", "write: tag=N") from None
         return what, pairs
 

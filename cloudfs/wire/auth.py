@@ -46,6 +46,9 @@ class Proofs(Protocol):
         """The caller that was proved; CloudError("denied").  lender: the node whose connection
         it is."""
 
+    def good(self, talk: Server) -> bool:
+        """Whether what it proved holds still."""
+
 
 class Logins(Protocol):
     """Where local users say who they are in the cloud (cloudfs/logins.py)."""

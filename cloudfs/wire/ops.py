@@ -141,7 +141,10 @@ def t_attach(
 
     def finish(ref: Ref) -> Reply:
         session.add(number, tree, ref)
-        session.proved |= talk is not None
+        if talk is None:
+            session.attached = who.user
+        elif talk not in session.talks:
+            session.talks.append(talk)
         tree.depth = len(ref.path)
         return session.reply["Rattach"](tag, qid(ref.node))
 

@@ -509,7 +509,8 @@ class Server:
                     self.drop(connection, error.why)
 
     async def _watch(self) -> None:
-        """Cut off the clients that begin a frame and do not end it, or take no replies."""
+        """Cut off the clients that begin a frame and do not end it, or take no replies, and
+        those whose proof is over."""
         began: dict[Connection, tuple[int, float]] = {}
         while True:
             await trio.sleep(min(self.frame_time, self.stuck_time) / 6)
@@ -517,7 +518,10 @@ class Server:
             before, began = began, {}
             self._tidy_strangers()
             for connection in list(self.connections.values()):
-                if connection.state == "stuck":
+                outlived = connection.session.outlived()
+                if outlived:
+                    self.drop(connection, outlived)
+                elif connection.state == "stuck":
                     if now - connection.since >= self.stuck_time:
                         self.drop(connection, "it does not read its replies")
                 elif connection.session.partial and not connection.more:

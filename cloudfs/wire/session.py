@@ -20,7 +20,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from cloudfs.errors import CloudError
-from cloudfs.tree.api import DirHandle, Handle, Ref, Who
+from cloudfs.factotum.p9any import Server as Talk
+from cloudfs.tree.api import NOBODY, DirHandle, Handle, Ref, Who
 from cloudfs.tree.space import Space
 from cloudfs.wait import Wait
 from cloudfs.wire import dialect_9, dialect_l, look, ops
@@ -88,7 +89,8 @@ class Session:
         self.binding = binding
         self.clock = clock
         self.proved_space = proved_space or make_space
-        self.proved = False  # whether anybody attached by a proof
+        self.talks: list[Talk] = []  # by which callers attached
+        self.attached = ""  # the caller who attached last without one
         self.afids: dict[int, Afid] = {}
         self._again = again
         self.make_space = make_space
@@ -253,6 +255,21 @@ class Session:
     def caller(self) -> Who:
         """Who asks, as the connection says it."""
         return self.who if self._again is None else self._again()
+
+    @property
+    def proved(self) -> bool:
+        """Whether anybody attached by a proof."""
+        return bool(self.talks)
+
+    def outlived(self) -> str:
+        """Why those who attached may not go on, "" while they may: what was proved ends, and
+        so does a login."""
+        if self.proofs is not None and not all(map(self.proofs.good, self.talks)):
+            return "what was proved holds no more"
+        if self._again is not None and self.attached not in ("", NOBODY.user):
+            now = self._again()
+            return "" if now.boss or now.user == self.attached else "its user is another now"
+        return ""
 
     def free(self, number: int) -> None:
         """Raise unless a new fid may have this number."""

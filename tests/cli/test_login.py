@@ -60,11 +60,11 @@ class Cloud:
         seed = self.seeds[name] = Ed25519PrivateKey.generate()
         record = self.records[name] = accounts.make_user(self.authority, name, seed)
         self.tell(record.text())
-        self.seal(name, 1)
+        self.seal(name)
 
-    def seal(self, name: str, epoch: int) -> None:
+    def seal(self, name: str) -> None:
         seed = self.seeds[name]
-        line = f"key proto=cap25519 dom=local user={name} epoch={epoch} "
+        line = f"key proto=cap25519 dom=local user={name} "
         line += f"!seed={seed.private_bytes_raw().hex()}\n"
         blob = sealed.seal(line.encode(), name, WORD.encode(), sealed.new_code(), seed)
         for session in (self.root, self.one, self.two):
@@ -161,7 +161,6 @@ def test_a_login_from_its_beginning_to_its_end(cloud: Cloud) -> None:
     record = accounts.change_user([cloud.records["ana"]], cloud.seeds["ana"], epoch=True)
     cloud.tell(record.text())
     until(lambda: who(cloud, one) == "none")
-    cloud.seal("ana", 2)
     one.cloudfs("keys", "--remove", "user=ana")
     cloud.login(one, "ana")
     assert who(cloud, one) == "ana"
@@ -245,7 +244,7 @@ def test_a_mount_knows_who_has_logged_in(cloud: Cloud) -> None:
 
 def test_a_user_whom_the_node_does_not_know_stays_nobody(cloud: Cloud) -> None:
     cloud.seeds["mallory"] = Ed25519PrivateKey.generate()
-    cloud.seal("mallory", 1)
+    cloud.seal("mallory")
     said = cloud.login(cloud.one, "mallory", status=1)
     assert "there is no user mallory that this node knows" in said
     assert "login addr" not in as_user(cloud.one, cloud.one.env["CLOUDFS_FACTOTUM"], "ctl")

@@ -63,7 +63,10 @@ class Node1:
     async def running(self) -> AsyncIterator[Node1]:
         proof = self.town.proofs("n1", files=self.files)
         server = Server(
-            lambda who: Space(ROOT), stranger_space=lambda who: Space(EMPTY), proofs=proof
+            lambda who: Space(ROOT),
+            stranger_space=lambda who: Space(EMPTY),
+            proofs=proof,
+            frame_time=0.3,
         )
         listener = listen("tls:127.0.0.1:0", self.files)
         assert listener.door is not None
@@ -107,6 +110,21 @@ async def test_the_connection_goes_on_as_that_user(town: Town) -> None:
                     await file.open(OREAD)
                     assert bytes(await file.read(0, 99)) == b"ana"
             assert client.busy <= 1, "the afid was given back"
+
+
+@pytest.mark.parametrize("end", ["epoch", "time"])
+async def test_a_connection_ends_when_what_was_proved_does(town: Town, end: str) -> None:
+    async with Node1(town).running() as node:
+        node.factotum.add(town.line("ana"))
+        async with by_factotum(node.agent) as prove, connect(node.tls, prove=prove) as client:
+            await trio.sleep(0.2)  # looks of the server at its connections
+            assert not client.why
+            if end == "epoch":
+                town.new_epoch("ana")
+            else:
+                town.now += 13 * 3600
+            with trio.fail_after(20):
+                await client.lost.wait()
 
 
 async def test_who_proves_nothing_is_nobody_and_not_served_over_tls(town: Town) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from cloudfs.errors import CloudError
-from cloudfs.tree.api import Entries, Node, Stat
+from cloudfs.tree.api import Entries, Node, Stat, Who
 from cloudfs.tree.space import Attach
 from cloudfs.wire.codec import BadMessage, codec
 from cloudfs.wire.fids import MAX_FIDS, MAX_TAGS
@@ -503,3 +503,17 @@ def test_numbers_that_no_fid_has() -> None:
             if name in ("Tattach", "Twrite"):
                 continue
             assert refused(talk.ask(name, 99, *fields)) == errno.EBADF, name
+
+
+def test_who_is_another_now_may_not_go_on_unless_it_is_the_nodes_owner() -> None:
+    now = [Who("ana", 7)]
+    talk = Talk(who=GUEST, again=lambda: now[0])
+    assert talk.session.outlived() == ""
+    now[0] = Who("none", 7)
+    assert talk.session.outlived() == "its user is another now"
+    now[0] = Who("bob", 7, boss=True)
+    assert talk.session.outlived() == ""
+    talk = Talk(who=GUEST, again=lambda: Who("none", 7))
+    talk.session._again = lambda: now[0]  # who was nobody has lost nothing
+    now[0] = Who("ana", 7)
+    assert talk.session.outlived() == ""

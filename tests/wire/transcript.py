@@ -2,6 +2,7 @@
 
     == a title: a new session over the tree of tests/synthetic.py
     who guest                 who the connection proves to be (root, if not said)
+    proofs                    the server knows a user and can be proved to
     Tread tag 3 fid 1 offset 0 count 100
     Rread tag 3 count 13 data 'hello, world\\n'
     feed never 'some text'    what the file `never` waits for
@@ -13,13 +14,16 @@ The R lines after a line are all that it brings, in order; `*` stands for any on
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from cloudfs.factotum.proofs import Proofs
 from cloudfs.ndb import quote, words
 from cloudfs.wire.messages import NOFID
 from cloudfs.wire.trace import text
+from tests.factotum.town import Town
 from tests.synthetic import Never
 from tests.wire.talk import BOSS, GUEST, Reply, Talk
 
@@ -54,6 +58,8 @@ async def play(lines: list[str]) -> list[str]:
             replies = talk.raw(frame(talk, line))
         elif word == "who":
             talk = Talk(attach=False, who=WHO[rest[0]], root=talk.root)
+        elif word == "proofs":
+            talk = Talk(attach=False, who=GUEST, root=talk.root, proofs=proofs())
         elif word == "feed":
             never = talk.root.children[rest[0]]  # type: ignore[attr-defined]
             assert isinstance(never, Never)
@@ -66,6 +72,13 @@ async def play(lines: list[str]) -> list[str]:
             raise ValueError(line)
         said += [show(talk, reply) for reply in replies]
     return said
+
+
+def proofs() -> Proofs:
+    """Those of a node n1 of a cloud with the user ana."""
+    town = Town(Path(tempfile.mkdtemp()))
+    town.user("ana")
+    return town.proofs("n1")
 
 
 def show(talk: Talk, reply: Reply) -> str:
