@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from cloudfs.errors import CloudError
 from cloudfs.kernel.bell import Log
@@ -13,6 +13,9 @@ from cloudfs.kernel.records import Records
 from cloudfs.kernel.reserve import Reserve, amount
 from cloudfs.node.metrics import Metrics
 from cloudfs.wait import Wait
+
+if TYPE_CHECKING:
+    from cloudfs.kernel.runs import Runs
 
 MAX_LABELS = 64
 LOAD_STEP = 2.0  # seconds between two values of the load that it is foretold by
@@ -56,6 +59,7 @@ class Machine:
         self.reserve = Reserve(offer)  # what its objects hold
         self.measured: dict[str, object] = {}  # more attributes: coordinate, start.RUNTIME
         self.load = Series(LOAD_STEP)
+        self.runs: Runs | None = None  # what is done to all its objects at once
 
     def set_price(self, price: float) -> None:
         """What a core-hour costs, a finite number from 0."""

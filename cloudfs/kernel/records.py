@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +16,21 @@ SCHEMA = """
 create table if not exists objects (id text primary key, record text not null);
 create table if not exists moved (id text primary key, record text not null);
 create table if not exists node (name text primary key, value text not null);
+create table if not exists runs (
+    name text, id text, record text not null, primary key (name, id)
+);
+"""
+
+# Rows stay in the order in which they came.
+KEEP_RUN = """
+insert into runs values (?, ?, ?)
+on conflict (name, id) do update set record = excluded.record
 """
 
 
 class Records:
-    """Three tables: id → an object's record, id → where one went that was here, name → a
-    value of the node's own, all JSON."""
+    """Four tables: id → an object's record, id → where one went that was here, name → a
+    value of the node's own, group and id → what became of a verb of the group, all JSON."""
 
     def __init__(self, path: Path | str) -> None:
         self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
@@ -57,6 +66,21 @@ class Records:
         """The value kept under that name, else default."""
         row = self._db.execute("select value from node where name = ?", (name,)).fetchone()
         return default if row is None else json.loads(row[0])
+
+    def put_run(self, name: str, rows: Sequence[tuple[str, dict[str, Any]]]) -> None:
+        """Keep a run's own record (id "") and those of some of its objects, together."""
+        self._db.execute("begin")
+        for id, record in rows:
+            text = json.dumps(record)
+            self._db.execute(KEEP_RUN, (name, id, text))
+        self._db.execute("commit")
+
+    def drop_run(self, name: str) -> None:
+        self._db.execute("delete from runs where name = ?", (name,))
+
+    def all_runs(self) -> Iterator[tuple[str, str, dict[str, Any]]]:
+        for name, id, text in self._db.execute("select * from runs order by rowid"):
+            yield name, id, json.loads(text)
 
     def close(self) -> None:
         self._db.close()

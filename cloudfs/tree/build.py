@@ -10,9 +10,11 @@ from cloudfs.kernel.cloud import Cloud
 from cloudfs.kernel.finder import Finder
 from cloudfs.kernel.network import Network
 from cloudfs.kernel.object import Object
+from cloudfs.kernel.runs import Runs
 from cloudfs.tree import nodes
 from cloudfs.tree.api import Node, Who
 from cloudfs.tree.cs import Cs
+from cloudfs.tree.groups import Groups, Way
 from cloudfs.tree.imports import Files, Imports
 from cloudfs.tree.inner import InnerSpaces
 from cloudfs.tree.net import Net
@@ -61,9 +63,13 @@ def build(
     proc = Proc(cloud.objects, lambda: machine.price)
     own = nodes.own(machine, proc, tape, net.own)
     whole = Whole(proc, own, cloud, imports)
+    every = whole.proc()
+    runs = machine.runs = Runs(cloud.objects)
+    runs.reach = Way(whole, every)
     inner = InnerSpaces(cloud.objects, errors, shown)
     query = QueryDir(whole, finder)
-    parts = [whole.proc(), whole.nodes(), whole.clusters(), net.dir, query, views(whole)]
+    view = views(whole, Groups(whole, runs))
+    parts = [every, whole.nodes(), whole.clusters(), net.dir, query, view]
     tree = root(events, machine.owner, parts, [inner])
     inner.serve(tree)
     return Trees(tree, own)

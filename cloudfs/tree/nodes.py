@@ -9,6 +9,7 @@ from cloudfs.errors import CloudError
 from cloudfs.kernel import query
 from cloudfs.kernel.bell import Log as KernelLog
 from cloudfs.kernel.machine import Machine, Party
+from cloudfs.kernel.runs import Runs
 from cloudfs.kernel.verb import Verb, find, help_of, table
 from cloudfs.tree import numbers
 from cloudfs.tree.api import Cues, Handle, Node, Wait
@@ -17,6 +18,7 @@ from cloudfs.tree.handles import Following, Text
 from cloudfs.tree.introduce import Introduction
 from cloudfs.tree.place import place
 from cloudfs.tree.proc import Proc
+from cloudfs.tree.progress import Progress
 from cloudfs.tree.space import Attach
 from cloudfs.tree.table import File, TableDir
 
@@ -101,16 +103,37 @@ def _price(machine: Machine, args: list[str], at: Attach) -> None:
 
 
 def _drain(machine: Machine, args: list[str], at: Attach) -> None:
-    """Take no new objects until undrain; those that are here stay.  The words say why."""
+    """Take no new objects until undrain, and move those that run here to other nodes, each to
+    where it fits best, as far as they can be moved: progress tells how that goes.  After -s
+    they stay.  The words say why."""
+    stay = args[:1] == ["-s"]
+    args = args[1:] if stay else args
     why = " ".join(args) or f"by {at.who.user}"
     if len(why) > 200 or not why.isprintable():
         raise CloudError("bad", "drain: the reason is one line of at most 200 letters")
     machine.drain(why)
+    if not stay and machine.runs is not None:
+        machine.runs.drain(at.who)
 
 
 def _undrain(machine: Machine, args: list[str], at: Attach) -> None:
-    """Take new objects again."""
+    """Take new objects again, and move no more of them away."""
     machine.undrain()
+    _, group = _runs(machine)
+    if machine.runs is not None and machine.runs.goes_on(group):
+        machine.runs.cancel(group, at.who)
+
+
+def _undo(machine: Machine, args: list[str], at: Attach) -> None:
+    """Undrain, and bring back those that drain has moved away; progress tells how that goes."""
+    _undrain(machine, args, at)
+    runs, group = _runs(machine)
+    if runs is not None:
+        runs.undo(group, at.who)
+
+
+def _runs(machine: Machine) -> tuple[Runs | None, str]:
+    return machine.runs, f"nodes/{machine.name}"
 
 
 def _join(machine: Machine, args: list[str], at: Attach) -> Wait[None]:
@@ -133,8 +156,9 @@ def _party(machine: Machine) -> Party:
 VERBS = table(
     Verb("join HOST:PORT...", 1, 16, _join),
     Verb("leave", 0, 0, _leave),
-    Verb("drain [WHY...]", 0, None, _drain),
+    Verb("drain [-s] [WHY...]", 0, None, _drain),
     Verb("undrain", 0, 0, _undrain),
+    Verb("undo", 0, 0, _undo),
     Verb("label K=V...", 1, None, _label),
     Verb("price N", 1, 1, _price),
 )
@@ -258,5 +282,6 @@ TABLE = (
     Value("uptime", 0o444, _uptime),
     Value("price", 0o644, _read_price, lambda m, line, at: _price(m, [line.strip()], at)),
     Value("labels", 0o644, _read_labels, lambda m, line, at: _label(m, ndb.words(line), at)),
+    Progress(_runs),
     Log("events", 0o444, _events),
 )
