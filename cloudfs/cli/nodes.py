@@ -12,6 +12,7 @@ import click
 from cloudfs import config, ndb
 from cloudfs.cli import Options
 from cloudfs.cli.files import Files, Shell, open_files, write_each
+from cloudfs.cli.groups import conduct
 from cloudfs.cli.show import columns, live, size, span
 from cloudfs.errors import CloudError
 
@@ -162,20 +163,30 @@ def leave(options: Options) -> None:
 
 @click.command()
 @click.argument("names", nargs=-1, metavar="NODE...")
+@click.option("-s", "--stay", is_flag=True, help="Those that run there stay.")
+@click.option("--undo", is_flag=True, help="Undrain, and bring back what was moved away.")
 @click.pass_obj
-def drain(options: Options, names: tuple[str, ...]) -> None:
-    """Have nodes take no new objects; those that they run go on.
+def drain(options: Options, names: tuple[str, ...], stay: bool, undo: bool) -> None:
+    """Have nodes take no new objects, and move those that run there to others.
 
-    Without a name this node.  Writes drain to nodes/NAME/ctl.
+    Each goes to where it fits best; one that cannot be moved stays, and is listed with the
+    reason.  Without a name this node.  Writes drain, or undo, to nodes/NAME/ctl, and reads
+    nodes/NAME/progress.
     """
-    _each(options, names, "drain")
+    if stay and undo:
+        raise click.UsageError("--stay and --undo are two things.")
+    if stay:
+        _each(options, names, "drain -s")
+        return
+    for name in names or (own(open_files(options)),):
+        conduct(options, f"nodes/{name}", "undo" if undo else "drain")
 
 
 @click.command()
 @click.argument("names", nargs=-1, metavar="NODE...")
 @click.pass_obj
 def undrain(options: Options, names: tuple[str, ...]) -> None:
-    """Have drained nodes take objects again.
+    """Have drained nodes take objects again; those that were moved away stay there.
 
     Without a name this node.  Writes undrain to nodes/NAME/ctl.
     """
