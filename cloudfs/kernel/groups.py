@@ -327,12 +327,17 @@ def back(run: Run) -> list[Item]:
     ]
 
 
+def named(args: Sequence[str]) -> str:
+    """The node that a move or a copy names, "" where expressions are given."""
+    return "" if set(args[0]) & set("=<>!") else args[0]
+
+
 def _there(verb: Verb, args: Sequence[str], nodes: Mapping[str, Mapping[str, object]]) -> set[str]:
     """The nodes at which nothing is to be moved."""
     if verb.name != "move":
         return set()
-    if len(args) == 1 and not set(args[0]) & set("=<>!"):
-        return {args[0]}
+    if node := named(args):
+        return {node}
     exprs = [query.parse(arg) for arg in args]
     if any(expr.op in ORDERS or expr.relative for expr in exprs):
         return set()

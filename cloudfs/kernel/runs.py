@@ -17,8 +17,8 @@ import trio
 
 from cloudfs import ndb
 from cloudfs.errors import CloudError
-from cloudfs.kernel import lifecycle
-from cloudfs.kernel.groups import Item, Member, Run, back, item_record, plan, read
+from cloudfs.kernel import lifecycle, placement
+from cloudfs.kernel.groups import Item, Member, Run, back, item_record, named, plan, read
 from cloudfs.kernel.object import Object
 from cloudfs.kernel.objects import Objects
 from cloudfs.kernel.verbs import LASTING, OBJECT
@@ -76,6 +76,10 @@ class Runs:
         if found is None:
             return None
         verb, args, goes_on = found
+        node = named(args) if verb.name in ("move", "copy") else ""
+        handover = self._objects.handover
+        if node and handover is not None and not handover.knows(node):
+            raise placement.unknown(node)
         keep = keep or goes_on
         items = plan(verb, args, members, nodes(), keep, verb.name in LASTING)
         return self._begin(group, shown or _shown(verb.name, args), items, who, keep)
