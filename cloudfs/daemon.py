@@ -23,6 +23,7 @@ from cloudfs.config import Bounds
 from cloudfs.errors import CloudError
 from cloudfs.fuse.mount import mount
 from cloudfs.joined import Joined
+from cloudfs.kernel.balancing import Balancer
 from cloudfs.kernel.bell import Log
 from cloudfs.kernel.cloud import Cloud
 from cloudfs.kernel.finder import Finder
@@ -186,6 +187,8 @@ class Daemon:
             await nursery.start(self.trains.run)
             measure = Measure(self.network, Echo(settings.node, self.pool, self.datagrams))
             await nursery.start(measure.run)
+            balancer = Balancer(self.machine, self.objects, self.cloud, self.network)
+            nursery.start_soon(balancer.run)
             if settings.trace:
                 nursery.start_soon(self._print_trace)
             if settings.mount is not None:

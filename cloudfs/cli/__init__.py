@@ -44,6 +44,7 @@ TABLE: dict[str, tuple[str, str]] = {
     "key": ("nodes", "Print the cloud's key, with which others join."),
     "drain": ("nodes", "Have nodes take no new objects, and move theirs away."),
     "undrain": ("nodes", "Have drained nodes take objects again."),
+    "balance": ("nodes", "Have objects leave busy or dear nodes by themselves."),
     "find": ("net", "Find nodes that meet conditions, best first."),
     "top": ("nodes", "Watch the nodes and the busiest objects."),
     "net": ("net", "Show what the network costs, nearest nodes first."),

@@ -1,4 +1,4 @@
-"""Commands about nodes: nodes, join, leave, drain, undrain, key, top."""
+"""Commands about nodes: nodes, join, leave, drain, undrain, balance, key, top."""
 
 from __future__ import annotations
 
@@ -191,6 +191,23 @@ def undrain(options: Options, names: tuple[str, ...]) -> None:
     Without a name this node.  Writes undrain to nodes/NAME/ctl.
     """
     _each(options, names, "undrain")
+
+
+@click.command()
+@click.argument("state", type=click.Choice(["on", "off"]))
+@click.argument("words", nargs=-1, metavar="[load=N] [gain=N] [rest=N] [NODE...]")
+@click.pass_obj
+def balance(options: Options, state: str, words: tuple[str, ...]) -> None:
+    """Have objects leave busy or dear nodes by themselves, or no more.
+
+    load is the part of a node beyond which it is busy (0.9), gain by how much the place of an
+    object must be better (0.2), rest the seconds between two moves of one object (600).
+    Without a name this node.  Writes balance to nodes/NAME/ctl; nodes/NAME/events tells each
+    choice and its reason.
+    """
+    numbers = [word for word in words if "=" in word]
+    names = tuple(word for word in words if "=" not in word)
+    _each(options, names, " ".join(["balance", state, *map(ndb.quote, numbers)]))
 
 
 def _each(options: Options, names: tuple[str, ...], line: str) -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Protocol
 
 from cloudfs.errors import CloudError
+from cloudfs.kernel.balance import Policy
 from cloudfs.kernel.bell import Log
 from cloudfs.kernel.forecast import Series
 from cloudfs.kernel.records import Records
@@ -60,6 +62,7 @@ class Machine:
         self.measured: dict[str, object] = {}  # more attributes: coordinate, start.RUNTIME
         self.load = Series(LOAD_STEP)
         self.runs: Runs | None = None  # what is done to all its objects at once
+        self.balance = Policy(**records.get("balance", {}))
 
     def set_price(self, price: float) -> None:
         """What a core-hour costs, a finite number from 0."""
@@ -84,6 +87,13 @@ class Machine:
     def undrain(self) -> None:
         """Take new objects again."""
         self.drain("")
+
+    def set_balance(self, policy: Policy) -> None:
+        """When objects leave this node by themselves."""
+        self.balance = policy
+        self._records.set("balance", asdict(policy))
+        self.changed = time.time()
+        self.events.add("balance", what="set", why=str(policy))
 
     def watch(self, now: float) -> None:
         """Note the load, so that `load.ahead` can foretell it; call it every second or so."""

@@ -6,7 +6,7 @@ from typing import Protocol
 
 from cloudfs import ndb
 from cloudfs.errors import CloudError
-from cloudfs.kernel import query
+from cloudfs.kernel import balance, query
 from cloudfs.kernel.bell import Log as KernelLog
 from cloudfs.kernel.machine import Machine, Party
 from cloudfs.kernel.runs import Runs
@@ -136,6 +136,14 @@ def _runs(machine: Machine) -> tuple[Runs | None, str]:
     return machine.runs, f"nodes/{machine.name}"
 
 
+def _balance(machine: Machine, args: list[str], at: Attach) -> None:
+    """Have objects that can be moved leave this node by themselves where it is busier than load
+    (0.9: of its processors, cores or memory) or costs more than another, if their place would be
+    better by gain (0.2), and none twice within rest (600) seconds; events tell each choice and
+    its reason.  It is off unless it is turned on."""
+    machine.set_balance(balance.read(args))
+
+
 def _join(machine: Machine, args: list[str], at: Attach) -> Wait[None]:
     """Join the cloud of the nodes at these addresses, any of it; its key must be in the
     state directory."""
@@ -159,6 +167,7 @@ VERBS = table(
     Verb("drain [-s] [WHY...]", 0, None, _drain),
     Verb("undrain", 0, 0, _undrain),
     Verb("undo", 0, 0, _undo),
+    Verb("balance on|off [load=N] [gain=N] [rest=N]", 1, 4, _balance),
     Verb("label K=V...", 1, None, _label),
     Verb("price N", 1, 1, _price),
 )
@@ -176,8 +185,8 @@ def _act(machine: Machine, line: str, at: Attach) -> Wait[None] | None:
 
 def _status(machine: Machine, at: Attach) -> str:
     """One record: name, state (alive; drained takes no new objects; alone is not in its
-    cloud), cluster, since when it serves, its load, free memory, what no object holds, and
-    why it is drained or alone."""
+    cloud), cluster, since when it serves, its load, free memory, what no object holds, balance
+    (on with its numbers, or off), and why it is drained or alone."""
     has = machine.attributes()
     pairs = {
         "name": machine.name,
@@ -189,6 +198,7 @@ def _status(machine: Machine, at: Attach) -> str:
         "free": has["mem.free"],
         "cpu.unreserved": has["cpu.unreserved"],
         "mem.unreserved": has["mem.unreserved"],
+        "balance": str(machine.balance),
         "why": machine.outside or machine.drained,
     }
     return ndb.record(pairs) + "\n"
