@@ -209,7 +209,7 @@ class Balance:
 
     def look(self, policy: Policy, look: Look) -> list[Choice]:
         """What to do now: at most one choice moves."""
-        self._follow(look.nodes)
+        self._follow({**look.nodes, self.name: look.here})
         if not policy.on:
             self.busy.clear()
             self._beyond.clear()
@@ -375,17 +375,22 @@ class Balance:
         if text := placement.against(dataclasses.replace(thing.wish, on="", spread=""), has):
             return _Place(-10.0, "none", f"{node} will not do: {text}")
         cpus, doubt = _of(look.here, "cpus") or 1.0, 0.0
+        # What others tell lags behind, so it is held against what this node told as late: or
+        # a load that rises or falls on both alike would look like a difference.
+        own = self._told.get(self.name) or Told(here["load"])
+        high, late = own.high + _coming(look.here) / cpus, own.mean
         if look.load is not None:
-            here["load"] = look.load.value / cpus
+            late = min(late, look.load.value / cpus)
             doubt = look.load.error / cpus
-        here["load"] += _coming(look.here) / cpus
+        here["load"] = late + _coming(look.here) / cpus
         more, less = parts_of(thing, has), parts_of(thing, look.here)
         calm = policy.load - CALM
         gain, relief, why = -math.inf, 0.0, "it has no part in what is busy here"
         for kind in KINDS:
             there[kind] += more[kind]
             has_part = kind in self.busy and less[kind] >= PART
-            if there[kind] > (calm if has_part else max(calm, here[kind] + NEAR)):
+            worse = NEAR + (max(high, here[kind]) if kind == "load" else here[kind])
+            if there[kind] > (calm if has_part else max(calm, worse)):
                 why = f"{node} would be busy: {kind} would be {there[kind]:.2f}"
                 return _Place(-8.0 - there[kind], "busy", why)
             by = here[kind] - there[kind] - (doubt if kind == "load" else 0.0)

@@ -85,6 +85,13 @@ def test_a_forecast_that_may_be_wrong_is_not_enough():
     assert moves(node(load=1.1), [thing()], {"n2": node()}, load=unsure) == []
 
 
+def test_a_load_that_rises_on_both_alike_is_no_difference():
+    """What the other tells is late, so a forecast of this one alone proves nothing."""
+    said = decide(node(load=0.5), [thing()], {"n2": node(load=0.5)}, load=Forecast(4.4, 0.1, "ar"))
+    assert [c.what for c in said] == ["busy", "stays"]
+    assert "load is 0.50 here and would be 0.75 at n2" in said[-1].why
+
+
 def test_the_cheaper_node_and_the_price_of_moving():
     nodes = {"n2": node(price=0.5), "n3": node(price=0.95)}
     said = decide(node(price=1.0), [thing()], nodes)
@@ -312,7 +319,7 @@ def test_a_herd_settles_with_few_moves(reserved, seed):
         for number in range(0 if name == idle else 4):
             cpu = 0.95 if reserved else 0.0
             sim.begin(name, f"{name}.{number}", cpu=cpu, cores=0.1 if reserved else 1.1)
-    sim.run(600)
+    sim.run(800)
     # 0.8 of it is all that they fill, but for one that may come before there is news.
     assert 2 <= len(sim.objects[idle]) <= (4 if reserved else 3)
     assert len(sim.moves) == len(sim.objects[idle])
