@@ -29,6 +29,7 @@ from cloudfs.factotum.proofs import Proofs
 from cloudfs.factotum.trust import Roots
 from cloudfs.fuse.mount import mount
 from cloudfs.joined import Joined
+from cloudfs.kernel.balancing import Balancer
 from cloudfs.kernel.bell import Log
 from cloudfs.kernel.cloud import Cloud
 from cloudfs.kernel.finder import Finder
@@ -267,6 +268,8 @@ class Daemon:
             await nursery.start(self.trains.run)
             measure = Measure(self.network, Echo(settings.node, self.pool, self.datagrams))
             await nursery.start(measure.run)
+            balancer = Balancer(self.machine, self.objects, self.cloud, self.network)
+            nursery.start_soon(balancer.run)
             if settings.trace:
                 nursery.start_soon(self._print_trace)
             if settings.mount is not None:

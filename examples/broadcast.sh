@@ -15,7 +15,7 @@ for n in "$cloud"/nodes/n*; do
 	cloudfs run --on "${n##*/}" --app listener sh -c 'read word; echo $(hostname): $word' >/dev/null
 done
 
-listeners() { ls -d "$cloud"/view/by-app/listener/* | grep -vc help; }
+listeners() { ls -d "$cloud"/view/by-app/listener/*/ | grep -c .; }
 soon "all listen" "$nodes" listeners
 
 # The line itself: one writer, every standard input.

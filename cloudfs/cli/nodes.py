@@ -1,4 +1,4 @@
-"""Commands about nodes: nodes, leave, drain, undrain, top."""
+"""Commands about nodes: nodes, leave, drain, undrain, balance, top."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import click
 from cloudfs import config, ndb
 from cloudfs.cli import Options
 from cloudfs.cli.files import Files, Shell, open_files, write_each
+from cloudfs.cli.groups import conduct
 from cloudfs.cli.show import columns, live, size, span
 from cloudfs.errors import CloudError
 
@@ -105,24 +106,51 @@ def leave(options: Options) -> None:
 
 @click.command()
 @click.argument("names", nargs=-1, metavar="NODE...")
+@click.option("-s", "--stay", is_flag=True, help="Those that run there stay.")
+@click.option("--undo", is_flag=True, help="Undrain, and bring back what was moved away.")
 @click.pass_obj
-def drain(options: Options, names: tuple[str, ...]) -> None:
-    """Have nodes take no new objects; those that they run go on.
+def drain(options: Options, names: tuple[str, ...], stay: bool, undo: bool) -> None:
+    """Have nodes take no new objects, and move those that run there to others.
 
-    Without a name this node.  Writes drain to nodes/NAME/ctl.
+    Each goes to where it fits best; one that cannot be moved stays, and is listed with the
+    reason.  Without a name this node.  Writes drain, or undo, to nodes/NAME/ctl, and reads
+    nodes/NAME/progress.
     """
-    _each(options, names, "drain")
+    if stay and undo:
+        raise click.UsageError("--stay and --undo are two things.")
+    if stay:
+        _each(options, names, "drain -s")
+        return
+    for name in names or (own(open_files(options)),):
+        conduct(options, f"nodes/{name}", "undo" if undo else "drain")
 
 
 @click.command()
 @click.argument("names", nargs=-1, metavar="NODE...")
 @click.pass_obj
 def undrain(options: Options, names: tuple[str, ...]) -> None:
-    """Have drained nodes take objects again.
+    """Have drained nodes take objects again; those that were moved away stay there.
 
     Without a name this node.  Writes undrain to nodes/NAME/ctl.
     """
     _each(options, names, "undrain")
+
+
+@click.command()
+@click.argument("state", type=click.Choice(["on", "off"]))
+@click.argument("words", nargs=-1, metavar="[load=N] [gain=N] [rest=N] [NODE...]")
+@click.pass_obj
+def balance(options: Options, state: str, words: tuple[str, ...]) -> None:
+    """Have objects leave busy or dear nodes by themselves, or no more.
+
+    load is the part of a node beyond which it is busy (0.9), gain by how much the place of an
+    object must be better (0.2), rest the seconds between two moves of one object (600).
+    Without a name this node.  Writes balance to nodes/NAME/ctl; nodes/NAME/events tells each
+    choice and its reason.
+    """
+    numbers = [word for word in words if "=" in word]
+    names = tuple(word for word in words if "=" not in word)
+    _each(options, names, " ".join(["balance", state, *map(ndb.quote, numbers)]))
 
 
 def _each(options: Options, names: tuple[str, ...], line: str) -> None:

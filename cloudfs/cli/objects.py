@@ -14,6 +14,7 @@ import click
 from cloudfs import ndb
 from cloudfs.cli import Options
 from cloudfs.cli.files import Files, Shell, find_id, ids, open_files, write_each
+from cloudfs.cli.groups import ctl_of
 from cloudfs.cli.show import columns, size, span
 from cloudfs.errors import CloudError
 
@@ -175,11 +176,14 @@ def exit_as_shell(files: Shell) -> None:
     files.say('exit "${code:-1}"')
 
 
+GROUP = "GROUP is app=NAME, label=K=V, node=NAME or user=NAME: all of its objects."
+
+
 def verb(name: str, line: str, doc: str) -> click.Command:
     """A command that writes one verb to the ctl of each object."""
 
-    @click.command(name=name, help=f"{doc}\n\nWrites {line} to proc/ID/ctl.")
-    @click.argument("ids", nargs=-1, required=True, metavar="ID...")
+    @click.command(name=name, help=f"{doc}\n\nWrites {line} to proc/ID/ctl.\n\n{GROUP}")
+    @click.argument("ids", nargs=-1, required=True, metavar="ID|GROUP...")
     @click.pass_obj
     def command(options: Options, ids: tuple[str, ...]) -> None:
         each(options, ids, line)
@@ -190,7 +194,7 @@ def verb(name: str, line: str, doc: str) -> click.Command:
 def each(options: Options, given: tuple[str, ...], line: str) -> None:
     """Write a line to the ctl of each object."""
     files = open_files(options)
-    write_each(files, given, lambda id: f"proc/{find_id(files, id)}/ctl", line)
+    write_each(files, given, lambda id: ctl_of(files, id), line)
 
 
 kill = verb("kill", "kill", "End objects, with all their processes.")

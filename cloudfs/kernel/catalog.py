@@ -17,7 +17,7 @@ from cloudfs.kernel.objects import Objects
 
 VIEWS = ("node", "app", "user", "cluster", "state", "label")
 MAX_SEEN = 1 << 18  # objects of other nodes that are kept
-TOLD = ("id", "state", "user", "app", "runtime", "pid", "started", "exit", "why")
+TOLD = ("id", "state", "user", "app", "runtime", "pid", "started", "exit", "why", "after")
 
 Key = tuple[str, str]  # an arrangement and a value in it
 
@@ -63,6 +63,8 @@ def summary(made: Object) -> str:
         "exit": lifecycle.ended_how(made.exit),
         "why": made.why[:200],
     }
+    if made.after:
+        pairs["after"] = " ".join(made.after)
     pairs.update((f"label.{name}", value) for name, value in made.labels.items())
     return ndb.record(pairs)
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from typing import Any, Protocol
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any, Protocol
 
 from cloudfs import ndb
 from cloudfs.errors import CloudError
 from cloudfs.kernel import ceilings
+from cloudfs.kernel.balance import Policy
 from cloudfs.kernel.bell import Log
 from cloudfs.kernel.ceilings import Most
 from cloudfs.kernel.forecast import Series
@@ -16,6 +18,9 @@ from cloudfs.kernel.records import Records
 from cloudfs.kernel.reserve import Reserve, amount
 from cloudfs.node.metrics import Metrics
 from cloudfs.wait import Wait
+
+if TYPE_CHECKING:
+    from cloudfs.kernel.runs import Runs
 
 MAX_LABELS = 64
 LOAD_STEP = 2.0  # seconds between two values of the load that it is foretold by
@@ -84,6 +89,8 @@ class Machine:
         self.reserve = Reserve(offer)  # what its objects hold
         self.measured: dict[str, object] = {}  # more attributes: coordinate, start.RUNTIME
         self.load = Series(LOAD_STEP)
+        self.runs: Runs | None = None  # what is done to all its objects at once
+        self.balance = Policy(**records.get("balance", {}))
 
     def set_price(self, price: float) -> None:
         """What a core-hour costs, a finite number from 0."""
@@ -117,6 +124,13 @@ class Machine:
     def undrain(self) -> None:
         """Take new objects again."""
         self.drain("")
+
+    def set_balance(self, policy: Policy) -> None:
+        """When objects leave this node by themselves."""
+        self.balance = policy
+        self._records.set("balance", asdict(policy))
+        self.changed = time.time()
+        self.events.add("balance", what="set", why=str(policy))
 
     def watch(self, now: float) -> None:
         """Note the load, so that `load.ahead` can foretell it; call it every second or so."""

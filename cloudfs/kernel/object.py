@@ -21,7 +21,7 @@ from cloudfs.node.api import Exit, Limits, Running, Usage
 KEPT = (
     *("user", "state", "argv", "env", "dir", "app", "labels", "runtime", "net", "restart"),
     *("nice", "require", "prefer", "binds", "created", "started", "changed", "pause"),
-    *("why", "asked", "on", "spread", "placed", "offer", "came", "group"),
+    *("why", "asked", "on", "spread", "after", "placed", "offer", "came", "group"),
 )
 
 
@@ -78,6 +78,7 @@ class Object:
         self.prefer: list[str] = []
         self.on = ""  # the node that it must run on
         self.spread = ""  # the attribute in which its siblings' nodes should differ
+        self.after: list[str] = []  # what comes before it where a whole group is worked on
         self.guest = False  # whether another node chose this one for it, while it is new
         self.came = ""  # not empty until it goes on here that comes from another node
         self.offer = ""  # the token of the last offer of it to a node

@@ -119,7 +119,7 @@ class Objects:
         if known:
             raise CloudError("exists", f"there is an object {made.id} on {self.node} already")
         self.promises.expire(trio.current_time())
-        self._need_nursery()
+        self.need_nursery()
         self._need_room(made.user)
         made.guest = True
         if made.on not in ("", self.node):
@@ -241,7 +241,7 @@ class Objects:
         when it runs; it raises, and the object is as before, if it cannot."""
         lifecycle.after(made.state, "exec")
         if self.handover is not None and made.on != self.node and not made.guest:
-            self._need_nursery()
+            self.need_nursery()
             return self.handover.place(made, argv)
         if self.reserve.held(made.id) is None:  # what is held for it was checked then
             self._check_here(made)
@@ -285,7 +285,8 @@ class Objects:
         mine = self.index["user"].get(made.user, {}).values()
         return sum(other is not made and other.state in lifecycle.ALIVE for other in mine)
 
-    def _need_nursery(self) -> None:
+    def need_nursery(self) -> None:
+        """Raise CloudError while this node cannot work on anything."""
         if self._nursery is None:
             raise CloudError("again", "this node is starting or stopping", "try again")
 
@@ -301,7 +302,7 @@ class Objects:
 
     def reserve_for(self, made: Object) -> None:
         """Hold what it wants; CloudError where it cannot run here."""
-        self._need_nursery()
+        self.need_nursery()
         self.reserve.hold(made.id, wanted(made.limits))
 
     async def watch(self, made: Object) -> None:

@@ -6,8 +6,8 @@ the reason.  What is open belongs to one open file and to the caller that opened
 
   object ID TOKEN   first: an id (16 characters of base32) that this node does not know,
                     and a token of the same form, another one for each offer
-  VERB ARG...       set it up: dir env limit on require prefer spread app label runtime
-                    restart nice, as in proc/ID/ctl; and bind [-abc] NEW OLD, a line of
+  VERB ARG...       set it up: dir env limit on require prefer spread after app label
+                    runtime restart nice, as in proc/ID/ctl; and bind [-abc] NEW OLD, a line of
                     its name space
   hold              last: enter it as a new object of the caller, and hold the cpu and mem
                     that its limits say.  It goes after 20 s if no exec comes, and when
@@ -51,7 +51,7 @@ MAX_BYTES = 256 << 10
 MAX_BINDS = 64
 SETUP = (
     *("dir", "env", "limit", "on", "require", "prefer", "spread"),
-    *("app", "label", "group", "runtime", "restart", "nice"),
+    *("after", "app", "label", "group", "runtime", "restart", "nice"),
 )
 _ID = re.compile(r"[a-z2-7]{16}")
 
@@ -203,6 +203,7 @@ def lines_of(made: Object) -> Iterator[str]:
         ("require", made.require),
         ("prefer", made.prefer),
         ("spread", [made.spread] if made.spread else []),
+        ("after", made.after),
         ("app", [made.app] if made.app else []),
         *(("label", [f"{name}={value}"]) for name, value in made.labels.items()),
         ("runtime", [made.runtime, *net] if made.runtime else []),

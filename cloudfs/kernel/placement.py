@@ -92,6 +92,11 @@ def order(
     return sorted(good, key=rank)
 
 
+def against(wish: Wish, has: Attributes) -> str:
+    """What of a wish a node does not satisfy, "" if it will do."""
+    return ", ".join(f"{term} (it has {instead})" for term, instead in _against(wish, has))
+
+
 def stays(wish: Wish, own: Attributes) -> bool:
     """Whether the node that asks is the best, whatever others there are."""
     free = not (wish.on or wish.require or wish.prefer or wish.spread)

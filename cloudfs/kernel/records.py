@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +22,22 @@ create table if not exists shares (user text, dealing text, record text not null
   primary key (user, dealing));
 create table if not exists sealed (user text, digest text, line text not null,
   primary key (user, digest));
+create table if not exists runs (name text, id text, record text not null,
+  primary key (name, id));
+"""
+
+# Rows stay in the order in which they came.
+KEEP_RUN = """
+insert into runs values (?, ?, ?)
+on conflict (name, id) do update set record = excluded.record
 """
 
 
 class Records:
     """Tables: id → an object's record, id → where one went that was here, name → a value of
-    the node's own, all JSON; what is known of users and groups, signed lines (people.py);
-    and what this node holds for users: shares of keys, and their sealed keys (holder.py)."""
+    the node's own, group and id → what became of a verb of the group, all JSON; what is known
+    of users and groups, signed lines (people.py); and what this node holds for users: shares of
+    keys, and their sealed keys (holder.py)."""
 
     def __init__(self, path: Path | str) -> None:
         self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
@@ -106,6 +115,21 @@ class Records:
 
     def sealed_users(self) -> list[str]:
         return [user for (user,) in self._db.execute("select distinct user from sealed")]
+
+    def put_run(self, name: str, rows: Sequence[tuple[str, dict[str, Any]]]) -> None:
+        """Keep a run's own record (id "") and those of some of its objects, together."""
+        self._db.execute("begin")
+        for id, record in rows:
+            text = json.dumps(record)
+            self._db.execute(KEEP_RUN, (name, id, text))
+        self._db.execute("commit")
+
+    def drop_run(self, name: str) -> None:
+        self._db.execute("delete from runs where name = ?", (name,))
+
+    def all_runs(self) -> Iterator[tuple[str, str, dict[str, Any]]]:
+        for name, id, text in self._db.execute("select * from runs order by rowid"):
+            yield name, id, json.loads(text)
 
     def close(self) -> None:
         self._db.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
+import re
 import signal as signals
 from collections.abc import Sequence
 from functools import partial
@@ -30,6 +31,8 @@ LASTING = frozenset({"move", "copy", "checkpoint", "restore"})  # may take as lo
 MAX_ENV = 256  # variables of one object
 MAX_LABELS = 64
 MAX_NOTE = 256  # bytes
+MAX_AFTER = 16  # words
+_ID = re.compile(r"[a-z2-7]{16}")
 
 # The notes of Plan 9 that are signals on Linux (notify(2), unix signals of APE).
 NOTES = {
@@ -187,6 +190,23 @@ def _spread(objects: Objects, made: Object, args: list[str], who: Who) -> None:
     """Run it where the fewest others of its user and app are, that spread alike: on
     nodes with the same value of an attribute, as cluster or node or label.rack."""
     made.spread = query.parse(f"{args[0]}=1").attr
+
+
+def _after(objects: Objects, made: Object, args: list[str], who: Who) -> None:
+    """Where a verb is given to a whole group (ctl in view/by-...), it comes after those: ids,
+    or app=NAME for all of an application; before them for stop, kill and wipe.  Without
+    words it comes after nothing."""
+    if len(args) > MAX_AFTER:
+        raise CloudError("toomany", f"after: at most {MAX_AFTER} words")
+    for word in args:
+        kind, equals, name = word.partition("=")
+        if equals and kind == "app":
+            _name(name, "after")
+        elif not _ID.fullmatch(word):
+            raise CloudError("bad", f"after: {word[:70]!r}", "write an id, or app=NAME")
+        if " " in word:
+            raise CloudError("bad", f"after: {word[:70]!r} holds a blank", "write its ids")
+    made.after = args
 
 
 def _name(word: str, what: str) -> str:
@@ -361,6 +381,7 @@ OBJECT = table(
     Verb("require EXPR...", 1, None, _require, SETUP),
     Verb("prefer EXPR...", 1, None, _prefer, SETUP),
     Verb("spread ATTRIBUTE", 1, 1, _spread, SETUP),
+    Verb("after ID|app=NAME...", 0, None, _after, ALWAYS),
     Verb("app NAME", 1, 1, _app, ALWAYS),
     Verb("label K=V...", 1, None, _label, ALWAYS),
     Verb("group NAME", 1, 1, _group, ALWAYS),

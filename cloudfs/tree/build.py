@@ -10,11 +10,13 @@ from cloudfs.kernel.cloud import Cloud
 from cloudfs.kernel.finder import Finder
 from cloudfs.kernel.network import Network
 from cloudfs.kernel.object import Object
+from cloudfs.kernel.runs import Runs
 from cloudfs.kernel.secstore import Secstore
 from cloudfs.tree import enrol, factotum, nodes, secstore
 from cloudfs.tree.api import Node, Who
 from cloudfs.tree.cs import Cs
 from cloudfs.tree.factotum import Agents
+from cloudfs.tree.groups import Groups, Way
 from cloudfs.tree.imports import Files, Imports
 from cloudfs.tree.inner import InnerSpaces
 from cloudfs.tree.net import Net
@@ -69,9 +71,13 @@ def build(
     held = [secstore.own(store.holder, machine.owner)] if store else []
     own = nodes.own(machine, proc, tape, net.own, *held)
     whole = Whole(proc, own, cloud, imports)
+    every = whole.proc()
+    runs = machine.runs = Runs(cloud.objects)
+    runs.reach = Way(whole, every)
     inner = InnerSpaces(cloud.objects, errors, shown)
     query = QueryDir(whole, finder)
-    parts = [whole.proc(), whole.nodes(), whole.clusters(), net.dir, query, views(whole)]
+    view = views(whole, Groups(whole, runs))
+    parts = [every, whole.nodes(), whole.clusters(), net.dir, query, view]
     if agents is not None:
         parts.append(factotum.directory(agents, machine.owner, machine.started))
     parts += [secstore.secstore(store, machine.owner)] if store else []

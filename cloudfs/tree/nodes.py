@@ -6,9 +6,10 @@ from typing import Protocol
 
 from cloudfs import ndb
 from cloudfs.errors import CloudError
-from cloudfs.kernel import ceilings, query
+from cloudfs.kernel import balance, ceilings, query
 from cloudfs.kernel.bell import Log as KernelLog
 from cloudfs.kernel.machine import Machine, Party
+from cloudfs.kernel.runs import Runs
 from cloudfs.kernel.verb import Verb, find, help_of, table
 from cloudfs.tree import enrol, introduce, numbers
 from cloudfs.tree.api import Cues, Handle, Node, Wait
@@ -16,6 +17,7 @@ from cloudfs.tree.files import Ctl, Log, Row, Value
 from cloudfs.tree.handles import Following, Text
 from cloudfs.tree.place import place
 from cloudfs.tree.proc import Proc
+from cloudfs.tree.progress import Progress
 from cloudfs.tree.space import Attach
 from cloudfs.tree.table import TableDir
 
@@ -109,16 +111,45 @@ def _most(machine: Machine, args: list[str], at: Attach) -> None:
 
 
 def _drain(machine: Machine, args: list[str], at: Attach) -> None:
-    """Take no new objects until undrain; those that are here stay.  The words say why."""
+    """Take no new objects until undrain, and move those that run here to other nodes, each to
+    where it fits best, as far as they can be moved: progress tells how that goes.  After -s
+    they stay.  The words say why."""
+    stay = args[:1] == ["-s"]
+    args = args[1:] if stay else args
     why = " ".join(args) or f"by {at.who.user}"
     if len(why) > 200 or not why.isprintable():
         raise CloudError("bad", "drain: the reason is one line of at most 200 letters")
     machine.drain(why)
+    if not stay and machine.runs is not None:
+        machine.runs.drain(at.who)
 
 
 def _undrain(machine: Machine, args: list[str], at: Attach) -> None:
-    """Take new objects again."""
+    """Take new objects again, and move no more of them away."""
     machine.undrain()
+    _, group = _runs(machine)
+    if machine.runs is not None and machine.runs.goes_on(group):
+        machine.runs.cancel(group, at.who)
+
+
+def _undo(machine: Machine, args: list[str], at: Attach) -> None:
+    """Undrain, and bring back those that drain has moved away; progress tells how that goes."""
+    _undrain(machine, args, at)
+    runs, group = _runs(machine)
+    if runs is not None:
+        runs.undo(group, at.who)
+
+
+def _runs(machine: Machine) -> tuple[Runs | None, str]:
+    return machine.runs, f"nodes/{machine.name}"
+
+
+def _balance(machine: Machine, args: list[str], at: Attach) -> None:
+    """Have objects that can be moved leave this node by themselves where it is busier than load
+    (0.9: of its processors, cores or memory) or costs more than another, if their place would be
+    better by gain (0.2), and none twice within rest (600) seconds; events tell each choice and
+    its reason.  It is off unless it is turned on."""
+    machine.set_balance(balance.read(args))
 
 
 def _init(machine: Machine, args: list[str], at: Attach) -> Wait[None]:
@@ -157,8 +188,10 @@ VERBS = table(
     Verb("join FILE|HOST:PORT...", 1, 16, _join),
     Verb("revoke NODE [CLUSTER]", 1, 2, _revoke),
     Verb("leave", 0, 0, _leave),
-    Verb("drain [WHY...]", 0, None, _drain),
+    Verb("drain [-s] [WHY...]", 0, None, _drain),
     Verb("undrain", 0, 0, _undrain),
+    Verb("undo", 0, 0, _undo),
+    Verb("balance on|off [load=N] [gain=N] [rest=N]", 1, 4, _balance),
     Verb("label K=V...", 1, None, _label),
     Verb("price N", 1, 1, _price),
     Verb("most cpu=N mem=N pids=N time=N running=N", 1, None, _most),
@@ -177,8 +210,8 @@ def _act(machine: Machine, line: str, at: Attach) -> Wait[None] | None:
 
 def _status(machine: Machine, at: Attach) -> str:
     """One record: name, state (alive; drained takes no new objects; alone is not in its
-    cloud), cluster, since when it serves, its load, free memory, what no object holds, and
-    why it is drained or alone."""
+    cloud), cluster, since when it serves, its load, free memory, what no object holds, balance
+    (on with its numbers, or off), and why it is drained or alone."""
     has = machine.attributes()
     pairs = {
         "name": machine.name,
@@ -190,6 +223,7 @@ def _status(machine: Machine, at: Attach) -> str:
         "free": has["mem.free"],
         "cpu.unreserved": has["cpu.unreserved"],
         "mem.unreserved": has["mem.unreserved"],
+        "balance": str(machine.balance),
         "why": machine.outside or machine.drained,
     }
     return ndb.record(pairs) + "\n"
@@ -306,5 +340,6 @@ TABLE = (
     Value("most", 0o444, _read_most),
     Value("price", 0o644, _read_price, lambda m, line, at: _price(m, [line.strip()], at)),
     Value("labels", 0o644, _read_labels, lambda m, line, at: _label(m, ndb.words(line), at)),
+    Progress(_runs),
     Log("events", 0o444, _events),
 )

@@ -268,14 +268,15 @@ def _limits(made: Object, at: Attach) -> str:
 
 def _spec(made: Object, at: Attach) -> str:
     """How it is to be run, as ctl was told: runtime and net (empty until exec: the node's
-    own choice), restart, nice, dir, and of the node that is to run it on, spread, require
-    and prefer."""
+    own choice), restart, nice, dir, after, and of the node that is to run it on, spread,
+    require and prefer."""
     pairs = {
         "runtime": made.runtime,
         "net": made.net if made.runtime == "sandbox" else "",
         "restart": made.restart,
         "nice": made.nice,
         "dir": made.dir,
+        "after": " ".join(made.after),
         "on": made.on,
         "spread": made.spread,
         "require": " ".join(map(ndb.quote, made.require)),

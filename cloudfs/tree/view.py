@@ -8,6 +8,8 @@ from cloudfs.errors import CloudError
 from cloudfs.kernel.catalog import VIEWS
 from cloudfs.tree import numbers
 from cloudfs.tree.api import Cues, Node, Wait
+from cloudfs.tree.groups import DOC as GROUP_DOC
+from cloudfs.tree.groups import Group, Groups
 from cloudfs.tree.space import Attach
 from cloudfs.tree.table import LiveDir, TableDir
 from cloudfs.tree.whole import Whole
@@ -17,10 +19,12 @@ DOC = """\
 The same objects in other arrangements.  To see one of them as /cloud/proc:
 
   cloudfs bind /cloud/view/by-app /cloud/proc
+
+Each has a ctl that takes verbs for all of its objects at once: see its file help.
 """
 
 
-def views(whole: Whole) -> Node:
+def views(whole: Whole, groups: Groups) -> Node:
     """/cloud/view: a directory for each arrangement."""
     catalog = whole.cloud.catalog
     return TableDir(
@@ -30,12 +34,12 @@ def views(whole: Whole) -> Node:
         numbers.VIEW,
         whole.cloud.machine.owner,
         lambda: catalog.changed,
-        more=[_view(whole, what) for what in VIEWS],
+        more=[_view(whole, groups, what) for what in VIEWS],
         doc=DOC + "".join(f"\nby-{what}/" for what in VIEWS),
     )
 
 
-def _view(whole: Whole, what: str) -> Node:
+def _view(whole: Whole, files: Groups, what: str) -> Node:
     """by-WHAT: a directory for each value that some object has."""
     catalog = whole.cloud.catalog
     name = f"by-{what}"
@@ -45,13 +49,16 @@ def _view(whole: Whole, what: str) -> Node:
         if value not in groups:
             if len(groups) > 1024:
                 groups.clear()
-            groups[value] = _group(whole, what, value)
+            groups[value] = _group(whole, files, Group(what, value))
         return groups[value]
+
+    def holds(value: str) -> bool:
+        return catalog.holds(what, value) or files.known(Group(what, value))
 
     def find(value: str, at: Attach, cues: Cues) -> Node | Wait[Node]:
         return whole.look(
             "objects",
-            lambda: group(value) if catalog.holds(what, value) else None,
+            lambda: group(value) if holds(value) else None,
             cues,
             CloudError("absent", f"no object has {what} {value[:64]}"),
         )
@@ -71,8 +78,8 @@ def _view(whole: Whole, what: str) -> Node:
     )
 
 
-def _group(whole: Whole, what: str, value: str) -> LiveDir:
-    catalog = whole.cloud.catalog
+def _group(whole: Whole, files: Groups, group: Group) -> LiveDir:
+    catalog, what, value = whole.cloud.catalog, group.what, group.value
 
     def known(id: str) -> Node | None:
         made = catalog.member(what, value, id)
@@ -85,8 +92,8 @@ def _group(whole: Whole, what: str, value: str) -> LiveDir:
 
     return LiveDir(
         value,
-        (),
-        catalog,
+        files.rows,
+        group,
         numbers.named("view", what, value),
         whole.cloud.machine.owner,
         lambda: catalog.changed,
@@ -94,5 +101,5 @@ def _group(whole: Whole, what: str, value: str) -> LiveDir:
         every=lambda: {id: whole.dir_of(made) for id, made in catalog.group(what, value).items()},
         version=lambda: catalog.version,
         refresh=partial(whole.refresh, "objects"),
-        doc=f"The objects that have this {what}.",
+        doc=GROUP_DOC,
     )

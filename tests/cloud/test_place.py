@@ -153,7 +153,7 @@ def test_spread_over_clusters_and_nodes(net: Net) -> None:
 def test_a_drained_node_takes_nothing_new(net: Net) -> None:
     word, other = mark(), mark()
     stays = sleeper(net["n1"], word, "on n2")
-    net["n4"].write("drain for repair", "nodes/n2/ctl")
+    net["n4"].write("drain -s for repair", "nodes/n2/ctl")
     try:
         id = net["n1"].read("proc/clone").strip()
         net["n1"].write("on n2", "proc", id, "ctl")

@@ -169,7 +169,8 @@ class Citizen:
     async def ls(self, path, who=ANN):
         handle = await self.open(path, OREAD, who)
         assert isinstance(handle, DirHandle)
-        return [name for name in handle.entries.nodes if name not in ("help", "clone")]
+        own = ("help", "clone", "ctl", "progress")
+        return [name for name in handle.entries.nodes if name not in own]
 
     async def start(self, program="sleep 1000", *lines, who=ANN):
         """Run a program as an object of this node; its id."""

@@ -83,7 +83,9 @@ class Cloud:
     def ls(self, path, who=ANN):
         handle = self.open(path, OREAD, who)
         assert isinstance(handle, DirHandle)
-        return [name for name in handle.entries.nodes if name != "help"]
+        # Of a view's directory the objects only.
+        own = {"help", "ctl", "progress"} if "progress" in handle.entries.nodes else {"help"}
+        return [name for name in handle.entries.nodes if name not in own]
 
     async def run(self, program, *lines, who=ANN):
         id = (await self.cat("/cloud/proc/clone", who)).strip()
@@ -121,11 +123,12 @@ async def test_spec_tells_what_was_asked_for(autojump_clock, cloud):
     for line in (
         *("runtime sandbox net=none", "restart on-failure", "nice 5", "dir /tmp", "on n1"),
         *("require cpus>=1 'label.rack=a b'", "prefer arch=x86_64 sort=load", "spread cluster"),
+        f"after app=db {id}",
     ):
         await cloud.echo(line, f"/cloud/proc/{id}/ctl")
     assert ndb.parse(await cloud.cat(spec)) == {
         **{"runtime": "sandbox", "net": "none", "restart": "on-failure", "nice": "5"},
-        **{"dir": "/tmp", "on": "n1", "spread": "cluster"},
+        **{"dir": "/tmp", "on": "n1", "spread": "cluster", "after": f"app=db {id}"},
         **{"require": "cpus>=1 'label.rack=a b'", "prefer": "arch=x86_64 sort=load"},
     }
     await cloud.echo("nice 7", f"/cloud/proc/{id}/ctl")
