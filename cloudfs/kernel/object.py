@@ -21,7 +21,7 @@ from cloudfs.node.api import Exit, Limits, Running, Usage
 KEPT = (
     *("user", "state", "argv", "env", "dir", "app", "labels", "runtime", "net", "restart"),
     *("nice", "require", "prefer", "binds", "created", "started", "changed", "pause"),
-    *("why", "asked", "on", "spread", "placed", "offer", "came"),
+    *("why", "asked", "on", "spread", "placed", "offer", "came", "availability", "tenure"),
 )
 
 
@@ -81,6 +81,8 @@ class Object:
         self.came = ""  # not empty until it goes on here that comes from another node
         self.offer = ""  # the token of the last offer of it to a node
         self.placed = ""  # the node that was told to run it and has not answered
+        self.availability: dict[str, Any] = {}  # the terms of availability.py; empty: off
+        self.tenure: dict[str, Any] = {}  # with a "series": others may restart it (guarding.py)
         self.binds: list[str] = []  # lines that rebuild its name space
         self.created = self.changed = time.time()
         self.started = 0.0

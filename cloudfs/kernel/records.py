@@ -15,13 +15,15 @@ from typing import Any
 SCHEMA = """
 create table if not exists objects (id text primary key, record text not null);
 create table if not exists moved (id text primary key, record text not null);
+create table if not exists held (user text, id text, record text not null,
+  primary key (user, id));
 create table if not exists node (name text primary key, value text not null);
 """
 
 
 class Records:
-    """Three tables: id → an object's record, id → where one went that was here, name → a
-    value of the node's own, all JSON."""
+    """Four tables: id → an object's record, id → where one went that was here, user and id →
+    what was promised of another's, name → a value of the node's own, all JSON."""
 
     def __init__(self, path: Path | str) -> None:
         self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
@@ -48,6 +50,23 @@ class Records:
     def all_moved(self) -> Iterator[tuple[str, list[Any]]]:
         for id, text in self._db.execute("select id, record from moved order by rowid"):
             yield id, json.loads(text)
+
+    def put_held(self, user: str, id: str, record: dict[str, Any]) -> None:
+        """Written to the disk itself: a promise must outlive a power cut too."""
+        self._db.execute("pragma synchronous=full")
+        try:
+            self._db.execute(
+                "insert or replace into held values (?, ?, ?)", (user, id, json.dumps(record))
+            )
+        finally:
+            self._db.execute("pragma synchronous=normal")
+
+    def drop_held(self, user: str, id: str) -> None:
+        self._db.execute("delete from held where user = ? and id = ?", (user, id))
+
+    def all_held(self) -> Iterator[tuple[str, str, dict[str, Any]]]:
+        for user, id, text in self._db.execute("select user, id, record from held"):
+            yield user, id, json.loads(text)
 
     def set(self, name: str, value: Any) -> None:
         """Keep a value of the node's own."""

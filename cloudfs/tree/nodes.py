@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Protocol
 
 from cloudfs import ndb
@@ -14,6 +15,7 @@ from cloudfs.tree import numbers
 from cloudfs.tree.api import Cues, Handle, Node, Wait
 from cloudfs.tree.files import Ctl, Log, Row, Value
 from cloudfs.tree.handles import Following, Text
+from cloudfs.tree.hold import hold
 from cloudfs.tree.introduce import Introduction
 from cloudfs.tree.place import place
 from cloudfs.tree.proc import Proc
@@ -50,6 +52,7 @@ class Tape(Protocol):
 
 def own(machine: Machine, proc: Proc, tape: Tape, *more: Node) -> TableDir:
     """This node's own directory, which others see as /cloud/nodes/NAME, with more in it."""
+    machine.recover = proc.objects.failover.recover
     return TableDir(
         machine.name,
         (*TABLE, Trace(tape)),
@@ -57,7 +60,7 @@ def own(machine: Machine, proc: Proc, tape: Tape, *more: Node) -> TableDir:
         numbers.SELF,
         machine.owner,
         lambda: machine.changed,
-        [proc.own([place(proc.objects)]), *more],
+        [proc.own([place(proc.objects), hold(proc.objects)]), *more],
         NODE_DOC + help_of(VERBS.values()),
         [File(Introduction(), machine, numbers.INTRODUCE, machine.owner, lambda: machine.changed)],
     )
@@ -124,6 +127,14 @@ def _leave(machine: Machine, args: list[str], at: Attach) -> Wait[None]:
     return _party(machine).leave()
 
 
+def _recover(machine: Machine, args: list[str], at: Attach) -> Wait[None]:
+    """Have an object go on here from the newest image that this node keeps of it.  For one
+    whose node is lost for good, where too few nodes are left to agree on that by themselves:
+    it runs twice if that is wrong."""
+    assert machine.recover is not None
+    return Wait(partial(machine.recover, args[0]))
+
+
 def _party(machine: Machine) -> Party:
     if machine.party is None:
         raise CloudError("unsupported", "this node knows no other nodes")
@@ -137,6 +148,7 @@ VERBS = table(
     Verb("undrain", 0, 0, _undrain),
     Verb("label K=V...", 1, None, _label),
     Verb("price N", 1, 1, _price),
+    Verb("recover ID", 1, 1, _recover),
 )
 
 

@@ -24,4 +24,4 @@ def named(*path: str) -> int:
 
 
 ROOT, PROC, NODES, SELF, VIEW, NODE_PROC, PLACE, CLUSTERS, INTRODUCE = map(fixed, range(9))
-NET, PROBE, OWN_NET, TRAIN = map(fixed, (16, 17, 18, 24))
+NET, PROBE, OWN_NET, TRAIN, HOLD = map(fixed, (16, 17, 18, 24, 25))
