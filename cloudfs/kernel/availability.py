@@ -62,16 +62,6 @@ class Terms:
     def text(self) -> str:
         return f"checkpoint={self.checkpoint:g} replicas={self.replicas} patience={self.patience:g}"
 
-    @property
-    def bound(self) -> float:
-        """Seconds for which an owner counts on a voter's answer."""
-        return self.patience * SHARE
-
-    @property
-    def renew(self) -> float:
-        """Seconds between two renewals."""
-        return min(RENEW, self.patience / RENEWALS)
-
 
 RANGES: dict[str, tuple[float, float, str]] = {
     "checkpoint": (1.0, 86400.0, "seconds between two images"),
@@ -252,6 +242,7 @@ class Tenure:
     voters: tuple[str, ...]
     members: tuple[str, ...]  # but the owner; those that hold images first
     holders: int  # so many of them
+    patience: float = 9.0
     since: float = -math.inf
     grants: dict[str, float] = field(default_factory=dict)
 
@@ -261,10 +252,15 @@ class Tenure:
     def dropped(self, member: str) -> None:
         self.grants[member] = math.inf
 
-    def until(self, bound: float) -> float:
+    @property
+    def renew(self) -> float:
+        """Seconds between two renewals."""
+        return min(RENEW, self.patience / RENEWALS)
+
+    def until(self) -> float:
         """Until when the object may run."""
         grants = sorted((self.grants.get(voter, -math.inf) for voter in self.voters), reverse=True)
-        return max(grants[majority(self.voters) - 1], self.since) + bound
+        return max(grants[majority(self.voters) - 1], self.since) + self.patience * SHARE
 
     def established(self) -> bool:
         """Whether a majority ever agreed to it."""
@@ -277,13 +273,18 @@ class Tenure:
             "voters": list(self.voters),
             "members": list(self.members),
             "holders": self.holders,
+            "patience": self.patience,
         }
 
 
 def tenure(record: Mapping[str, Any]) -> Tenure:
     """That of a record; what was granted is not in it."""
     voters, members = tuple(record["voters"]), tuple(record["members"])
-    return Tenure(record["epoch"], record["series"], voters, members, record["holders"])
+    numbers = record["epoch"], record["series"]
+    return Tenure(*numbers, voters, members, record["holders"], record["patience"])
+
+
+Plan = tuple[tuple[str, ...], tuple[str, ...], int]  # members, voters, and how many hold images
 
 
 def plan(
@@ -294,7 +295,7 @@ def plan(
     cluster: str,
     replicas: int,
     more: Sequence[str] = (),
-) -> tuple[tuple[str, ...], tuple[str, ...], int]:
+) -> Plan:
     """Members for an object's next series, voters, and how many of the members hold images.
 
     has: its members of now; bad: those of them that do not answer or cannot keep images;

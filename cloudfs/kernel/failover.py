@@ -117,7 +117,7 @@ class Failover:
         me = self._objects.node
         first = [name for name in held.news.at if name != me]
         members = (*first, *(n for n in promise.voters if n not in (me, *first)))
-        return Tenure(epoch, series, voters, members, max(1, len(first)))
+        return Tenure(epoch, series, voters, members, max(1, len(first)), promise.patience)
 
     async def recover(self, id: str) -> None:
         """Have it go on here because somebody says that its node is lost for good.

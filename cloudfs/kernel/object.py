@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import copy
 import dataclasses
 import os
 import secrets
@@ -155,6 +156,13 @@ class Object:
         made.used = Usage(**record["used"])
         made.exit = Exit(**record["exit"]) if record["exit"] else None
         return made
+
+
+def anywhere(made: Object) -> Object:
+    """The same object, but for the node that it must run on: that may be the one that is lost."""
+    there = copy.copy(made)
+    there.on = ""
+    return there
 
 
 def add(one: Usage, two: Usage) -> Usage:

@@ -20,7 +20,7 @@ from cloudfs.kernel.arriving import Arrivals
 from cloudfs.kernel.bell import Log, first
 from cloudfs.kernel.departing import Departures
 from cloudfs.kernel.failover import Failover
-from cloudfs.kernel.guarding import Guards
+from cloudfs.kernel.guards import Guards
 from cloudfs.kernel.handover import Cloud, Handover
 from cloudfs.kernel.holding import Holding
 from cloudfs.kernel.object import Object, add

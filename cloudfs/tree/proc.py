@@ -280,7 +280,7 @@ def _spec(made: Object, at: Attach) -> str:
         "net": made.net if made.runtime == "sandbox" else "",
         "restart": made.restart,
         "nice": made.nice,
-        "availability": " ".join(f"{name}={n:g}" for name, n in made.availability.items()) or "off",
+        "availability": " ".join(f"{name}={n:g}" for name, n in made.availability.items()),
         "dir": made.dir,
         "on": made.on,
         "spread": made.spread,

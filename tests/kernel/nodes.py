@@ -67,7 +67,7 @@ class Net:
         self.alone = name
 
     def severed(self, one, two):
-        return self.apart or self.alone in (one, two)
+        return self.apart or (bool(self.alone) and self.alone in (one, two))
 
     async def write(self, node, user, path, text, by=""):
         if self.severed(by, node):

@@ -77,10 +77,10 @@ class Cloud:
         epoch = node.seen + 1
         others = tuple(name for name in self.nodes if name != node.name)
         node.tenure = Tenure(epoch, epoch, self.voters, others, 2, since=clock)
-        node.leased = clock + TERMS.bound
+        node.leased = node.tenure.until()
 
     def send(self, node: Node, claim: Claim, to: str) -> None:
-        delay = self.chance.choice([0.0, 0.05, 0.5, 4.0, 20.0])
+        delay = self.chance.choice([0.0, 0.0, 0.0, 0.05, 0.5, 4.0, 20.0])
         self.mail.append((self.now + delay, node.name, to, claim, node.clock(self.now)))
 
     def deliver(self) -> None:
@@ -118,7 +118,7 @@ class Cloud:
         if claim.verb in ("begin", "hold"):
             if tenure is not None and tenure.epoch == claim.epoch:
                 tenure.granted(to, asked)
-                node.leased = max(node.leased, tenure.until(TERMS.bound))
+                node.leased = max(node.leased, tenure.until())
         elif claim == node.wanted and tenure is None:
             node.votes[to] = asked
             if agreed(self.voters, node.votes):
@@ -132,7 +132,7 @@ class Cloud:
         node.tenure = Tenure(claim.epoch, claim.series, self.voters, others, 2)
         for voter, asked in node.votes.items():
             node.tenure.granted(voter, asked)
-        node.leased, node.wanted = node.tenure.until(TERMS.bound), None
+        node.leased, node.wanted = node.tenure.until(), None
         self.takeovers += 1
 
     def ask(self, node: Node, verb: str, like: Claim) -> None:
@@ -154,10 +154,11 @@ class Cloud:
                     verb, tenure.epoch, node.name, tenure.series, self.voters, TERMS.patience
                 )
                 self.send(node, claim, to)
-        elif has is not None and self.chance.random() < 0.5:
-            if node.clock(self.now) >= has.until or self.chance.random() < 0.1:
-                epoch = max(has.epoch, node.seen) + 1
-                self.ask(node, "may", Claim("may", epoch, node.name, has.series))
+            return
+        due = has is not None and node.clock(self.now) >= has.until
+        if has is not None and self.chance.random() < (0.5 if due else 0.05):
+            epoch = max(has.epoch, node.seen) + 1
+            self.ask(node, "may", Claim("may", epoch, node.name, has.series))
 
     def fault(self) -> None:
         kind = self.chance.choice(["cut", "heal", "down", "up", "up", "sleep", "heal", "nothing"])
@@ -315,19 +316,21 @@ def test_an_epoch_never_goes_back(verbs: list[str], chance: random.Random) -> No
 
 
 def test_a_tenure_counts_a_majority_from_when_it_was_asked() -> None:
-    tenure = Tenure(1, 1, V, ("b", "c"), 2, since=0.0)
-    assert tenure.until(7.0) == 7.0
+    tenure = Tenure(1, 1, V, ("b", "c"), 2, 10.0, since=0.0)
+    assert tenure.until() == 8.0
     tenure.granted("a", 5.0)
-    assert (tenure.until(7.0), tenure.established()) == (7.0, False)
+    assert (tenure.until(), tenure.established()) == (8.0, False)
     tenure.granted("b", 4.0)
-    assert (tenure.until(7.0), tenure.established()) == (11.0, True)
+    assert (tenure.until(), tenure.established()) == (12.0, True)
     tenure.granted("c", 6.0)
-    assert tenure.until(7.0) == 12.0
+    assert tenure.until() == 13.0
     tenure.granted("b", 1.0)  # an answer that came late
-    assert tenure.until(7.0) == 12.0
+    assert tenure.until() == 13.0
     tenure.dropped("a")
     tenure.dropped("b")
-    assert tenure.until(7.0) == math.inf
+    assert tenure.until() == math.inf
+    again = availability.tenure(tenure.record())
+    assert (again.record(), again.until()) == (tenure.record(), -math.inf)
 
 
 # --- plans --------------------------------------------------------------------------------
@@ -411,9 +414,14 @@ def test_turns_differ_and_the_newest_goes_first() -> None:
 
 @given(st.text(max_size=40))
 def test_words_that_are_none(word: str) -> None:
-    try:
-        found = availability.terms([word])
-    except CloudError as error:
-        assert error.kind == "bad"
-    else:
-        assert availability.terms(found.text().split()) == found
+    with pytest.raises(CloudError) as caught:
+        availability.terms([f"{word}x=1"])
+    assert caught.value.kind == "bad"
+
+
+@given(st.floats(1, 86400), st.integers(1, 7), st.floats(5, 3600))
+def test_terms_are_what_their_text_says(checkpoint: float, replicas: int, patience: float) -> None:
+    words = Terms(checkpoint, replicas, patience).text().split()
+    found = availability.terms(words)
+    assert availability.terms(found.text().split()) == found
+    assert found.replicas == replicas
