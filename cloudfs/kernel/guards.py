@@ -162,6 +162,15 @@ class Guards:
                 await trio.sleep(0.05)
         self.need_free(made)
 
+    async def told(self, made: Object) -> None:
+        """Wait until nobody restarts one that was killed; CloudError where that may be."""
+        if made.id in self.all or made.id in self._releases:
+            try:
+                await self.freed(made)
+            except CloudError:
+                why = "it ended here, but too few of the nodes that could restart it know"
+                raise CloudError("timeout", why, "they are told once they answer") from None
+
     def _keep(self) -> None:
         self.objects.records.set("releases", self._releases)
 

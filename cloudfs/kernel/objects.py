@@ -386,6 +386,7 @@ class Objects:
         async def run() -> None:
             while made.state in ("running", "stopped", "fenced"):
                 await made.bell.wait()
+            await self.guards.told(made)
 
         return Wait(run)
 

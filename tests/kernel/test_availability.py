@@ -145,10 +145,39 @@ async def test_a_daemon_that_is_back_soon(autojump_clock, net, n1):
 async def test_it_ends_and_nobody_restarts_it(autojump_clock, net, n1):
     made = await guarded(net, n1)
     await n1.tell(made, "kill")
-    await trio.sleep(2)
+    await lose(net, "n1")  # at once: they know
+    await trio.sleep(1)
     assert wholes(net, made.id) == {}
-    await lose(net, "n1")
     assert await never_two(net, made.id, 60) == []
+
+
+async def test_a_kill_that_too_few_hear_of_says_so(autojump_clock, net, n1):
+    made = await guarded(net, n1)
+    net.cut_off("n1")
+    with pytest.raises(CloudError, match="too few of the nodes") as caught:
+        await n1.tell(made, "kill")
+    assert caught.value.kind == "timeout"
+    net.cut_off()
+    assert await never_two(net, made.id, 60) == []
+    assert wholes(net, made.id) == {}
+
+
+async def test_a_restart_by_policy_is_guarded_anew(autojump_clock, net, n1):
+    made = await guarded(net, n1, GUARDED, "restart always")
+    before = made.tenure["series"]
+    n1.twin.played[made.id].kill("a fault")
+    await until(lambda: made.tenure.get("series", before) > before)
+    await until(lambda: "2 of 2 copies" in n1.objects.guards.word(made))
+    assert awake(net, made.id) in (["n1"], [])
+
+
+async def test_back_to_an_image_of_its_own(autojump_clock, net, n1):
+    made = await guarded(net, n1)
+    await n1.tell(made, "checkpoint safe", "restore safe")
+    await trio.sleep(10)
+    assert "2 of 2 copies" in n1.objects.guards.word(made)
+    await lose(net, "n1")
+    assert await never_two(net, made.id, 30) in (["n2"], ["n3"])
 
 
 async def test_off_and_wipe(autojump_clock, net, n1):
