@@ -123,6 +123,10 @@ class Failover:
         """Have it go on here because somebody says that its node is lost for good.
         Raises CloudError."""
         objects = self._objects
+        guard = objects.guards.all.get(id)
+        if guard is not None and guard.fenced:
+            guard.force()
+            return
         known = [held for (_, one), held in objects.holding.all.items() if one == id]
         held = next((one for one in known if one.newest), None)
         if held is None:

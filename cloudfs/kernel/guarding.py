@@ -170,12 +170,13 @@ class Guard:
             try:
                 await self._claim(tenure, member, verb)
             except CloudError as error:
-                self._refused(member, error)
+                self._refused(tenure, member, error)
             else:
+                if tenure is not self.tenure:
+                    return
                 self.trouble.pop((member, "hold"), None)
                 if verb == "drop":
-                    tenure.dropped(member)
-                    self._dropped.add(member)
+                    self._let_go(tenure, member)
                 else:
                     tenure.granted(member, asked)
                 self._granted(tenure)
@@ -197,11 +198,22 @@ class Guard:
         line = claim_line(made.id, claim, self.images.news(tenure), keep)
         await self.guards.write(member, made.user, line, tenure.patience / 3)
 
-    def _refused(self, member: str, error: CloudError) -> None:
+    def _let_go(self, tenure: Tenure, member: str) -> None:
+        """A member agrees to nobody any more in this series."""
+        tenure.dropped(member)
+        self._dropped.add(member)
+
+    def _refused(self, tenure: Tenure, member: str, error: CloudError) -> None:
         self.trouble.setdefault((member, "hold"), (self._clock(), str(error)))
-        epoch, _ = told_epoch(error)
+        epoch, owner = told_epoch(error)
         self._seen = max(self._seen, epoch)
-        if owner := taken(error):
+        mine = (epoch, owner) == (tenure.epoch, self._objects.node)
+        if tenure is not self.tenure:
+            return
+        if mine and "it was dropped" in error.why:  # for an earlier daemon, or a move that failed
+            self._let_go(tenure, member)
+            self._granted(tenure)
+        elif owner := taken(error):
             self.superseded(owner)
 
     def superseded(self, owner: str) -> None:
@@ -218,13 +230,17 @@ class Guard:
             self.made.tenure = {**tenure.record(), "established": True}
             self._objects.keep(self.made)
         if agreed(tenure.voters, self._dropped):
-            if self.leaving:
-                self._has_left()
-                return
-            if self._next is not None:
+            if self._next is not None and not self.leaving:
                 self._change(tenure)
-                return
+            else:
+                self._has_left()  # and where nobody wanted that, a new series begins
+            return
         self._apply()
+
+    def force(self) -> None:
+        """A person says that those who do not answer are lost for good: begin anew."""
+        self._next = None
+        self._has_left()
 
     # --- the fence --------------------------------------------------------------------
 

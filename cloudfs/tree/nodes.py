@@ -128,9 +128,9 @@ def _leave(machine: Machine, args: list[str], at: Attach) -> Wait[None]:
 
 
 def _recover(machine: Machine, args: list[str], at: Attach) -> Wait[None]:
-    """Have an object go on here from the newest image that this node keeps of it.  For one
-    whose node is lost for good, where too few nodes are left to agree on that by themselves:
-    it runs twice if that is wrong."""
+    """Have an object go on here from the newest image that this node keeps of it, or one that
+    is fenced here go on.  For where other nodes are lost for good, and too few are left to
+    agree on that by themselves: it runs twice if that is wrong."""
     assert machine.recover is not None
     return Wait(partial(machine.recover, args[0]))
 

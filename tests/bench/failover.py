@@ -3,9 +3,10 @@
     python -m tests.bench.failover [ROUNDS [MB…]]
 
 Three nodes, each a cluster, in network name spaces of this machine.  First a counter on one
-that is cut off and killed with all its processes, as a machine that dies: seconds until another node's list of nodes says that
-it is gone (the failure detection that all else goes by), until the object runs again, and of
-that for the restore; then their ratio, and how many seconds of its work were lost.
+that is cut off and killed with all its processes, as a machine that dies: seconds until
+another node's list of nodes says that it is gone (the failure detection that all else goes
+by), until the object runs again, and of that for the restore; then their ratio, and how many
+seconds of its work were lost.
 
 Then what images cost: a program that holds so many MB of random bytes and prints the time
 every 2 ms, with an image every 5 s (every 20 s of 1000 MB) that two nodes fetch.  Its longest
@@ -164,7 +165,10 @@ def main(rounds: int = 3, sizes: tuple[int, ...] = SIZES) -> None:
         settle(net)
         print("node gone  runs again  restore  (again - restore) / gone  work lost")
         found = [failover(net) for _ in range(rounds)]
-        for gone, again, took, lost in [*found, tuple(map(statistics.median, zip(*found, strict=True)))]:
+        for gone, again, took, lost in [
+            *found,
+            tuple(map(statistics.median, zip(*found, strict=True))),
+        ]:
             ratio = (again - took) / gone
             print(
                 f"{gone:8.2f}s {again:10.2f}s {took:7.2f}s {ratio:25.2f} {lost:9.1f}s", flush=True

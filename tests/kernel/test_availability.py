@@ -283,6 +283,42 @@ async def test_what_lasts_waits_for_an_image_of_it(autojump_clock, net, n1):
     assert await never_two(net, made.id, 5) == ["n2"]
 
 
+async def test_both_replicas_are_lost_for_good(autojump_clock, net, n1):
+    made = await guarded(net, n1)
+    await lose(net, "n2")
+    await lose(net, "n3")
+    assert await never_two(net, made.id, 20) == ["n1"]
+    assert made.state == "fenced"
+    await n1.write("ann", "ctl", f"recover {made.id}\n")
+    assert made.state == "running"
+    assert await never_two(net, made.id, 60) == ["n1"]
+    assert made.state == "running"
+
+
+@pytest.mark.parametrize("seconds", [0.0, 0.4, 0.8, 1.6, 3.0])
+async def test_its_daemon_ends_while_its_members_change(autojump_clock, net, n1, seconds):
+    made = await guarded(net, n1)
+    write = net.write
+
+    async def slowly(node, user, path, text, by=""):
+        await trio.sleep(0.5 if by != node else 0)
+        await write(node, user, path, text, by)
+
+    net.write = slowly
+    await n1.tell(made, "availability checkpoint=5 replicas=2 patience=12")
+    await trio.sleep(seconds)
+    net.down.add("n1")
+    await n1.down()
+    await trio.sleep(2)
+    await back(net, "n1")
+    assert await never_two(net, made.id, 60) == ["n1"]
+    made = n1.objects.all[made.id]
+    await until(lambda: made.tenure.get("patience") == 12)
+    await until(lambda: "2 of 2 copies" in n1.objects.guards.word(made))
+    await lose(net, "n1")
+    assert await never_two(net, made.id, 40) in (["n2"], ["n3"])
+
+
 async def test_moves(autojump_clock, net, n1):
     made = await guarded(net, n1)
     await n1.tell(made, "move n2")
