@@ -11,7 +11,8 @@ nodes=3
 split() { python3 -m cloudfs.node.netns "$CLOUDFS_NET" "$@"; }
 copies() { grep -o '[0-9] of [0-9] copies' "$cloud/proc/$id/status"; }
 # lost, running … and where
-state() { sed 's/.*state=\([a-z]*\) node=\([a-z0-9]*\) .*/\1 \2/' "$cloud/proc/$id/status"; }
+state() { last cat "$cloud/proc/$id/status"; }
+last() { "$@" | sed 's/.*state=\([a-z]*\) node=\([a-z0-9]*\) .*/\1 \2/'; }
 elsewhere() { state | grep -qx 'running n[12]' && echo yes; }
 
 id=$(cloudfs run --on n3 --availability checkpoint=2,replicas=2,patience=5 \
@@ -26,6 +27,10 @@ now=$(state)
 grep 'event=restarted' "$cloud/proc/$id/events"
 
 split n1 n2 n3
+seen() { sed 's/.*state=\([a-z]*\).*/\1/' "$cloud/nodes/n3/status"; }
+soon "n3 is back" alive seen
+there() { cloudfs 9p cat "unix:${CLOUDFS_STATE%/n1/state}/n3/state/sock" "proc/$id/status"; }
+soon "and knows who has it" "$now" last there
 soon "two nodes have images of it again" "2 of 2 copies" copies
 expect "it runs where it ran" "$now" "$(state)"
 out=$(mktemp)

@@ -125,6 +125,7 @@ class Guards:
         """It is another node's."""
         made.events.add("superseded", node=owner)
         self.objects.events.add("superseded", id=made.id, user=made.user, node=owner)
+        self.objects.holding.lapse(made.user, made.id)
         running = made.running
         if self.objects.handover is not None:
             self.objects.handover.gone(made, owner)

@@ -24,6 +24,7 @@ import os
 import shutil
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -140,6 +141,12 @@ class Holding:
         held.bell.ring()
         if promise.phase == "held" and promise.owner != self._objects.node:
             self.over(id, user, promise)
+
+    def lapse(self, user: str, id: str) -> None:
+        """What was promised to this node itself it needs no more."""
+        held = self.all.get((user, id))
+        if held is not None and held.promise.owner == self._objects.node:
+            held.promise = replace(held.promise, until=self._objects.host.clock())
 
     def _need_room(self, user: str, now: float) -> None:
         mine = 0

@@ -23,7 +23,7 @@ from cloudfs.kernel.offer import lines_of
 if TYPE_CHECKING:
     from cloudfs.kernel.guarding import Guard
 
-LOOK = 30.0  # seconds between looks for better members
+LOOK, LOOK_FOR_MORE = 30.0, 5.0  # seconds between looks for better members, and where some lack
 LONGEST = 300.0  # seconds between two attempts at an image
 CARRY = 3600.0  # seconds for an image to be read, while its reader lives
 AGAIN, LAST_AGAIN = 1.0, 30.0  # seconds before an image that failed is offered again, doubling
@@ -102,7 +102,8 @@ class Imaging:
         guard, found = self._guard, None
         new = guard.tenure is None or guard.terms != self._asked
         self._asked = guard.terms
-        if new or self._clock() - self._looked >= LOOK:
+        lacks = guard.tenure is not None and guard.tenure.holders < guard.terms.replicas
+        if new or self._clock() - self._looked >= (LOOK_FOR_MORE if lacks else LOOK):
             self._looked = self._clock()
             found = await guard.plan()
             if guard.tenure is None and not found[0]:
