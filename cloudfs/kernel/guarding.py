@@ -198,13 +198,18 @@ class Guard:
         line = claim_line(made.id, claim, self.images.news(tenure), keep)
         await self.guards.write(member, made.user, line, tenure.patience / 3)
 
+    def fails(self, member: str, what: str, error: CloudError) -> None:
+        """Note that a member does not hold, or has not got an image, since when, and why."""
+        since, _ = self.trouble.get((member, what), (self._clock(), ""))
+        self.trouble[member, what] = since, str(error)
+
     def _let_go(self, tenure: Tenure, member: str) -> None:
         """A member agrees to nobody any more in this series."""
         tenure.dropped(member)
         self._dropped.add(member)
 
     def _refused(self, tenure: Tenure, member: str, error: CloudError) -> None:
-        self.trouble.setdefault((member, "hold"), (self._clock(), str(error)))
+        self.fails(member, "hold", error)
         epoch, owner = told_epoch(error)
         self._seen = max(self._seen, epoch)
         mine = (epoch, owner) == (tenure.epoch, self._objects.node)

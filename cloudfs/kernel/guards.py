@@ -6,6 +6,7 @@ is remembered, and told until a majority knows, and for a while to the others.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -17,12 +18,14 @@ from cloudfs.kernel.availability import Claim, Copies, Promise, Tenure, Terms, a
 from cloudfs.kernel.guarding import LIVE, Guard, taken
 from cloudfs.kernel.holding import claim_line
 from cloudfs.kernel.object import Object
+from cloudfs.kernel.placement import Wish
 
 if TYPE_CHECKING:
     from cloudfs.kernel.objects import Objects
 
 PAUSE = 5.0  # seconds for the voters of one that is to move, or to start again, to let go
 LONGEST = 30.0  # seconds between two times that members are told of what ended
+SEEK = 3.0  # seconds between two questions about a member that cannot be reached
 FORGET = 3600.0  # seconds for which those that do not answer are told
 
 
@@ -33,6 +36,7 @@ class Guards:
         self.objects = objects
         self.all: dict[str, Guard] = {}
         self._releases: dict[str, dict[str, Any]] = {}
+        self._sought: dict[str, float] = {}  # node → when others were asked where it is
 
     def load(self) -> None:
         """Go on telling what an earlier daemon had to."""
@@ -217,7 +221,25 @@ class Guards:
         handover = self.objects.handover
         if handover is None:
             raise CloudError("unsupported", "this node is in no cloud")
-        await handover.write(node, user, line, seconds, "proc/hold")
+        try:
+            await handover.write(node, user, line, seconds, "proc/hold")
+        except CloudError as error:
+            if error.kind == "unreachable":
+                self._seek(node)
+            raise
+
+    def _seek(self, node: str) -> None:
+        """One of another zone stays taken for gone until somebody asks about it."""
+        now = self.objects.host.clock()
+        if now - self._sought.get(node, -SEEK) >= SEEK:
+            self._sought[node] = now
+            self.objects.spawn(self._ask_about, node)
+
+    async def _ask_about(self, node: str) -> None:
+        handover = self.objects.handover
+        if handover is not None:
+            with contextlib.suppress(CloudError):
+                await handover.nodes(Wish(on=node))
 
     async def tell(self, member: str, user: str, id: str, claim: Claim) -> None:
         await self.votes(user, id, claim, [member])

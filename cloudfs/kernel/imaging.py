@@ -154,7 +154,7 @@ class Imaging:
             try:
                 await self._carry(tenure, member, shot)
             except CloudError as error:
-                guard.trouble.setdefault((member, "image"), (self._clock(), str(error)))
+                guard.fails(member, "image", error)
                 await trio.sleep(pause)
                 pause = min(2 * pause, LAST_AGAIN)
             else:

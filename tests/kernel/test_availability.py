@@ -152,7 +152,7 @@ async def test_it_ends_and_nobody_restarts_it(autojump_clock, net, n1):
 
 
 async def test_a_kill_that_too_few_hear_of_says_so(autojump_clock, net, n1):
-    made = await guarded(net, n1)
+    made = await guarded(net, n1, f"{GUARDED} patience=20")
     net.cut_off("n1")
     with pytest.raises(CloudError, match="too few of the nodes") as caught:
         await n1.tell(made, "kill")
