@@ -31,6 +31,8 @@ MANY = 256  # objects that one command may start
 @click.option("--label", "labels", multiple=True, metavar="K=V", help="A label.")
 @click.option("--runtime", type=click.Choice(RUNTIMES), help="How it is run.")
 @click.option("--restart", type=click.Choice(RESTARTS), help="When it ends by itself.")
+@click.option("--availability", "availabilities", multiple=True, metavar="NAME=N,...",
+              help="Survive its node: checkpoint=10,replicas=2 are usual.")  # fmt: skip
 @click.option("--env", "envs", multiple=True, metavar="K=V", help="A variable.")
 @click.option("--dir", "directory", metavar="PATH", help="Where it starts.")
 @click.option("-n", "--number", type=click.IntRange(1, MANY), default=1, metavar="N",
@@ -102,6 +104,7 @@ def _begin(files: Files, lines: Sequence[str], number: int) -> list[str]:
 def setup(given: dict[str, str | int | tuple[str, ...]]) -> Iterator[str]:
     """The ctl lines that say what the options say, in the order that help gives."""
     limits = [word for text in _many(given["limits"]) for word in text.split(",")]
+    terms = [word for text in _many(given["availabilities"]) for word in text.split(",")]
     rows: tuple[tuple[str, list[str]], ...] = (
         ("runtime", _one(given["runtime"])),
         ("app", _one(given["app"])),
@@ -115,6 +118,7 @@ def setup(given: dict[str, str | int | tuple[str, ...]]) -> Iterator[str]:
         ("prefer", _many(given["prefers"])),
         ("spread", _one(given["spread"])),
         ("restart", _one(given["restart"])),
+        ("availability", terms),
     )
     for verb, words in rows:
         if words:

@@ -87,6 +87,7 @@ def _find_again(objects: Objects, made: Object) -> None:
         if made.state == "starting":
             objects.become(made, "began", pid=found.pid)
         objects.spawn(objects.watch, made)
+        objects.guards.look(made)
     else:
         made.why = "the node was restarted, or its daemon died while it was starting"
         objects.become(made, "lose", why=made.why)

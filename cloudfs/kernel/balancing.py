@@ -26,8 +26,8 @@ from cloudfs.kernel.balance import (
     way,
 )
 from cloudfs.kernel.cloud import Cloud
-from cloudfs.kernel.machine import Machine
 from cloudfs.kernel.figure import Known
+from cloudfs.kernel.machine import Machine
 from cloudfs.kernel.network import Network
 from cloudfs.kernel.object import Object
 from cloudfs.kernel.objects import Objects

@@ -17,7 +17,7 @@ from cloudfs.kernel.objects import Objects
 
 VIEWS = ("node", "app", "user", "cluster", "state", "label")
 MAX_SEEN = 1 << 18  # objects of other nodes that are kept
-TOLD = ("id", "state", "user", "app", "runtime", "pid", "started", "exit", "why", "after")
+TOLD = ("id", "state", "user", "app", "runtime", "pid", "started", "exit", "why", "after", "epoch")
 
 Key = tuple[str, str]  # an arrangement and a value in it
 
@@ -38,6 +38,12 @@ class Seen:
         self.labels = {k[6:]: v for k, v in told.items() if k.startswith("label.")}
         self.lost = False
         self.keys: set[Key] = set()
+
+    @property
+    def epoch(self) -> int:
+        """How often its node was decided on (availability.py)."""
+        text = self.told["epoch"]
+        return int(text) if text.isdecimal() and len(text) < 16 else 0
 
     @property
     def state(self) -> str:
@@ -66,6 +72,8 @@ def summary(made: Object) -> str:
     if made.after:
         pairs["after"] = " ".join(made.after)
     pairs.update((f"label.{name}", value) for name, value in made.labels.items())
+    if made.tenure:
+        pairs["epoch"] = made.tenure["epoch"]
     return ndb.record(pairs)
 
 
@@ -113,6 +121,8 @@ class Catalog:
             return
         new = Seen(node, told)
         new.lost = self._gone(node)
+        if old is not None and old.node != node and new.epoch < old.epoch:
+            return  # it was restarted elsewhere, of which this node has not heard
         if old is not None:
             same = old.node == node and old.told == new.told and old.labels == new.labels
             if same and old.lost == new.lost:

@@ -32,7 +32,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from cloudfs.errors import CloudError
-from cloudfs.kernel import images, placement, query, starting
+from cloudfs.kernel import images, lifecycle, placement, query, starting
 from cloudfs.kernel.arriving import line
 from cloudfs.kernel.handover import UNSURE
 from cloudfs.kernel.images import Manifest
@@ -181,6 +181,30 @@ class Departures:
         made.events.add("checkpoint", name=name, size=manifest.size)
         objects.keep(made)
 
+    async def snapshot(
+        self, made: Object, folder: Path, fenced: Callable[[], bool]
+    ) -> tuple[Manifest, dict[str, tuple[int, int]]]:
+        """An image of it for other nodes to keep, and of each stream what is kept, from where
+        to where, up to it.  It goes on at once, but for where it may not run meanwhile."""
+        objects, running = self._objects, made.running
+        assert running is not None
+        made.state = lifecycle.after(made.state, "checkpoint")
+        objects.keep(made)
+        try:
+            manifest = await self._dump(made, running, folder)
+            sizes = {
+                name: (objects.dropped(made, name), (made.home / name).stat().st_size)
+                for name in images.STREAMS
+                if (made.home / name).exists()
+            }
+        finally:
+            if made.state == "checkpointing" and made.running is not None:
+                if not fenced():
+                    made.running.thaw()
+                made.state = lifecycle.after(made.state, "fence" if fenced() else "stay")
+                objects.keep(made)
+        return manifest, sizes
+
     def stay(self, made: Object, why: str = "") -> None:
         """It goes on here."""
         if made.state not in ("moving", "checkpointing", "lost") or made.running is None:
@@ -203,6 +227,7 @@ class Departures:
             rest = objects.kill(made, "restored")
             if rest is not None:
                 await rest.run()
+        await objects.guards.freed(made)
         objects.reserve_for(made)
         made.argv, made.asked = manifest.argv, ""
         made.created = manifest.created
@@ -246,6 +271,7 @@ class Departures:
         refusals: list[tuple[str, CloudError]] = []
         node = ""
         try:
+            await self._objects.guards.pause(made)
             for node in await self._choose(made, words):
                 try:
                     await self._offer(made, node)

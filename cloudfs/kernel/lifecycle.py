@@ -17,6 +17,7 @@ STATES = {
     "starting": "its program is being started",
     "running": "its program runs",
     "stopped": "every process of it is frozen until start",
+    "fenced": "it is frozen, as another node may restart it; goes on once that is known not to be",
     "checkpointing": "it is frozen for a moment, and an image of it is written",
     "moving": "it is frozen, or about to be, and another node takes it over",
     "restoring": "what an image holds is made to go on",
@@ -45,6 +46,11 @@ TRANSITIONS = {
     ("running", "checkpoint"): "checkpointing",
     ("running", "move"): "moving",
     ("checkpointing", "stay"): "running",
+    ("checkpointing", "fence"): "fenced",
+    ("running", "fence"): "fenced",
+    ("fenced", "unfence"): "running",
+    ("fenced", "ended"): "exited",
+    ("fenced", "lose"): "lost",
     ("moving", "stay"): "running",
     ("moving", "lose"): "lost",
     ("lost", "stay"): "running",
@@ -63,7 +69,9 @@ TRANSITIONS = {
     ("stopped", "lose"): "lost",
 }
 
-ALIVE = frozenset({"starting", "running", "stopped", "checkpointing", "moving", "restoring"})
+ALIVE = frozenset(
+    {"starting", "running", "stopped", "fenced", "checkpointing", "moving", "restoring"}
+)
 OVER = frozenset({"exited", "lost", "gone"})  # gone: wiped or elsewhere, in no table here
 
 # It runs soon, here or elsewhere, or ends: what a running one takes waits for that.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -79,6 +79,7 @@ class Machine:
         self.addresses: list[str] = []  # where it serves 9P
         self.public = ""  # HOST:PORT where other nodes find it
         self.party: Party | None = None
+        self.recover: Callable[[str], Awaitable[None]] | None = None  # see kernel/failover.py
         self.outside = ""  # why it is not in its cloud
         self._records = records
         self.labels: dict[str, str] = records.get("labels", {})

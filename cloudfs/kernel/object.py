@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import copy
 import dataclasses
 import os
 import secrets
@@ -22,6 +23,7 @@ KEPT = (
     *("user", "state", "argv", "env", "dir", "app", "labels", "runtime", "net", "restart"),
     *("nice", "require", "prefer", "binds", "created", "started", "changed", "pause"),
     *("why", "asked", "on", "spread", "after", "placed", "offer", "came", "group"),
+    *("availability", "tenure"),
 )
 
 
@@ -83,6 +85,8 @@ class Object:
         self.came = ""  # not empty until it goes on here that comes from another node
         self.offer = ""  # the token of the last offer of it to a node
         self.placed = ""  # the node that was told to run it and has not answered
+        self.availability: dict[str, Any] = {}  # the terms of availability.py; empty: off
+        self.tenure: dict[str, Any] = {}  # with a "series": others may restart it (guarding.py)
         self.binds: list[str] = []  # lines that rebuild its name space
         self.created = self.changed = time.time()
         self.started = 0.0
@@ -155,6 +159,13 @@ class Object:
         made.used = Usage(**record["used"])
         made.exit = Exit(**record["exit"]) if record["exit"] else None
         return made
+
+
+def anywhere(made: Object) -> Object:
+    """The same object, but for the node that it must run on: that may be the one that is lost."""
+    there = copy.copy(made)
+    there.on = ""
+    return there
 
 
 def add(one: Usage, two: Usage) -> Usage:

@@ -20,7 +20,10 @@ from cloudfs.kernel.arriving import Arrivals
 from cloudfs.kernel.bell import Log, first
 from cloudfs.kernel.ceilings import Most
 from cloudfs.kernel.departing import Departures
+from cloudfs.kernel.failover import Failover
+from cloudfs.kernel.guards import Guards
 from cloudfs.kernel.handover import Cloud, Handover
+from cloudfs.kernel.holding import Holding
 from cloudfs.kernel.object import Object, add
 from cloudfs.kernel.promises import Promises
 from cloudfs.kernel.records import Records
@@ -75,6 +78,10 @@ class Objects:
         self.took_start: Callable[[str, float], None] = lambda runtime, seconds: None
         self.arrivals = Arrivals(self)
         self.departures = Departures(self)
+        self.guards = Guards(self)  # of those that are to survive this node,
+        self.holding = Holding(self, state / "kept")  # and what it keeps of others'
+        self.failover = Failover(self)
+        self.holding.found, self.holding.over = self.failover.look, self.guards.over
         self.handover: Handover | None = None
         if others is not None:
             self.join(others)
@@ -257,6 +264,7 @@ class Objects:
     def again(self, made: Object) -> Wait[None]:
         """Start the program of an object that ended once more; its output goes on."""
         lifecycle.after(made.state, "start")
+        self.guards.need_free(made)
         if made.placed:
             raise CloudError(
                 "busy",
@@ -342,6 +350,7 @@ class Objects:
             self.records.put(made.id, made.to_record())
         made.bell.ring()
         self.changed_one(made)
+        self.guards.look(made)
 
     # --- what verbs do to one that runs -------------------------------------------------
 
@@ -354,6 +363,9 @@ class Objects:
     def start(self, made: Object) -> Wait[None] | None:
         if made.state != "stopped":
             return self.again(made)
+        if self.guards.fenced(made):
+            why = "another node may restart it, as too few of those answer this one"
+            raise CloudError("busy", why, "it goes on once they do")
         made.need_running().thaw()
         self.become(made, "start")
         return None
@@ -373,7 +385,8 @@ class Objects:
         if made.state in lifecycle.PASSING:
             self.departures.interrupt(made)
             return Wait(partial(self._kill_passed, made, why, who or Who(made.user, None)))
-        running = made.need_running()
+        fenced = made.state == "fenced" and made.running is not None
+        running = made.running if fenced and made.running else made.need_running()
         made.asked = why
         self.keep(made)  # before it dies: no later daemon is to start it again
         try:
@@ -383,8 +396,9 @@ class Objects:
                 raise
 
         async def run() -> None:
-            while made.state in ("running", "stopped"):
+            while made.state in ("running", "stopped", "fenced"):
                 await made.bell.wait()
+            await self.guards.told(made)
 
         return Wait(run)
 
@@ -433,8 +447,11 @@ class Objects:
         try:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
+                self.holding.load()
                 for id, record in found.items():
                     adoption.adopt(self, id, record)
+                self.guards.load()
+                self.holding.watch()
                 task_status.started()
                 await trio.sleep_forever()
         finally:

@@ -6,9 +6,9 @@ the reason.  What is open belongs to one open file and to the caller that opened
 
   object ID TOKEN   first: an id (16 characters of base32) that this node does not know,
                     and a token of the same form, another one for each offer
-  VERB ARG...       set it up: dir env limit on require prefer spread after app label
-                    runtime restart nice, as in proc/ID/ctl; and bind [-abc] NEW OLD, a line of
-                    its name space
+  VERB ARG...       set it up: dir env limit on require prefer spread after app label group
+                    runtime restart nice availability, as in proc/ID/ctl; bind [-abc] NEW OLD,
+                    a line of its name space; and epoch N, of its last availability
   hold              last: enter it as a new object of the caller, and hold the cpu and mem
                     that its limits say.  It goes after 20 s if no exec comes, and when
                     the caller's session ends.  Until this line nothing has happened.
@@ -51,7 +51,7 @@ MAX_BYTES = 256 << 10
 MAX_BINDS = 64
 SETUP = (
     *("dir", "env", "limit", "on", "require", "prefer", "spread"),
-    *("after", "app", "label", "group", "runtime", "restart", "nice"),
+    *("after", "app", "label", "group", "runtime", "restart", "nice", "availability"),
 )
 _ID = re.compile(r"[a-z2-7]{16}")
 
@@ -110,6 +110,12 @@ def _bind(offer: Offer, args: list[str]) -> None:
     if len(binds) >= MAX_BINDS:
         raise CloudError("toomany", f"bind: at most {MAX_BINDS} lines")
     binds.append(" ".join(["bind", *map(ndb.quote, args)]))
+
+
+def _epoch(offer: Offer, args: list[str]) -> None:
+    if not args[0].isdecimal() or len(args[0]) > 12:
+        raise CloudError("bad", f"epoch: {args[0][:20]!r} is no number")
+    offer.need().tenure = {"epoch": int(args[0])}
 
 
 def _hold(offer: Offer, args: list[str]) -> None:
@@ -177,6 +183,7 @@ VERBS = table(
     Verb("object ID TOKEN", 2, 2, _object),
     *(_set_up(OBJECT[name]) for name in SETUP),
     Verb("bind [-abc] NEW OLD", 2, 3, _bind),
+    Verb("epoch N", 1, 1, _epoch),
     Verb("hold", 0, 0, _hold),
     Verb("arrive", 0, 0, _arrive),
     Verb("fetch ID TOKEN NODE [OF]", 3, 4, _fetch),
@@ -210,6 +217,8 @@ def lines_of(made: Object) -> Iterator[str]:
         ("restart", [made.restart]),
         ("nice", [str(made.nice)] if made.nice else []),
         ("group", [made.group] if made.group else []),
+        ("availability", [f"{name}={value:g}" for name, value in made.availability.items()]),
+        ("epoch", [str(made.tenure["epoch"])] if made.tenure.get("epoch") else []),
     ]
     for verb, args in rows:
         if args:

@@ -15,6 +15,8 @@ from typing import Any
 SCHEMA = """
 create table if not exists objects (id text primary key, record text not null);
 create table if not exists moved (id text primary key, record text not null);
+create table if not exists held (user text, id text, record text not null,
+  primary key (user, id));
 create table if not exists node (name text primary key, value text not null);
 create table if not exists people (kind text, name text, lines text not null,
   primary key (kind, name));
@@ -34,10 +36,10 @@ on conflict (name, id) do update set record = excluded.record
 
 
 class Records:
-    """Tables: id → an object's record, id → where one went that was here, name → a value of
-    the node's own, group and id → what became of a verb of the group, all JSON; what is known
-    of users and groups, signed lines (people.py); and what this node holds for users: shares of
-    keys, and their sealed keys (holder.py)."""
+    """Tables: id → an object's record, id → where one went that was here, user and id → what
+    was promised of another's, name → a value of the node's own, group and id → what became of
+    a verb of the group, all JSON; what is known of users and groups, signed lines (people.py);
+    and what this node holds for users: shares of keys, and their sealed keys (holder.py)."""
 
     def __init__(self, path: Path | str) -> None:
         self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
@@ -65,6 +67,23 @@ class Records:
     def all_moved(self) -> Iterator[tuple[str, list[Any]]]:
         for id, text in self._db.execute("select id, record from moved order by rowid"):
             yield id, json.loads(text)
+
+    def put_held(self, user: str, id: str, record: dict[str, Any]) -> None:
+        """Written to the disk itself: a promise must outlive a power cut too."""
+        self._db.execute("pragma synchronous=full")
+        try:
+            self._db.execute(
+                "insert or replace into held values (?, ?, ?)", (user, id, json.dumps(record))
+            )
+        finally:
+            self._db.execute("pragma synchronous=normal")
+
+    def drop_held(self, user: str, id: str) -> None:
+        self._db.execute("delete from held where user = ? and id = ?", (user, id))
+
+    def all_held(self) -> Iterator[tuple[str, str, dict[str, Any]]]:
+        for user, id, text in self._db.execute("select user, id, record from held"):
+            yield user, id, json.loads(text)
 
     def set(self, name: str, value: Any) -> None:
         """Keep a value of the node's own."""

@@ -33,6 +33,7 @@ def told(objects: Objects, made: Object, argv: list[str]) -> Launch:
         stdio_limit=objects.bounds.stdio,
         net=made.net,
         cloud=objects.cloud(made.id) if made.runtime == "sandbox" else "",
+        lease=objects.guards.lease(made),
     )
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from cloudfs import ndb
 from cloudfs.errors import CloudError
-from cloudfs.kernel import lifecycle, placement, query
+from cloudfs.kernel import availability, lifecycle, placement, query
 from cloudfs.kernel.object import Object
 from cloudfs.kernel.reserve import wanted
 from cloudfs.kernel.verb import Verb, find, table
@@ -61,7 +61,8 @@ def act(objects: Objects, made: Object, line: str, who: Who) -> Wait[None] | Non
     if made.state == "gone" and objects.handover is not None and objects.moved_to(made.id):
         return objects.handover.pass_on(made, line, who)
     if made.state not in verb.states:
-        soon = "running" in verb.states and verb.name not in LASTING
+        brief = made.state == "checkpointing" and bool(made.availability)
+        soon = "running" in verb.states and (brief or verb.name not in LASTING)
         if soon and made.state in lifecycle.PASSING:
             return Wait(partial(_once_passed, objects, made, line, who))
         fits = " or ".join(state for state in lifecycle.STATES if state in verb.states)
@@ -364,6 +365,19 @@ def _restore(objects: Objects, made: Object, args: list[str], who: Who) -> Wait[
     return objects.departures.restore(made, made.home / "checkpoint" / _name(args[0], "restore"))
 
 
+def _availability(objects: Objects, made: Object, args: list[str], who: Who) -> None:
+    """Have it survive its node: an image of it every checkpoint=N seconds (10) goes to
+    replicas=N other nodes (2), in other clusters where there are any, and once its node was
+    not heard of for patience=N seconds (9) one of them goes on with the newest.  What it did
+    since is lost.  It is frozen itself where too few of them answer.  off ends that."""
+    if args == ["off"]:
+        made.availability = {}
+        if made.state in lifecycle.OVER:
+            objects.guards.release(made)
+        return
+    made.availability = dataclasses.asdict(availability.terms(args))
+
+
 def _wipe(objects: Objects, made: Object, args: list[str], who: Who) -> Wait[None] | None:
     """Remove an object that has ended, with its output."""
     return objects.wipe(made)
@@ -388,9 +402,10 @@ OBJECT = table(
     Verb("runtime process|sandbox", 1, 2, _runtime, SETUP),
     Verb("restart never|on-failure|always", 1, 1, _restart, ALWAYS),
     Verb("nice N", 1, 1, _nice, ALWAYS),
+    Verb("availability off|checkpoint=N replicas=N", 1, 3, _availability, ALWAYS),
     Verb("stop", 0, 0, _stop, frozenset({"running"})),
     Verb("start", 0, 0, _start, frozenset({"stopped", "exited", "lost"})),
-    Verb("kill", 0, 0, _kill, _LIVE | lifecycle.PASSING | {"new", "exited"}),
+    Verb("kill", 0, 0, _kill, _LIVE | lifecycle.PASSING | {"new", "exited", "fenced"}),
     Verb("note TEXT...", 1, None, _note, _LIVE),
     Verb("signal NAME", 1, 1, _signal, _LIVE),
     Verb("close stdin", 1, 1, _close, _LIVE),

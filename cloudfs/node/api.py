@@ -44,6 +44,7 @@ class Launch:
     stdio_limit: int = 1 << 28  # bytes kept of each of stdout and stderr
     net: str = "host"  # sandbox: "host" or "none"
     cloud: str = ""  # sandbox: a directory to show at /cloud, or ""
+    lease: float = 0.0  # as of Running.lease, from its first moment; 0 is none
 
 
 @dataclass(slots=True)
@@ -110,6 +111,11 @@ class Running(Protocol):
     def thaw(self) -> None:
         """Let them go on."""
 
+    def lease(self, until: float) -> None:
+        """Have it freeze at that time of `Host.clock`, unless this is called again, whether
+        the daemon lives then or not; 0: never.  Where that has passed no `thaw` lasts.
+        Raises CloudError."""
+
     def set_limits(self, limits: Limits) -> None:
         """Change limits while it runs.  Raises CloudError where that cannot be done."""
 
@@ -133,6 +139,9 @@ class Running(Protocol):
 
 class Host(Protocol):
     """The machine."""
+
+    def clock(self) -> float:
+        """Seconds, going on while the machine sleeps: what leases go by."""
 
     def check(self, launch: Launch) -> None:
         """Raise CloudError, with what to do, if launch cannot work here: unknown

@@ -64,6 +64,10 @@ class RealHost:
         self._keeper = keeper.build(state)
         self._watch = Watch()
 
+    def clock(self) -> float:
+        """Seconds that go on while the machine sleeps."""
+        return time.clock_gettime(time.CLOCK_BOOTTIME)
+
     # --- before the start -------------------------------------------------------------
 
     def check(self, launch: Launch) -> None:
@@ -400,7 +404,8 @@ def _keeps(launch: Launch) -> list[tuple[str, object]]:
         ("nice", launch.nice),
         ("time", launch.limits.time or 0),
         ("stdio", launch.stdio_limit),
-        ("note", f"runtime={launch.runtime}"),
+        ("lease", f"{launch.lease:.3f}"),
+        ("note", f"runtime={launch.runtime} leases=yes"),
     ]
 
 

@@ -15,7 +15,13 @@
  * at the end gets a second line on how it ended and only then the name `exit`.
  * Requests come as lines on a pipe that the daemon opens through /proc/PID/fd/N:
  * `kill 'WHY'`, `signal N`, `stdin` (close it), `time SECONDS` (0 is no limit), `sync N`
- * (carry all output there is, then say `sync=N` in the file `keeper`).
+ * (carry all output there is, then say `sync=N` in the file `keeper`), `lease SECONDS`
+ * (freeze the whole at that time of CLOCK_BOOTTIME, unless a later one comes; 0 is never).
+ *
+ * A lease is how no object runs twice: another node may let it go on once this one was not
+ * heard of for a while, and the daemon that would stop it here may be dead or frozen.  So
+ * the keeper does, by a clock that goes on while the machine sleeps; and again and again,
+ * as a daemon that slept meanwhile may thaw it by a decision of long ago.
  *
  * What it runs may be what criu dumped of an earlier life (key `image`): see keeper_box.c.
  */
@@ -33,13 +39,14 @@
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/time.h>
+#include <sys/timerfd.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
 enum { DIRECTORY = 0, ORDER = 1, REPORT = 2 };
 enum { MAX_JOINS = 16, USUAL_FILES = 1024 };
-enum { KILL_PAUSE = 50, RETRY_PAUSE = 1000, EXEC_PATIENCE = 2000 }; /* milliseconds */
+enum { KILL_PAUSE = 50, RETRY_PAUSE = 1000, EXEC_PATIENCE = 2000, HOLD_PAUSE = 100 }; /* ms */
 
 /* What the order says. */
 static char **args, **envs;
@@ -50,6 +57,8 @@ static const char *pidfile;	/* the program only launches what runs: its pid is h
 static const char *killfile;	/* v2 cgroup.kill */
 static const char *freezer;	/* v1 freezer.state: frozen processes cannot die */
 static double time_limit;
+static double lease;		/* of CLOCK_BOOTTIME; 0 is none */
+static int lease_timer = -1;
 static off_t stdio_limit = 1 << 28;
 static int niceness;
 static double ran;		/* seconds that it ran before it was dumped */
@@ -140,12 +149,24 @@ static void key_input(const char *value) { input = value; }
 static void key_closed(const char *value) { input_closed = atoi(value); }
 static void key_box(const char *value) { box = 1, last_pid = atoi(value); }
 
+static void key_lease(const char *value)
+{
+	struct itimerspec at = {{0, 0}, {0, 0}};
+	lease = atof(value);
+	if (lease_timer < 0 && lease > 0)
+		lease_timer = timerfd_create(CLOCK_BOOTTIME, TFD_CLOEXEC | TFD_NONBLOCK);
+	at.it_value.tv_sec = (time_t)lease;
+	at.it_value.tv_nsec = lease > 0 ? (long)((lease - (time_t)lease) * 1e9) | 1 : 0;
+	if (lease_timer >= 0)
+		timerfd_settime(lease_timer, TFD_TIMER_ABSTIME, &at, NULL);
+}
+
 static const struct { const char *key; void (*take)(const char *); } KEYS[] = {
 	{"arg", key_arg}, {"env", key_env}, {"join", key_join}, {"program", key_program},
 	{"cwd", key_cwd}, {"note", key_note}, {"pidfile", key_pidfile}, {"kill", key_kill},
 	{"freezer", key_freezer}, {"time", key_time}, {"stdio", key_stdio}, {"nice", key_nice},
 	{"owner", key_owner}, {"ran", key_ran}, {"input", key_input}, {"closed", key_closed},
-	{"box", key_box},
+	{"box", key_box}, {"lease", key_lease},
 };
 
 /* The order stays mapped: paths are needed later, and its pages are few. */
@@ -362,6 +383,26 @@ static void kill_tree(void)
 		write_file(freezer, "THAWED");
 }
 
+/* Whether it may not run: nobody that knows said so in time. */
+static int lapsed(void)
+{
+	return lease > 0 && !kill_passes && clock_now(CLOCK_BOOTTIME) >= lease;
+}
+
+static void hold_tree(void)
+{
+	char path[4096];
+	const char *slash = killfile ? strrchr(killfile, '/') : NULL;
+	if (freezer && write_file(freezer, "FROZEN") == 0)
+		return;
+	if (slash) {	/* beside cgroup.kill */
+		snprintf(path, sizeof path, "%.*s/cgroup.freeze", (int)(slash - killfile), killfile);
+		if (write_file(path, "1") == 0)
+			return;
+	}
+	signal_descendants(self, SIGSTOP);
+}
+
 static void begin_kill(const char *reason)
 {
 	if (!why[0])
@@ -398,7 +439,7 @@ static void ask_sync(const char *text) { sync_asked = strtoul(text, NULL, 10); }
 
 static const struct { const char *verb; void (*act)(const char *); } REQUESTS[] = {
 	{"kill ", begin_kill}, {"signal ", ask_signal}, {"stdin", ask_stdin}, {"time ", key_time},
-	{"sync ", ask_sync},
+	{"sync ", ask_sync}, {"lease ", key_lease},
 };
 
 static void take_requests(void)
@@ -489,6 +530,8 @@ static int pause_for(int stuck)
 	double left = began + time_limit - clock_now(CLOCK_MONOTONIC);
 	if (kill_passes)
 		return KILL_PAUSE;
+	if (lapsed())
+		return HOLD_PAUSE;
 	if (time_limit > 0 && left * 1000 < RETRY_PAUSE)
 		return left > 0 ? (int)(left * 1000) + 1 : 0;
 	if (stuck)
@@ -503,14 +546,19 @@ static void keep(void)
 	sigfillset(&only_child);
 	sigdelset(&only_child, SIGCHLD);
 	while (reap()) {
-		struct pollfd fds[3] = {{control[0], POLLIN, 0}};
-		for (int i = 0; i < 2; i++)
-			fds[i + 1] = (struct pollfd){output_pipe(i), POLLIN, 0};
+		int held = lapsed();
+		struct pollfd fds[4] = {{control[0], POLLIN, 0}};
+		for (int i = 0; i < 2; i++)	/* what it may not have written stays in the pipe */
+			fds[i + 1] = (struct pollfd){held ? -1 : output_pipe(i), POLLIN, 0};
+		fds[3] = (struct pollfd){held ? -1 : lease_timer, POLLIN, 0};
 		int ms = pause_for(stuck);
 		struct timespec wait = {ms / 1000, ms % 1000 * 1000000L};
-		ppoll(fds, 3, ms < 0 ? NULL : &wait, &only_child);
+		ppoll(fds, 4, ms < 0 ? NULL : &wait, &only_child);
 		take_requests();
-		stuck = pump_all();
+		if (lapsed())
+			hold_tree();
+		else
+			stuck = pump_all();
 		if (kill_passes && clock_now(CLOCK_MONOTONIC) - last_pass >= KILL_PAUSE / 1e3)
 			kill_tree();
 		else if (!kill_passes && time_limit > 0 &&

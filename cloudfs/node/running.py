@@ -49,6 +49,7 @@ class Kept:
         # An object that an older version of the keeper started has none.
         self._pipes = [int(word) for word in record.get("pipes", "0,0,0").split(",")]
         self.runtime = record["runtime"]
+        self._leases = record.get("leases") == "yes"
         self._turn = trio.Lock()
         self._exit: Exit | None = None
         self._final = Usage()  # once it has ended
@@ -238,6 +239,12 @@ class Kept:
         for pid in self._pids():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGSTOP if frozen else signal.SIGCONT)
+
+    def lease(self, until: float) -> None:
+        """Have the keeper freeze it at that time of CLOCK_BOOTTIME; 0: never."""
+        if not self._leases:
+            raise CloudError("unsupported", "it was started by an older version of cloudfs")
+        self._ask(f"lease {until:.3f}")
 
     def set_limits(self, limits: Limits) -> None:
         """Change limits; time counts from the start.  Raises CloudError where it cannot."""

@@ -112,6 +112,9 @@ class Played:
         self._changed = trio.Event()
         self._done = trio.Event()
         self._scope = trio.CancelScope()
+        self._lease = 0.0
+        if launch.lease:
+            self.lease(launch.lease)
         trio.lowlevel.spawn_system_task(self._run, name=f"twin {launch.id}")
 
     async def _run(self) -> None:
@@ -194,8 +197,23 @@ class Played:
             self._change()
 
     def thaw(self) -> None:
-        self._thawed.set()
-        self._change()
+        if not self._lapsed():
+            self._thawed.set()
+            self._change()
+
+    def _lapsed(self) -> bool:
+        return bool(self._lease) and trio.current_time() >= self._lease
+
+    def lease(self, until: float) -> None:
+        self._need_alive()
+        self._lease = until
+        trio.lowlevel.spawn_system_task(self._hold, until, name=f"lease of {self.launch.id}")
+
+    async def _hold(self, until: float) -> None:
+        if until:
+            await trio.sleep_until(until)
+        if self._lapsed():
+            self.freeze()
 
     async def dump(self, images: Path) -> None:
         self._need_alive()
@@ -284,6 +302,9 @@ class Twin:
         self.ring()
 
     # --- Host ---------------------------------------------------------------------------
+
+    def clock(self) -> float:
+        return trio.current_time()
 
     def check(self, launch: Launch) -> None:
         if not launch.argv:

@@ -39,7 +39,8 @@ class Checkpoints(Node):
         return Stat(self.name, self.qid, self.mode, 0, self.made.changed, self.uid, self.gid)
 
     def walk(self, name: str, at: Attach, cues: Cues) -> Node:
-        if name != images.MOVING and name not in images.kept(self.made.home):
+        hidden = name == images.MOVING or name.startswith(images.KEPT)
+        if "/" in name or (not hidden and name not in images.kept(self.made.home)):
             raise CloudError(
                 "absent", f"there is no image {name[:64]}", "make one: checkpoint NAME"
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Protocol
 
 from cloudfs import ndb
@@ -15,6 +16,7 @@ from cloudfs.tree import enrol, introduce, numbers
 from cloudfs.tree.api import Cues, Handle, Node, Wait
 from cloudfs.tree.files import Ctl, Log, Row, Value
 from cloudfs.tree.handles import Following, Text
+from cloudfs.tree.hold import hold
 from cloudfs.tree.place import place
 from cloudfs.tree.proc import Proc
 from cloudfs.tree.progress import Progress
@@ -51,6 +53,7 @@ class Tape(Protocol):
 
 def own(machine: Machine, proc: Proc, tape: Tape, *more: Node) -> TableDir:
     """This node's own directory, which others see as /cloud/nodes/NAME, with more in it."""
+    machine.recover = proc.objects.failover.recover
     return TableDir(
         machine.name,
         (*TABLE, Trace(tape)),
@@ -58,7 +61,7 @@ def own(machine: Machine, proc: Proc, tape: Tape, *more: Node) -> TableDir:
         numbers.SELF,
         machine.owner,
         lambda: machine.changed,
-        [proc.own([place(proc.objects)]), *more],
+        [proc.own([place(proc.objects), hold(proc.objects)]), *more],
         NODE_DOC + help_of(VERBS.values()),
         [
             enrol.file_of(machine),
@@ -177,6 +180,14 @@ def _leave(machine: Machine, args: list[str], at: Attach) -> Wait[None]:
     return _party(machine).leave()
 
 
+def _recover(machine: Machine, args: list[str], at: Attach) -> Wait[None]:
+    """Have an object go on here from the newest image that this node keeps of it, or one that
+    is fenced here go on.  For where other nodes are lost for good, and too few are left to
+    agree on that by themselves: it runs twice if that is wrong."""
+    assert machine.recover is not None
+    return Wait(partial(machine.recover, args[0]))
+
+
 def _party(machine: Machine) -> Party:
     if machine.party is None:
         raise CloudError("unsupported", "this node knows no other nodes")
@@ -195,6 +206,7 @@ VERBS = table(
     Verb("label K=V...", 1, None, _label),
     Verb("price N", 1, 1, _price),
     Verb("most cpu=N mem=N pids=N time=N running=N", 1, None, _most),
+    Verb("recover ID", 1, 1, _recover),
 )
 
 

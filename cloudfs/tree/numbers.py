@@ -24,7 +24,7 @@ def named(*path: str) -> int:
 
 
 ROOT, PROC, NODES, SELF, VIEW, NODE_PROC, PLACE, CLUSTERS, INTRODUCE = map(fixed, range(9))
-FACTOTUM = fixed(25)
+FACTOTUM, HOLD = map(fixed, (25, 26))
 NET, PROBE, OWN_NET, TRAIN = map(fixed, (16, 17, 18, 24))
 ENROL, STRANGERS = map(fixed, (40, 41))
 SECSTORE, USERS, GROUPS, HOLDER = map(fixed, range(32, 36))

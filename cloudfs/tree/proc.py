@@ -135,6 +135,7 @@ class Proc:
             Value("labels", 0o444, _labels),
             Value("pids", 0o444, _pids),
             Value("ns", 0o444, _ns),
+            Value("availability", 0o444, self._availability),
             onward(Log("events", 0o444, _events, over)),
         )
 
@@ -166,7 +167,7 @@ class Proc:
 
     def _status(self, made: Object, at: Attach) -> str:
         """One record: what it is and does.  started in seconds since 1970, cpu in
-        seconds, mem in bytes, exit a code or a signal's name."""
+        seconds, mem in bytes, exit a code or a signal's name; availability only where it is on."""
         used = made.usage()
         if made.told[0] is not used or made.told[1] != made.changed:
             made.told = used, made.changed, self._status_text(made, used)
@@ -185,9 +186,17 @@ class Proc:
             "cpu": round(used.user + used.sys, 3),
             "mem": used.mem,
             "exit": lifecycle.ended_how(made.exit),
+            **({"availability": self.objects.guards.word(made)} if made.availability else {}),
             "why": made.why,
         }
         return ndb.record(pairs) + "\n"
+
+    def _availability(self, made: Object, at: Attach) -> str:
+        """Whether it survives its node: what was asked for, or off; then its epoch, the
+        newest image that is whole somewhere and its age (seconds), size (bytes), for how long
+        it stood still for the last (pause), for how long it may run on (lease); and of each
+        node its part, whether it votes, its image and when it answered last."""
+        return self.objects.guards.table(made)
 
     def _cost(self, made: Object, at: Attach) -> str:
         """What it has cost so far and costs an hour at this node's price of a core-hour."""
@@ -275,6 +284,7 @@ def _spec(made: Object, at: Attach) -> str:
         "net": made.net if made.runtime == "sandbox" else "",
         "restart": made.restart,
         "nice": made.nice,
+        "availability": " ".join(f"{name}={n:g}" for name, n in made.availability.items()),
         "dir": made.dir,
         "after": " ".join(made.after),
         "on": made.on,

@@ -65,6 +65,20 @@ def test_labels_and_app_show_in_views(cloud: Session) -> None:
     cloud.cloudfs("kill", id)
 
 
+@pytest.mark.one_person
+def test_availability_is_asked_for(cloud: Session) -> None:
+    """Alone there is nobody to keep an image, and its status says so."""
+    words = ("--availability", "checkpoint=5,replicas=3", "--availability", "patience=20")
+    id = cloud.cloudfs("run", *words, "sleep", "600").stdout.strip()
+    assert "availability='checkpoint=5 replicas=3 patience=20'" in cloud.sh(
+        f"cat $CLOUDFS_MOUNT/proc/{id}/spec"
+    )
+    assert " availability='none: " in cloud.sh(f"cat $CLOUDFS_MOUNT/proc/{id}/status")
+    said = cloud.cloudfs("run", "--availability", "often=1", "sleep", "600", status=1).stderr
+    assert "no 'often'" in said
+    cloud.cloudfs("kill", id)
+
+
 def running(cloud: Session) -> set[str]:
     names = cloud.sh("ls $CLOUDFS_MOUNT/view/by-state/running 2>/dev/null || true").split()
     return {name for name in names if len(name) == 16}

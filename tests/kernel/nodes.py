@@ -52,6 +52,8 @@ class Net:
         self.faults = {}
         self.counts = {}
         self.down = set()
+        self.alone, self.apart = "", False  # a node that is cut off, or all from each other
+        self.reader = ""  # the node that reads at the moment
         self.reads, self.cut = 0, set()  # reads so far, and those that fail
         self.written = []  # (node, path, text)
 
@@ -60,7 +62,16 @@ class Net:
         await node.up()
         return node
 
-    async def write(self, node, user, path, text):
+    def cut_off(self, name=""):
+        """From all others, or nobody any more."""
+        self.alone = name
+
+    def severed(self, one, two):
+        return self.apart or (bool(self.alone) and self.alone in (one, two))
+
+    async def write(self, node, user, path, text, by=""):
+        if self.severed(by, node):
+            await trio.sleep_forever()
         step = STEPS.get(text.split()[0], "verb")
         count = self.counts[step] = self.counts.get(step, 0) + 1
         fault = self.faults.get((step, count), "")
@@ -97,15 +108,16 @@ class Net:
 
 
 class Reached:
-    def __init__(self, net, node, user):
-        self.net, self.node, self.user = net, node, user
+    def __init__(self, net, node, user, by=""):
+        self.net, self.node, self.user, self.by = net, node, user, by
 
     async def write(self, path, text):
-        await self.net.write(self.node, self.user, path, text)
+        await self.net.write(self.node, self.user, path, text, self.by)
 
     async def read(self, path):
         self.net.reads += 1
-        if self.node in self.net.down:
+        self.net.reader = self.by
+        if self.node in self.net.down or self.net.severed(self.by, self.node):
             await trio.sleep_forever()
         if self.net.reads in self.net.cut:
             raise CloudError("pipe", "the connection broke")
@@ -242,11 +254,11 @@ class Member:
         return {
             name: node.attributes() | {"age": 0.0}
             for name, node in self.net.nodes.items()
-            if node is not self
+            if node is not self and name not in self.net.down
         }
 
     def reach(self, node, user, seconds):
-        return Reached(self.net, node, user)
+        return Reached(self.net, node, user, self.name)
 
     # --- what tests do
 

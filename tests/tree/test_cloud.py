@@ -124,12 +124,14 @@ async def test_spec_tells_what_was_asked_for(autojump_clock, cloud):
         *("runtime sandbox net=none", "restart on-failure", "nice 5", "dir /tmp", "on n1"),
         *("require cpus>=1 'label.rack=a b'", "prefer arch=x86_64 sort=load", "spread cluster"),
         f"after app=db {id}",
+        "availability replicas=3",
     ):
         await cloud.echo(line, f"/cloud/proc/{id}/ctl")
     assert ndb.parse(await cloud.cat(spec)) == {
         **{"runtime": "sandbox", "net": "none", "restart": "on-failure", "nice": "5"},
         **{"dir": "/tmp", "on": "n1", "spread": "cluster", "after": f"app=db {id}"},
         **{"require": "cpus>=1 'label.rack=a b'", "prefer": "arch=x86_64 sort=load"},
+        "availability": "checkpoint=10 replicas=3 patience=9",
     }
     await cloud.echo("nice 7", f"/cloud/proc/{id}/ctl")
     assert ndb.parse(await cloud.cat(spec))["nice"] == "7"
@@ -173,7 +175,7 @@ async def test_every_file_has_a_line_of_help(autojump_clock, cloud):
         assert len(text) > 20
     lines = (await cloud.cat(f"/cloud/proc/{next(iter(cloud.objects.all))}/help")).splitlines()
     table = [line for line in lines if re.match(r"\w+ +[r-][w-][x-]", line)]
-    assert len(table) == 21
+    assert len(table) == 22
     assert all(len(line.split(None, 2)) == 3 for line in table)
 
 
