@@ -23,8 +23,9 @@ from cloudfs import ndb
 from cloudfs.errors import CloudError
 from cloudfs.kernel import images, starting
 from cloudfs.kernel.handover import UNSURE
-from cloudfs.kernel.images import Fetch, Manifest
+from cloudfs.kernel.images import Manifest
 from cloudfs.kernel.object import Object
+from cloudfs.kernel.pieces import Fetch
 from cloudfs.kernel.reserve import wanted
 from cloudfs.node.api import Exit, Image
 from cloudfs.wait import Wait
@@ -111,7 +112,7 @@ class Arrivals:
         reach = handover.cloud.reach(node, found.made.user, READ)
         path = f"proc/{of or id}/checkpoint/{images.MOVING}"
         folder = images.fresh(found.made.home / "checkpoint" / images.MOVING, 0)
-        fetch = Fetch(folder, lambda name: reach.read(f"{path}/{name}"))
+        fetch = Fetch(folder, lambda: reach.bulk(path))
 
         async def run() -> None:
             # One of another zone is known once it was asked for.

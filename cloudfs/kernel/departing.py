@@ -3,8 +3,8 @@
     here                                          there
     running → moving
       proc/place: object ID TOKEN … arrive    →   what it wants is held
-      dump: it is frozen, its image is in checkpoint/
-      proc/place: fetch ID TOKEN NODE         →   reads the image from here
+      dump: it is frozen, and its image written to checkpoint/; meanwhile
+      proc/place: fetch ID TOKEN NODE         →   reads the image from here as it is written
       keep a record: placed=NODE
       proc/place: revive ID TOKEN             →   restoring, running
     killed where it is frozen, gone from this table; `moved` says where
@@ -26,6 +26,7 @@ import logging
 import shutil
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -150,10 +151,13 @@ class Departures:
 
     # --- images -----------------------------------------------------------------------
 
-    async def _dump(self, made: Object, running: Running, folder: Path) -> Manifest:
-        """An image of it, which stays frozen."""
+    async def _room(self, made: Object, folder: Path) -> None:
+        """An empty directory with space for its image."""
         need = int(made.usage().mem * SPARE) + MARGIN
         await trio.to_thread.run_sync(images.fresh, folder, need)
+
+    async def _dump(self, made: Object, running: Running, folder: Path) -> Manifest:
+        """An image of it in an empty directory; it stays frozen."""
         try:
             await running.dump(folder)
         except BaseException:
@@ -171,6 +175,7 @@ class Departures:
         place = made.home / "checkpoint"
         folder = place / f".{name}"
         try:
+            await self._room(made, folder)
             manifest = await self._dump(made, running, folder)
         finally:
             self.stay(made)
@@ -254,9 +259,8 @@ class Departures:
                     refusals.append((node, error))
             else:
                 raise _refused(refusals)
-            await self._image(made, running, folder)
             with trio.CancelScope() as self._scopes[made.id]:
-                await self._carry(made, made, node)
+                await self._image(made, running, folder, partial(self._carry, made, made, node))
             if self._scopes.pop(made.id).cancelled_caught:
                 raise CloudError("interrupted", "it was killed while it moved")
         except BaseException as error:
@@ -275,14 +279,41 @@ class Departures:
         self._objects.keep(made)
         await self._write(made, node, "\n".join(_lines(made, node)), OFFER)
 
-    async def _image(self, made: Object, running: Running, folder: Path) -> None:
-        """An image of it with its output so far, to be read by another node."""
+    async def _image(
+        self,
+        made: Object,
+        running: Running,
+        folder: Path,
+        carry: Callable[[], Awaitable[None]] | None = None,
+    ) -> None:
+        """An image of it with its output so far, to be read by another node; carry: to do so
+        from the beginning of the dump on."""
+        await self._room(made, folder)
+        failed: list[CloudError] = []
+
+        async def tried(work: Callable[[], Awaitable[None]], scope: trio.CancelScope) -> None:
+            try:
+                await work()
+            except CloudError as error:
+                failed.append(error)
+                scope.cancel()
+
+        async with trio.open_nursery() as nursery:
+            if carry is not None:
+                nursery.start_soon(tried, carry, nursery.cancel_scope)
+            make = partial(self._make, made, running, folder)
+            nursery.start_soon(tried, make, nursery.cancel_scope)
+        if failed:
+            raise failed[0]
+
+    async def _make(self, made: Object, running: Running, folder: Path) -> None:
         manifest = await self._dump(made, running, folder)
         for name in images.STREAMS:
             if (made.home / name).exists():
                 (folder / name).hardlink_to(made.home / name)
                 manifest.dropped[name] = self._objects.dropped(made, name)
         images.describe(folder, manifest)
+        made.bell.ring()
 
     async def _carry(self, made: Object, of: Object, node: str) -> None:
         """Have a node read the image, for as long as it goes on reading."""

@@ -5,6 +5,7 @@ An image is a directory: criu's own files, and beside them
   stdio.json   how its stdio stood, and what criu has to be told at the restore
   stdin        what was written to its stdin and not yet read
   work.tar     the directories /work and /tmp of a sandbox
+  again        if criu was called twice to make it, nothing
 
 The dump leaves all processes frozen, by the object's control group, in the very state
 that the image has: criu holds them while it dumps, and its last hook freezes the group
@@ -48,6 +49,7 @@ COMMON = (
 )
 DEVICES = ("null", "random", "full", "tty", "zero", "urandom")  # that runc binds
 STDIO = "stdio.json"
+AGAIN = "again"  # a file of an image whose dump was begun anew: see kernel/pieces.py
 FIRST_FD = 10  # where the keeper has the new pipes for criu (keeper_box.c)
 
 # Of open files that have no name, those that criu knows not how to make again.
@@ -196,6 +198,8 @@ class Criu:
         ]
         env = {**os.environ, "CLOUDFS_GROUP": file, "CLOUDFS_FREEZE": word}
         for attempt in range(TRIES):
+            if attempt:
+                (images / AGAIN).touch()
             if _run(command, env, images / "dump.lock") == 0:
                 _await_still(version, place)
                 return

@@ -15,7 +15,8 @@ waits a little, at most half a second, so that a node that is back is used at on
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from functools import partial
 from hashlib import blake2b
 from time import monotonic, time
@@ -29,6 +30,7 @@ from cloudfs.tree import numbers
 from cloudfs.tree.api import DMDIR, NOBODY, PLAIN, Node, Stat, Who
 from cloudfs.wire import tls
 from cloudfs.wire.address import parse
+from cloudfs.wire.bulk import Bulk
 from cloudfs.wire.client import Client
 from cloudfs.wire.connect import attended
 from cloudfs.wire.far import Found, Turns, too_late
@@ -186,7 +188,7 @@ class Peer(Found):
                     await self._serve(link)
             if scope.cancelled_caught:
                 attempt.error = CloudError(
-                    "unreachable", f"node {self.node} does not answer at {self._address()}"
+                    "unreachable", f"node {self.node} does not answer at {self.address()}"
                 )
         except CloudError as error:
             attempt.error = error
@@ -213,14 +215,14 @@ class Peer(Found):
         if name == "Twalk":  # which a node answers at once, in its own tree
             self._pool.timed(self.node, seconds)
 
-    def _address(self) -> str:
+    def address(self) -> str:
         address = self._pool.address_of(self.node)
         if address is None:
             raise CloudError("unreachable", f"no address of node {self.node} is known")
         return address
 
     async def _dial(self) -> tls.Stream:
-        return await self._pool.dial(self._address(), self.node)
+        return await self._pool.dial(self.address(), self.node)
 
     async def _serve(self, link: Link) -> None:
         """Until a connection is lost, or is not used any more."""
@@ -320,6 +322,24 @@ class Pool:
             raise CloudError("unreachable", "this node is in no cloud", "see: cloudfs join --help")
         at = parse(f"tls:{address}")
         return await tls.dial(at.host, at.port, self.context, node, self.threads)
+
+    @asynccontextmanager
+    async def bulk(self, node: str, user: str, folder: str, seconds: float) -> AsyncIterator[Bulk]:
+        """See tree/imports.py."""
+        why = self.gone(node)
+        if why:
+            raise _gone(node, why)
+        self.reach(node)
+        try:
+            with trio.fail_after(DIAL):
+                stream = await self.dial(self._peers[node].address(), node)
+        except trio.TooSlowError:
+            raise CloudError("unreachable", f"node {node} does not answer") from None
+        found = Bulk(stream, node, user, folder.split("/"), seconds)
+        try:
+            yield found
+        finally:
+            found.close()
 
     def changed(self, node: str) -> None:
         """To be called when a node came, went or moved."""

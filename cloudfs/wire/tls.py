@@ -20,7 +20,7 @@ import trio
 
 from cloudfs.errors import CloudError
 from cloudfs.factotum.cloudkey import peer_name
-from cloudfs.wire.connection import Buffers, Connection
+from cloudfs.wire.connection import JOINED, Buffers, Connection
 
 THREADS = 2  # steps of handshakes at once
 MAX_GREETED = 64  # handshakes of one listener under way
@@ -207,8 +207,15 @@ class Secured(Connection):
         return data
 
     def _transmit(self, out: Buffers, size: int) -> int:
-        whole = memoryview(out[0] if len(out) == 1 else b"".join(out))
-        return send_some(self.socket, whole)
+        sent = 0
+        if size <= JOINED:
+            out[:] = [b"".join(out)]  # what is to be sent again must be in one piece again
+        for part in out:
+            count = send_some(self.socket, memoryview(part))
+            sent += count
+            if count < len(part):
+                break
+        return sent
 
 
 def send_some(sock: ssl.SSLSocket, data: memoryview) -> int:
