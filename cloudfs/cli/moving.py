@@ -20,15 +20,18 @@ def _write(options: Options, id: str, *words: str) -> None:
 @click.command()
 @click.argument("id")
 @click.argument("where", nargs=-1, required=True, metavar="NODE|EXPR...")
+@click.option("-r", "--restart", is_flag=True, help="Start it anew there where it cannot be moved.")
 @click.pass_obj
-def move(options: Options, id: str, where: tuple[str, ...]) -> None:
+def move(options: Options, id: str, where: tuple[str, ...], restart: bool) -> None:
     """Have an object go on at another node, with its memory, output and id.
 
     WHERE is a node, or expressions as cluster=rome cpus>=4 of which the best node meets
-    all.  Where it cannot be moved it runs on where it is, and the error says why.  Writes
+    all.  Where it cannot be moved it runs on where it is, and the error says why; with -r
+    it is ended and starts anew there, with its output so far and a sandbox's files, and
+    without its memory.  What was done is in proc/ID/events: moved or restarted.  Writes
     move to proc/ID/ctl.
     """
-    _write(options, id, "move", *where)
+    _write(options, id, "move", *(("-r",) if restart else ()), *where)
 
 
 @click.command()

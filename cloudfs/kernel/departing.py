@@ -14,6 +14,10 @@ Never two that run.  What is here stays frozen from the dump to the end, so that
 is sent there are the three ends that handover.py tells of: done; refused, and it goes on
 here; no answer, and it is lost, frozen, until that node tells whether it runs there.
 
+One that starts anew (`move -r`) goes the same way: it is frozen and never dumped, its image
+has its output and a sandbox's own files, and over there its program starts.  That is told
+as `restarted`, and never as moved.
+
 A daemon that comes back finds one that was moving by its record: without `placed` it goes
 on, with it it is one without an answer.
 """
@@ -65,11 +69,12 @@ class Departures:
 
     # --- verbs ------------------------------------------------------------------------
 
-    def move(self, made: Object, words: Sequence[str]) -> Wait[None]:
-        """Have it go on at a node, or at the best that meets expressions."""
-        self._need_others(made, words)
+    def move(self, made: Object, words: Sequence[str], anew: bool = False) -> Wait[None]:
+        """Have it go on at a node, or at the best that meets expressions.  anew: where it
+        cannot with its memory, have its program start anew there."""
+        self._need_others(made, words, anew=anew)
         self._objects.become(made, "move")
-        return self._task(made, self._move, made, list(words))
+        return self._task(made, self._move_or_restart if anew else self._move, made, list(words))
 
     def copy(self, made: Object, words: Sequence[str]) -> Wait[None]:
         """Have as many copies go on elsewhere, each a new object of its own."""
@@ -136,12 +141,14 @@ class Departures:
         self._objects.spawn(run)
         return Wait(wait)
 
-    def _need_others(self, made: Object, words: Sequence[str], here: bool = False) -> None:
+    def _need_others(
+        self, made: Object, words: Sequence[str], here: bool = False, anew: bool = False
+    ) -> None:
         objects = self._objects
         if objects.handover is None:
             raise CloudError("unsupported", "this node is in no cloud", "see: cloudfs join --help")
         word = objects.host.images_word()
-        if word:
+        if word and not anew:
             raise CloudError("unsupported", word)
         node = _node(words)
         if node == objects.node and not here:
@@ -156,17 +163,22 @@ class Departures:
         need = int(made.usage().mem * SPARE) + MARGIN
         await trio.to_thread.run_sync(images.fresh, folder, need)
 
-    async def _dump(self, made: Object, running: Running, folder: Path) -> Manifest:
-        """An image of it in an empty directory; it stays frozen."""
+    async def _dump(
+        self, made: Object, running: Running, folder: Path, anew: bool = False
+    ) -> Manifest:
+        """An image of it in an empty directory, or if it is to start anew of its files; it
+        stays frozen."""
         try:
-            await running.dump(folder)
+            await (running.pack if anew else running.dump)(folder)
         except BaseException:
             images.remove(folder)
             raise
         used = dataclasses.asdict(add(made.used, running.usage()))
         ran = max(0.0, time.time() - made.started)
         return Manifest(
-            made.argv, made.runtime, ran, made.created, used, list(made.prefer), made.spread
+            *(made.argv, made.runtime, ran, made.created, used),
+            *(list(made.prefer), made.spread),
+            anew=anew,
         )
 
     async def _checkpoint(self, made: Object, name: str) -> None:
@@ -243,7 +255,27 @@ class Departures:
             nodes.pop(objects.node, None)
         return placement.order(wish, nodes, objects.node)[:8]
 
-    async def _move(self, made: Object, words: list[str]) -> None:
+    async def _move_or_restart(self, made: Object, words: list[str]) -> None:
+        """Move it; where that fails since it cannot be dumped, or no image be restored, do
+        the same once more with its files alone."""
+        word = self._objects.host.images_word()
+        error = CloudError("unsupported", word)
+        if not word:
+            try:
+                await self._move(made, words, again=True)
+                return
+            except CloudError as found:
+                if found.kind != "unsupported" or made.state != "running":
+                    raise
+                error = found
+            self._objects.become(made, "move")
+        await self._move(made, words, error.why or error.text)
+
+    async def _move(
+        self, made: Object, words: list[str], why: str = "", again: bool = False
+    ) -> None:
+        """why: why it starts anew there, "" for one that goes on.  again: whether another
+        offer may follow one that fails."""
         handover, running = self._objects.handover, made.running
         assert handover is not None
         assert running is not None
@@ -253,14 +285,15 @@ class Departures:
         try:
             for node in await self._choose(made, words):
                 try:
-                    await self._offer(made, node)
+                    await self._offer(made, node, anew=bool(why))
                     break
                 except CloudError as error:
                     refusals.append((node, error))
             else:
                 raise _refused(refusals)
             with trio.CancelScope() as self._scopes[made.id]:
-                await self._image(made, running, folder, partial(self._carry, made, made, node))
+                carry = partial(self._carry, made, made, node)
+                await self._image(made, running, folder, carry, anew=bool(why))
             if self._scopes.pop(made.id).cancelled_caught:
                 raise CloudError("interrupted", "it was killed while it moved")
         except BaseException as error:
@@ -268,16 +301,20 @@ class Departures:
             why = str(error) if isinstance(error, CloudError) else ""
             self.stay(made, why)
             if made.offer and node:
-                self._objects.spawn(handover.take_back, made, node, withdraw_line(made))
+                back = (made, node, withdraw_line(made))
+                if again and isinstance(error, CloudError):
+                    await handover.take_back(*back)
+                else:
+                    self._objects.spawn(handover.take_back, *back)
             images.remove(folder)
             raise
-        await self._commit(made, node)
+        await self._commit(made, node, why)
         images.remove(folder)
 
-    async def _offer(self, made: Object, node: str) -> None:
+    async def _offer(self, made: Object, node: str, anew: bool = False) -> None:
         made.offer = new_id()
         self._objects.keep(made)
-        await self._write(made, node, "\n".join(_lines(made, node)), OFFER)
+        await self._write(made, node, "\n".join(_lines(made, node, anew)), OFFER)
 
     async def _image(
         self,
@@ -285,9 +322,10 @@ class Departures:
         running: Running,
         folder: Path,
         carry: Callable[[], Awaitable[None]] | None = None,
+        anew: bool = False,
     ) -> None:
         """An image of it with its output so far, to be read by another node; carry: to do so
-        from the beginning of the dump on."""
+        from the beginning of the dump on.  anew: see _dump."""
         await self._room(made, folder)
         failed: list[CloudError] = []
 
@@ -301,13 +339,13 @@ class Departures:
         async with trio.open_nursery() as nursery:
             if carry is not None:
                 nursery.start_soon(tried, carry, nursery.cancel_scope)
-            make = partial(self._make, made, running, folder)
+            make = partial(self._make, made, running, folder, anew)
             nursery.start_soon(tried, make, nursery.cancel_scope)
         if failed:
             raise failed[0]
 
-    async def _make(self, made: Object, running: Running, folder: Path) -> None:
-        manifest = await self._dump(made, running, folder)
+    async def _make(self, made: Object, running: Running, folder: Path, anew: bool) -> None:
+        manifest = await self._dump(made, running, folder, anew)
         for name in images.STREAMS:
             if (made.home / name).exists():
                 (folder / name).hardlink_to(made.home / name)
@@ -336,7 +374,7 @@ class Departures:
         if errors:
             raise errors[0]
 
-    async def _commit(self, made: Object, node: str) -> None:
+    async def _commit(self, made: Object, node: str, why: str) -> None:
         objects, handover = self._objects, self._objects.handover
         assert handover is not None
         made.placed = node
@@ -352,6 +390,8 @@ class Departures:
             if not await handover.withdraw(made, node):
                 self.stay(made, f"node {node}: {error.why or error.text}")
                 raise CloudError(error.kind, f"node {node}: {error.why or error.text}", error.fix)
+        event, more = ("restarted", {"why": why}) if why else ("moved", {})
+        objects.events.add(event, id=made.id, user=made.user, app=made.app, to=node, **more)
         handover.gone(made, node)
 
     async def _write(self, made: Object, node: str, text: str, seconds: float) -> None:
@@ -420,12 +460,12 @@ class Departures:
                     await trio.to_thread.run_sync(images.remove, one)
 
 
-def _lines(made: Object, node: str) -> list[str]:
+def _lines(made: Object, node: str, anew: bool = False) -> list[str]:
     """The lines that offer it to a node, be it on another by an earlier wish."""
     there = copy.copy(made)
     there.on = node if made.on else ""
     *lines, _ = lines_of(there)
-    return [*lines, "arrive"]
+    return [*lines, "arrive anew" if anew else "arrive"]
 
 
 async def _until_quiet(made: Object, scope: trio.CancelScope) -> None:

@@ -34,7 +34,7 @@ FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,120}")
 class Manifest:
     """What an image says.  files: name → size; dropped: bytes at the beginning of a
     stream that are no longer kept; ran: seconds since its start; created: seconds since
-    1970; used: by all its runs up to then."""
+    1970; used: by all its runs up to then; anew: whether its program is to start anew."""
 
     argv: list[str]
     runtime: str
@@ -45,6 +45,7 @@ class Manifest:
     spread: str = ""
     files: dict[str, int] = field(default_factory=dict)
     dropped: dict[str, int] = field(default_factory=dict)
+    anew: bool = False
 
     def text(self) -> str:
         return json.dumps(asdict(self)) + "\n"
@@ -71,6 +72,7 @@ def read(text: str) -> Manifest:
             and found.argv
             and len(found.files) <= MOST_FILES
             and all(map(FILE.fullmatch, found.files))
+            and isinstance(found.anew, bool)
             and found.dropped.keys() <= {*STREAMS}
             and all(type(size) is int and 0 <= size < 1 << 50 for size in sizes)
             and all(type(n) in (int, float) and math.isfinite(n) and n >= 0 for n in numbers)

@@ -201,7 +201,7 @@ class Criu:
             if attempt:
                 (images / AGAIN).touch()
             if _run(command, env, images / "dump.lock") == 0:
-                _await_still(version, place)
+                await_still(version, place)
                 return
             error = first_error(_text(images / "dump.log"))
             if attempt + 1 == TRIES or not re.search("state D|[Ss]eize", error):
@@ -259,7 +259,8 @@ def _run(command: list[str], env: Mapping[str, str], lock: Path) -> int:
     return done.returncode
 
 
-def _await_still(version: int, place: str) -> None:
+def await_still(version: int, place: str) -> None:
+    """Wait until all processes of a freezer's directory are frozen.  Raises CloudError."""
     name, word = ("cgroup.events", "frozen 1") if version == 2 else ("freezer.state", "FROZEN")
     end = time.monotonic() + STILL
     while word not in _text(Path(place, name)):
