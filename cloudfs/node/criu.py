@@ -44,7 +44,7 @@ HOOK = """#!/bin/sh
 [ "$CRTOOLS_SCRIPT_ACTION" != post-dump ] || echo "$CLOUDFS_FREEZE" >"$CLOUDFS_GROUP"
 """
 COMMON = (
-    *("-v2", "--file-locks", "--tcp-close", "--network-lock", "skip"),
+    *("-v2", "--file-locks", "--tcp-close", "--skip-in-flight", "--network-lock", "skip"),
     *("--manage-cgroups=ignore", "--ghost-limit", str(GHOST)),
 )
 DEVICES = ("null", "random", "full", "tty", "zero", "urandom")  # that runc binds
@@ -158,7 +158,8 @@ class Criu:
         settings = self._state / "sandbox" / "criu.conf"
         settings.parent.mkdir(parents=True, exist_ok=True)
         # Groups are those of this node, in which runc has put criu; the image has others.
-        options = ["network-lock skip", "tcp-close", "file-locks", "manage-cgroups=ignore"]
+        options = ["network-lock skip", "tcp-close", "skip-in-flight", "file-locks"]
+        options.append("manage-cgroups=ignore")
         options.append(f"ghost-limit {GHOST}")
         settings.write_text("".join(f"{line}\n" for line in options))
         path = f"{os.path.dirname(self.need())}:{os.environ.get('PATH', '')}"

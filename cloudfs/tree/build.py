@@ -58,7 +58,7 @@ def build(
     network.reach = lambda node, limit: Files(imports.reach(node), Who(machine.owner, None), limit)
     finder = Finder(cloud, network)
     net = Net(network, offers, sessions, [Cs(finder)])
-    proc = Proc(cloud.objects, lambda: machine.price)
+    proc = Proc(cloud.objects, lambda: machine.price, lambda: machine.public.rpartition(":")[0])
     own = nodes.own(machine, proc, tape, net.own)
     whole = Whole(proc, own, cloud, imports)
     inner = InnerSpaces(cloud.objects, errors, shown)
