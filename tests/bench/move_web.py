@@ -39,7 +39,7 @@ def round_of(net: Net, folder: str, clients: int) -> dict[str, str]:
     asking = net["n1"].start_command(*words, f"{SECONDS}", f"{clients}", stdout=subprocess.PIPE)
     time.sleep(SECONDS / 3)
     began = time.perf_counter()
-    node.run("cloudfs", "move", id, "n3", seconds=60)
+    node.write("move n3", ".MaxTime=60", "proc", id, "ctl", seconds=60)
     took = time.perf_counter() - began
     out, _ = asking.communicate(timeout=60)
     net["n3"].write("kill", "proc", id, "ctl", seconds=30)
