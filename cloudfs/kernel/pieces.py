@@ -177,9 +177,13 @@ class Fetch:
             with trio.move_on_after(LONGEST):
                 while await self._early(way):
                     pass
-            await way.read(iter([MANIFEST]), self._begin)
+            first: dict[str, bytes] = {}
+            both = iter([MANIFEST, SMALLS])
+            await way.read(both, lambda name, data: first.update({name: bytes(data)}))
+            await trio.to_thread.run_sync(self._begin, first[MANIFEST], first[SMALLS])
         assert self._manifest is not None
-        await way.read(iter(list(self._missing)), self._put)
+        if self._missing:
+            await way.read(iter(list(self._missing)), self._put)
         (self.folder / MANIFEST).write_bytes(self._text)
         return self._manifest
 
@@ -207,9 +211,9 @@ class Fetch:
 
     # --- in a thread ----------------------------------------------------------------------
 
-    def _begin(self, name: str, data: memoryview) -> None:
-        self._text = bytes(data)
-        found = images.read(self._text.decode(errors="replace"))
+    def _begin(self, text: bytes, smalls: bytes) -> None:
+        self._text = text
+        found = images.read(text.decode(errors="replace"))
         images.room(self.folder, found.size - sum(self._grown.values()))
         early = {} if AGAIN in found.files else self._grown
         for file in found.files.keys() - small(found).keys():
@@ -218,6 +222,7 @@ class Fetch:
         wanted = (SMALLS, *(piece_name(*piece) for piece in pieces(found, early)))
         self._missing = dict.fromkeys(wanted)
         self._manifest = found
+        self._put(SMALLS, memoryview(smalls))
 
     def _put(self, name: str, data: memoryview) -> None:
         piece = parse(name)

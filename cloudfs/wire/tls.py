@@ -192,6 +192,10 @@ class Secured(Connection):
     __slots__ = ()
     socket: ssl.SSLSocket
 
+    def _make_room(self, sock: sockets.socket) -> None:
+        """The system makes as much as the way to a node can carry, which may be long: with
+        SEND_ROOM no more than 4 MB/s would go over one of 100 ms."""
+
     def receive(self) -> bytes:
         data = b""
         for _ in range(RECEIVE):
