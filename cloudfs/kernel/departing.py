@@ -18,6 +18,11 @@ One that starts anew (`move -r`) goes the same way: it is frozen and never dumpe
 has its output and a sandbox's own files, and over there its program starts.  That is told
 as `restarted`, and never as moved.
 
+Nothing of an image is synced to disk, here or there, so no disk is waited for while it is
+frozen: after a power cut the frozen processes are gone as well, and no image is gone on from
+that was not read whole by the daemon that restores it.  The record with `placed` is written
+before `revive` is sent; that a daemon which is killed finds it takes no sync either.
+
 A daemon that comes back finds one that was moving by its record: without `placed` it goes
 on, with it it is one without an answer.
 """

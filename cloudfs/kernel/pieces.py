@@ -2,8 +2,9 @@
 
 What another node reads in the directory of an image:
 
-    growing.SIZE              waits until more than SIZE bytes of memory can be read though
-                              the dump goes on, then lines `FILE BYTES`; nothing once it is over
+    growing.SIZE              waits a little for more than SIZE bytes of memory that can be read
+                              though the dump goes on, then lines `FILE BYTES`; once it is
+                              over the line `made`
     manifest                  what the image holds
     small                     all files that are small, one after the other
     piece.OFFSET.SIZE.FILE    a piece of a file
@@ -38,6 +39,7 @@ from cloudfs.node.criu import AGAIN
 PIECE = 1008 << 10  # bytes; packed they fit a frame, and several what a node keeps to send
 LEVEL = 1  # of zstd: what it costs is less than what sealing and opening the bytes would
 MEMORY = "pages-*.img"
+MADE = "made"
 SMALL, SMALLS = 16 << 10, "small"  # bytes of what is small, and the name of all such
 LONGEST = 300.0  # seconds for a dump to end
 TRIES, PAUSE = 5, 0.5  # without a piece that came, and seconds between them
@@ -126,6 +128,12 @@ def grown(folder: Path) -> dict[str, int] | None:
     return {name: size for name, size in sorted(found.items())[:MOST_FILES] if size}
 
 
+def told(growing: Mapping[str, int] | None) -> bytes:
+    """What a reader of growing.SIZE is told."""
+    lines = [MADE] if growing is None else [f"{name} {size}" for name, size in growing.items()]
+    return "".join(f"{line}\n" for line in lines).encode()
+
+
 def parse_growing(text: str) -> int | None:
     """Of how many bytes a reader knows already who asks for growing.SIZE."""
     match = re.fullmatch(r"growing\.([0-9]{1,15})", text)
@@ -197,6 +205,8 @@ class Fetch:
 
         await way.read(iter([f"growing.{known}"]), take)
         self.done += 1
+        if lines == [MADE]:
+            return False
         for line in lines[:MOST_FILES]:
             name, _, size = line.partition(" ")
             if not re.fullmatch(r"pages-[0-9]{1,9}\.img", name) or not size.isdecimal():
@@ -207,7 +217,7 @@ class Fetch:
                 (piece_name(name, at, PIECE) for at in range(begin, end, PIECE)), self._put
             )
             self._grown[name] = end
-        return bool(lines)
+        return True
 
     # --- in a thread ----------------------------------------------------------------------
 

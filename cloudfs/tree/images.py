@@ -24,6 +24,7 @@ from cloudfs.tree.api import DMDIR, Cues, DirHandle, Entries, Handle, Node, Stat
 from cloudfs.tree.space import Attach
 
 LOOK = 0.02  # seconds between two looks at what a dump has written
+TELL = 2.0  # seconds after which its reader is told also that there is no more
 
 
 class Checkpoints(Node):
@@ -164,13 +165,14 @@ class _Growing(Handle):
 
     async def _wait(self, offset: int, count: int) -> bytes:
         found = pieces.grown(self._place)
+        until = trio.current_time() + TELL
         while found is not None and sum(found.values()) <= self._known:
-            self._made.fetched = trio.current_time()
+            if trio.current_time() >= until:
+                break
             with trio.move_on_after(LOOK):
                 await self._made.bell.wait()
             found = pieces.grown(self._place)
-        lines = [f"{name} {size}\n" for name, size in (found or {}).items()]
-        self._text = "".join(lines).encode()
+        self._text = pieces.told(found)
         return self._text[offset : offset + count]
 
 

@@ -42,15 +42,23 @@ class Bulk:
 
     stream: to the node of that name, this object's from now on.  user: as whom.  folder:
     the names on the way from its own directory.  seconds: that it may be silent while it
-    owes an answer.
+    owes an answer.  threads: how many there may be for this, apart from those for what is
+    short.
     """
 
     def __init__(
-        self, stream: tls.Stream, node: str, user: str, folder: Sequence[str], seconds: float
+        self,
+        stream: tls.Stream,
+        node: str,
+        user: str,
+        folder: Sequence[str],
+        seconds: float,
+        threads: trio.CapacityLimiter | None = None,
     ) -> None:
         self._socket: ssl.SSLSocket = stream.socket
         self._socket.settimeout(seconds)
         self._name = f"node {node}"
+        self._threads = threads
         self._user = user
         self._folder = list(folder)
         self._codec = codec("u")
@@ -76,7 +84,7 @@ class Bulk:
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._cut_off)
-            await trio.to_thread.run_sync(work)
+            await trio.to_thread.run_sync(work, limiter=self._threads)
             self._over = True
             nursery.cancel_scope.cancel()
         if failed:

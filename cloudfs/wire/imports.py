@@ -49,6 +49,7 @@ FIRST, LAST = 0.05, 0.5  # seconds between attempts, which double
 OPERATIONS = 32  # with one node at a time
 FOLLOWERS = 96  # reads of one node's files that may take for ever
 USERS = 512  # of one connection
+BULKS = 128  # threads that read in bulk
 FRAME = 256 << 10  # bytes of a frame asked for
 
 log = logging.getLogger(__name__)
@@ -295,6 +296,7 @@ class Pool:
         self._peers: dict[str, Peer] = {}
         self._roots: dict[str, RemoteRoot] = {}
         self._nursery: trio.Nursery | None = None
+        self._bulks: trio.CapacityLimiter | None = None  # which trio wants made while it runs
 
     def reach(self, node: str, path: tuple[str, ...] = ()) -> Node:
         """A file of a node's own tree; see tree/imports.py."""
@@ -335,7 +337,9 @@ class Pool:
                 stream = await self.dial(self._peers[node].address(), node)
         except trio.TooSlowError:
             raise CloudError("unreachable", f"node {node} does not answer") from None
-        found = Bulk(stream, node, user, folder.split("/"), seconds)
+        if self._bulks is None:
+            self._bulks = trio.CapacityLimiter(BULKS)
+        found = Bulk(stream, node, user, folder.split("/"), seconds, self._bulks)
         try:
             yield found
         finally:

@@ -70,8 +70,7 @@ class Way:
 
     def answer(self, name):
         if name.startswith("growing."):
-            found = pieces.grown(self.folder)
-            return "".join(f"{n} {s}\n" for n, s in (found or {}).items()).encode()
+            return pieces.told(pieces.grown(self.folder))
         if name == pieces.SMALLS:
             return pieces.pack_small(self.folder)
         piece = pieces.parse(name)
@@ -178,7 +177,14 @@ async def test_a_damaged_piece(there, here):
 
 @pytest.mark.parametrize(
     "text",
-    [b"../../etc 100\n", b"pages-1.img\n", b"pages-1.img -100\n", b"manifest 100\n", b"\xff\n"],
+    [
+        b"made\nmade\n",
+        b"../../etc 100\n",
+        b"pages-1.img\n",
+        b"pages-1.img -100\n",
+        b"manifest 100\n",
+        b"\xff\n",
+    ],
 )
 async def test_a_list_of_what_grows_that_is_none(there, here, text):
     finish(there)
