@@ -88,6 +88,7 @@ def test_what_cannot_be_moved_starts_anew_when_asked(
     source.run("cloudfs", "move", "-r", id, "n3", seconds=MOVE)
     status = target.status("proc", id, "status")
     assert (status["node"], status["state"], status["runtime"]) == ("n3", "running", runtime)
+    assert status["addr"] == target.local.address.rpartition(":")[0]
     assert status["why"] == "restarted, since it could not be moved from n1"
     eventually(lambda: expect(target.read("proc", id, "stdout"), "a\n1\na\na\n1\n"), MOVE)
     words = target.read("proc", id, "events")
