@@ -30,14 +30,19 @@ def _write(options: Options, id: str, *words: str, keep: bool = False) -> None:
 @click.command()
 @click.argument("id", metavar="ID|GROUP")
 @click.argument("where", nargs=-1, metavar="NODE|EXPR...")
+@click.option("-r", "--restart", is_flag=True, help="Start it anew there where it cannot be moved.")
 @click.option("-k", "keep", is_flag=True, help="Of a group: go on after a failure.")
 @click.option("--undo", is_flag=True, help="Of a group: bring back what was moved last.")
 @click.pass_obj
-def move(options: Options, id: str, where: tuple[str, ...], keep: bool, undo: bool) -> None:
+def move(
+    options: Options, id: str, where: tuple[str, ...], restart: bool, keep: bool, undo: bool
+) -> None:
     """Have an object, or all of a group, go on at another node, with memory, output and id.
 
     WHERE is a node, or expressions as cluster=rome cpus>=4 of which the best node meets
-    all.  Where it cannot be moved it runs on where it is, and the error says why.  Writes
+    all.  Where it cannot be moved it runs on where it is, and the error says why; with -r
+    it is ended and starts anew there, with its output so far and a sandbox's files, and
+    without its memory.  What was done is in proc/ID/events: moved or restarted.  Writes
     move to proc/ID/ctl.
 
     GROUP is app=NAME, label=K=V, node=NAME, user=NAME, cluster=NAME or state=STATE: a few of
@@ -54,7 +59,7 @@ def move(options: Options, id: str, where: tuple[str, ...], keep: bool, undo: bo
     elif not where:
         raise click.UsageError("Missing argument 'NODE|EXPR...'.")
     else:
-        _write(options, id, "move", *where, keep=keep)
+        _write(options, id, "move", *(("-r",) if restart else ()), *where, keep=keep)
 
 
 @click.command()

@@ -1,6 +1,7 @@
 """Objects that come from another node with their memory: that node's half is departing.py.
 
-  arrive                    last line of an offer (offer.py): hold what it wants, and wait
+  arrive [anew]             last line of an offer (offer.py): hold what it wants, and wait;
+                            anew: no image of its memory will come, its program starts anew
   fetch ID TOKEN NODE [OF]  read its image from checkpoint/ of the object (or of OF) at that node;
                             done once all of it is here and is what it was there
   revive ID TOKEN           let it go on here; done once it runs
@@ -23,8 +24,9 @@ from cloudfs import ndb
 from cloudfs.errors import CloudError
 from cloudfs.kernel import images, starting
 from cloudfs.kernel.handover import UNSURE
-from cloudfs.kernel.images import Fetch, Manifest
+from cloudfs.kernel.images import Manifest
 from cloudfs.kernel.object import Object
+from cloudfs.kernel.pieces import Fetch
 from cloudfs.kernel.reserve import wanted
 from cloudfs.node.api import Exit, Image
 from cloudfs.wait import Wait
@@ -44,6 +46,7 @@ class Arrival:
 
     def __init__(self, made: Object) -> None:
         self.made = made
+        self.source = ""  # the node at which its image is
         self.until = 0.0
         self.scope: trio.CancelScope | None = None  # while its image is fetched
         self.manifest: Manifest | None = None  # once all of it is here
@@ -56,14 +59,14 @@ class Arrivals:
         self._objects = objects
         self.all: dict[str, Arrival] = {}
 
-    def expect(self, made: Object) -> None:
+    def expect(self, made: Object, anew: bool = False) -> None:
         """Hold for an object what it wants.  Raises CloudError where it cannot come."""
         objects = self._objects
         if len(self.all) >= MOST:
             raise CloudError("full", f"{MOST} objects are on their way to this node already")
         objects.need_new(made)
         word = objects.host.images_word()
-        if word:
+        if word and not anew:
             raise CloudError("unsupported", f"node {objects.node}: {word}")
         objects.runtime_for(made)
         objects.reserve.hold(made.id, wanted(made.limits))
@@ -108,10 +111,11 @@ class Arrivals:
         found, handover = self.need(id, token), self._objects.handover
         if handover is None or found.scope is not None:
             raise CloudError("busy", f"fetch: the image of {id} is on its way")
+        found.source = node
         reach = handover.cloud.reach(node, found.made.user, READ)
         path = f"proc/{of or id}/checkpoint/{images.MOVING}"
         folder = images.fresh(found.made.home / "checkpoint" / images.MOVING, 0)
-        fetch = Fetch(folder, lambda name: reach.read(f"{path}/{name}"))
+        fetch = Fetch(folder, lambda: reach.bulk(path))
 
         async def run() -> None:
             # One of another zone is known once it was asked for.
@@ -153,7 +157,8 @@ class Arrivals:
         objects.become(made, "restore")
         done = trio.Event()
         failed: list[CloudError] = []
-        objects.spawn(self._revive, made, Image(folder, manifest.ran), failed, done)
+        image = Image(folder, manifest.ran, manifest.anew)
+        objects.spawn(self._revive, made, image, found.source, failed, done)
 
         async def run() -> None:
             await done.wait()
@@ -163,7 +168,12 @@ class Arrivals:
         return Wait(run)
 
     async def _revive(
-        self, made: Object, image: Image, failed: list[CloudError], done: trio.Event
+        self,
+        made: Object,
+        image: Image,
+        source: str,
+        failed: list[CloudError],
+        done: trio.Event,
     ) -> None:
         # In a task of its own: whoever asked may be cut off, it goes on all the same.
         objects = self._objects
@@ -180,7 +190,11 @@ class Arrivals:
             objects.leave(made)
             images.remove(made.home)
         else:
+            if image.anew:
+                made.why = f"restarted, since it could not be moved from {source}"
             starting.begun(objects, made, running)
+            made.events.add("restarted" if image.anew else "moved", **{"from": source})
+            objects.keep(made)
             failed.clear()
             await trio.to_thread.run_sync(images.remove, image.dir)
         finally:

@@ -3,8 +3,8 @@
     here                                          there
     running → moving
       proc/place: object ID TOKEN … arrive    →   what it wants is held
-      dump: it is frozen, its image is in checkpoint/
-      proc/place: fetch ID TOKEN NODE         →   reads the image from here
+      dump: it is frozen, and its image written to checkpoint/; meanwhile
+      proc/place: fetch ID TOKEN NODE         →   reads the image from here as it is written
       keep a record: placed=NODE
       proc/place: revive ID TOKEN             →   restoring, running
     killed where it is frozen, gone from this table; `moved` says where
@@ -13,6 +13,15 @@ Never two that run.  What is here stays frozen from the dump to the end, so that
 `revive` is sent any fault means that it goes on here, at once and by no restore.  Once it
 is sent there are the three ends that handover.py tells of: done; refused, and it goes on
 here; no answer, and it is lost, frozen, until that node tells whether it runs there.
+
+One that starts anew (`move -r`) goes the same way: it is frozen and never dumped, its image
+has its output and a sandbox's own files, and over there its program starts.  That is told
+as `restarted`, and never as moved.
+
+Nothing of an image is synced to disk, here or there, so no disk is waited for while it is
+frozen: after a power cut the frozen processes are gone as well, and no image is gone on from
+that was not read whole by the daemon that restores it.  The record with `placed` is written
+before `revive` is sent; that a daemon which is killed finds it takes no sync either.
 
 A daemon that comes back finds one that was moving by its record: without `placed` it goes
 on, with it it is one without an answer.
@@ -26,6 +35,7 @@ import logging
 import shutil
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -64,11 +74,12 @@ class Departures:
 
     # --- verbs ------------------------------------------------------------------------
 
-    def move(self, made: Object, words: Sequence[str]) -> Wait[None]:
-        """Have it go on at a node, or at the best that meets expressions."""
-        self._need_others(made, words)
+    def move(self, made: Object, words: Sequence[str], anew: bool = False) -> Wait[None]:
+        """Have it go on at a node, or at the best that meets expressions.  anew: where it
+        cannot with its memory, have its program start anew there."""
+        self._need_others(made, words, anew=anew)
         self._objects.become(made, "move")
-        return self._task(made, self._move, made, list(words))
+        return self._task(made, self._move_or_restart if anew else self._move, made, list(words))
 
     def copy(self, made: Object, words: Sequence[str]) -> Wait[None]:
         """Have as many copies go on elsewhere, each a new object of its own."""
@@ -135,12 +146,14 @@ class Departures:
         self._objects.spawn(run)
         return Wait(wait)
 
-    def _need_others(self, made: Object, words: Sequence[str], here: bool = False) -> None:
+    def _need_others(
+        self, made: Object, words: Sequence[str], here: bool = False, anew: bool = False
+    ) -> None:
         objects = self._objects
         if objects.handover is None:
             raise CloudError("unsupported", "this node is in no cloud", "see: cloudfs join --help")
         word = objects.host.images_word()
-        if word:
+        if word and not anew:
             raise CloudError("unsupported", word)
         node = _node(words)
         if node == objects.node and not here:
@@ -150,19 +163,27 @@ class Departures:
 
     # --- images -----------------------------------------------------------------------
 
-    async def _dump(self, made: Object, running: Running, folder: Path) -> Manifest:
-        """An image of it, which stays frozen."""
+    async def _room(self, made: Object, folder: Path) -> None:
+        """An empty directory with space for its image."""
         need = int(made.usage().mem * SPARE) + MARGIN
         await trio.to_thread.run_sync(images.fresh, folder, need)
+
+    async def _dump(
+        self, made: Object, running: Running, folder: Path, anew: bool = False
+    ) -> Manifest:
+        """An image of it in an empty directory, or if it is to start anew of its files; it
+        stays frozen."""
         try:
-            await running.dump(folder)
+            await (running.pack if anew else running.dump)(folder)
         except BaseException:
             images.remove(folder)
             raise
         used = dataclasses.asdict(add(made.used, running.usage()))
         ran = max(0.0, time.time() - made.started)
         return Manifest(
-            made.argv, made.runtime, ran, made.created, used, list(made.prefer), made.spread
+            *(made.argv, made.runtime, ran, made.created, used),
+            *(list(made.prefer), made.spread),
+            anew=anew,
         )
 
     async def _checkpoint(self, made: Object, name: str) -> None:
@@ -171,6 +192,7 @@ class Departures:
         place = made.home / "checkpoint"
         folder = place / f".{name}"
         try:
+            await self._room(made, folder)
             manifest = await self._dump(made, running, folder)
         finally:
             self.stay(made)
@@ -263,7 +285,27 @@ class Departures:
             nodes.pop(objects.node, None)
         return placement.order(wish, nodes, objects.node)[:8]
 
-    async def _move(self, made: Object, words: list[str]) -> None:
+    async def _move_or_restart(self, made: Object, words: list[str]) -> None:
+        """Move it; where that fails since it cannot be dumped, or no image be restored, do
+        the same once more with its files alone."""
+        word = self._objects.host.images_word()
+        error = CloudError("unsupported", word)
+        if not word:
+            try:
+                await self._move(made, words, again=True)
+                return
+            except CloudError as found:
+                if found.kind != "unsupported" or made.state != "running":
+                    raise
+                error = found
+            self._objects.become(made, "move")
+        await self._move(made, words, error.why or error.text)
+
+    async def _move(
+        self, made: Object, words: list[str], why: str = "", again: bool = False
+    ) -> None:
+        """why: why it starts anew there, "" for one that goes on.  again: whether another
+        offer may follow one that fails."""
         handover, running = self._objects.handover, made.running
         assert handover is not None
         assert running is not None
@@ -274,15 +316,15 @@ class Departures:
             await self._objects.guards.pause(made)
             for node in await self._choose(made, words):
                 try:
-                    await self._offer(made, node)
+                    await self._offer(made, node, anew=bool(why))
                     break
                 except CloudError as error:
                     refusals.append((node, error))
             else:
                 raise _refused(refusals)
-            await self._image(made, running, folder)
             with trio.CancelScope() as self._scopes[made.id]:
-                await self._carry(made, made, node)
+                carry = partial(self._carry, made, made, node)
+                await self._image(made, running, folder, carry, anew=bool(why))
             if self._scopes.pop(made.id).cancelled_caught:
                 raise CloudError("interrupted", "it was killed while it moved")
         except BaseException as error:
@@ -290,25 +332,57 @@ class Departures:
             why = str(error) if isinstance(error, CloudError) else ""
             self.stay(made, why)
             if made.offer and node:
-                self._objects.spawn(handover.take_back, made, node, withdraw_line(made))
+                back = (made, node, withdraw_line(made))
+                if again and isinstance(error, CloudError):
+                    await handover.take_back(*back)
+                else:
+                    self._objects.spawn(handover.take_back, *back)
             images.remove(folder)
             raise
-        await self._commit(made, node)
+        await self._commit(made, node, why)
         images.remove(folder)
 
-    async def _offer(self, made: Object, node: str) -> None:
+    async def _offer(self, made: Object, node: str, anew: bool = False) -> None:
         made.offer = new_id()
         self._objects.keep(made)
-        await self._write(made, node, "\n".join(_lines(made, node)), OFFER)
+        await self._write(made, node, "\n".join(_lines(made, node, anew)), OFFER)
 
-    async def _image(self, made: Object, running: Running, folder: Path) -> None:
-        """An image of it with its output so far, to be read by another node."""
-        manifest = await self._dump(made, running, folder)
+    async def _image(
+        self,
+        made: Object,
+        running: Running,
+        folder: Path,
+        carry: Callable[[], Awaitable[None]] | None = None,
+        anew: bool = False,
+    ) -> None:
+        """An image of it with its output so far, to be read by another node; carry: to do so
+        from the beginning of the dump on.  anew: see _dump."""
+        await self._room(made, folder)
+        failed: list[CloudError] = []
+
+        async def tried(work: Callable[[], Awaitable[None]], scope: trio.CancelScope) -> None:
+            try:
+                await work()
+            except CloudError as error:
+                failed.append(error)
+                scope.cancel()
+
+        async with trio.open_nursery() as nursery:
+            if carry is not None:
+                nursery.start_soon(tried, carry, nursery.cancel_scope)
+            make = partial(self._make, made, running, folder, anew)
+            nursery.start_soon(tried, make, nursery.cancel_scope)
+        if failed:
+            raise failed[0]
+
+    async def _make(self, made: Object, running: Running, folder: Path, anew: bool) -> None:
+        manifest = await self._dump(made, running, folder, anew)
         for name in images.STREAMS:
             if (made.home / name).exists():
                 (folder / name).hardlink_to(made.home / name)
                 manifest.dropped[name] = self._objects.dropped(made, name)
         images.describe(folder, manifest)
+        made.bell.ring()
 
     async def _carry(self, made: Object, of: Object, node: str) -> None:
         """Have a node read the image, for as long as it goes on reading."""
@@ -331,7 +405,7 @@ class Departures:
         if errors:
             raise errors[0]
 
-    async def _commit(self, made: Object, node: str) -> None:
+    async def _commit(self, made: Object, node: str, why: str) -> None:
         objects, handover = self._objects, self._objects.handover
         assert handover is not None
         made.placed = node
@@ -347,6 +421,8 @@ class Departures:
             if not await handover.withdraw(made, node):
                 self.stay(made, f"node {node}: {error.why or error.text}")
                 raise CloudError(error.kind, f"node {node}: {error.why or error.text}", error.fix)
+        event, more = ("restarted", {"why": why}) if why else ("moved", {})
+        objects.events.add(event, id=made.id, user=made.user, app=made.app, to=node, **more)
         handover.gone(made, node)
 
     async def _write(self, made: Object, node: str, text: str, seconds: float) -> None:
@@ -415,12 +491,12 @@ class Departures:
                     await trio.to_thread.run_sync(images.remove, one)
 
 
-def _lines(made: Object, node: str) -> list[str]:
+def _lines(made: Object, node: str, anew: bool = False) -> list[str]:
     """The lines that offer it to a node, be it on another by an earlier wish."""
     there = copy.copy(made)
     there.on = node if made.on else ""
     *lines, _ = lines_of(there)
-    return [*lines, "arrive"]
+    return [*lines, "arrive anew" if anew else "arrive"]
 
 
 async def _until_quiet(made: Object, scope: trio.CancelScope) -> None:

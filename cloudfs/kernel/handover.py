@@ -28,6 +28,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Mapping
+from contextlib import AbstractAsyncContextManager
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
@@ -38,6 +39,7 @@ from cloudfs.kernel import placement
 from cloudfs.kernel.moved import Moved, group, told_by
 from cloudfs.kernel.object import Object, new_id
 from cloudfs.kernel.offer import begin_line, lines_of, withdraw_line
+from cloudfs.kernel.pieces import Way
 from cloudfs.kernel.placement import Attributes, Wish
 from cloudfs.kernel.reserve import wanted
 from cloudfs.kernel.sent import Sent
@@ -74,6 +76,10 @@ class Reach(Protocol):
         lines in order, with one close.  Raises that node's own error as CloudError, its
         kind, why and fix kept; where no answer came one of a kind in `UNSURE`.  May be
         cancelled, which is a write without an answer."""
+
+    def bulk(self, folder: str) -> AbstractAsyncContextManager[Way]:
+        """A way on which many files of one of its directories can be read; see
+        tree/imports.py."""
 
 
 class Cloud(Protocol):

@@ -126,7 +126,9 @@ def _hold(offer: Offer, args: list[str]) -> None:
 
 
 def _arrive(offer: Offer, args: list[str]) -> None:
-    offer.objects.arrivals.expect(offer.need())
+    if args not in ([], ["anew"]):
+        raise CloudError("bad", f"arrive: {args[0][:32]!r}", "write: arrive [anew]")
+    offer.objects.arrivals.expect(offer.need(), anew=bool(args))
     offer.made = None
 
 
@@ -185,7 +187,7 @@ VERBS = table(
     Verb("bind [-abc] NEW OLD", 2, 3, _bind),
     Verb("epoch N", 1, 1, _epoch),
     Verb("hold", 0, 0, _hold),
-    Verb("arrive", 0, 0, _arrive),
+    Verb("arrive [anew]", 0, 1, _arrive),
     Verb("fetch ID TOKEN NODE [OF]", 3, 4, _fetch),
     Verb("revive ID TOKEN", 2, 2, _revive),
     Verb("begin ID TOKEN CMD ARG...", 3, None, _begin),

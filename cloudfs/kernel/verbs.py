@@ -335,8 +335,13 @@ def _close(objects: Objects, made: Object, args: list[str], who: Who) -> None:
 
 def _move(objects: Objects, made: Object, args: list[str], who: Who) -> Wait[None]:
     """Have it go on, with its memory, at that node or at the best that meets every
-    expression (see require).  It runs on here where that cannot be, and the error says why."""
-    return objects.departures.move(made, args)
+    expression (see require).  It runs on here where that cannot be, and the error says why.
+    With -r one of which no image can be made, or restored, is ended here and its program
+    started anew there, with its output and files; events then say restarted."""
+    anew = args[0] == "-r"
+    if anew and len(args) == 1:
+        raise CloudError("bad", "move: no node is named", "write: move -r NODE|EXPR...")
+    return objects.departures.move(made, args[anew:], anew)
 
 
 def _copy(objects: Objects, made: Object, args: list[str], who: Who) -> Wait[None]:
@@ -409,7 +414,7 @@ OBJECT = table(
     Verb("note TEXT...", 1, None, _note, _LIVE),
     Verb("signal NAME", 1, 1, _signal, _LIVE),
     Verb("close stdin", 1, 1, _close, _LIVE),
-    Verb("move NODE|EXPR...", 1, None, _move, frozenset({"running"})),
+    Verb("move [-r] NODE|EXPR...", 1, None, _move, frozenset({"running"})),
     Verb("copy NODE|EXPR... [N]", 1, None, _copy, frozenset({"running"})),
     Verb("checkpoint [NAME]", 0, 1, _checkpoint, frozenset({"running"})),
     Verb("restore NAME|/PATH", 1, 1, _restore, _LIVE | _ENDED),

@@ -49,10 +49,12 @@ class Launch:
 
 @dataclass(slots=True)
 class Image:
-    """What `Running.dump` wrote, to be restored.  ran: for how many seconds it had run."""
+    """What `Running.dump` wrote, to be restored; or if anew what `pack` wrote.  ran: for how
+    many seconds it had run."""
 
     dir: Path
     ran: float
+    anew: bool = False
 
 
 @dataclass(slots=True)
@@ -131,6 +133,10 @@ class Running(Protocol):
         frozen until `thaw` or `kill`.  Raises CloudError with why that cannot be, and it
         runs on.  All that it wrote before is in its files then."""
 
+    async def pack(self, images: Path) -> None:
+        """Write into an empty directory what it finds again when its program starts anew
+        elsewhere: a sandbox's own files.  As `dump` leaves it, it stays frozen."""
+
     def usage(self) -> Usage: ...
 
     def pids(self) -> list[tuple[int, int, str]]:
@@ -154,7 +160,7 @@ class Host(Protocol):
 
     async def restore(self, launch: Launch, image: Image) -> Running:
         """As `start`, but what an image holds goes on.  launch: that of the object; its
-        argv and env are not used."""
+        argv and env are not used.  Of an image that is `anew` its program starts."""
 
     def adopt(self, id: str, dir: Path) -> Running | Exit | None:
         """What became of an object that an earlier daemon started: still running, ended

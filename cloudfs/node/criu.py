@@ -5,6 +5,7 @@ An image is a directory: criu's own files, and beside them
   stdio.json   how its stdio stood, and what criu has to be told at the restore
   stdin        what was written to its stdin and not yet read
   work.tar     the directories /work and /tmp of a sandbox
+  again        if criu was called twice to make it, nothing
 
 The dump leaves all processes frozen, by the object's control group, in the very state
 that the image has: criu holds them while it dumps, and its last hook freezes the group
@@ -43,11 +44,12 @@ HOOK = """#!/bin/sh
 [ "$CRTOOLS_SCRIPT_ACTION" != post-dump ] || echo "$CLOUDFS_FREEZE" >"$CLOUDFS_GROUP"
 """
 COMMON = (
-    *("-v2", "--file-locks", "--tcp-close", "--network-lock", "skip"),
+    *("-v2", "--file-locks", "--tcp-close", "--skip-in-flight", "--network-lock", "skip"),
     *("--manage-cgroups=ignore", "--ghost-limit", str(GHOST)),
 )
 DEVICES = ("null", "random", "full", "tty", "zero", "urandom")  # that runc binds
 STDIO = "stdio.json"
+AGAIN = "again"  # a file of an image whose dump was begun anew: see kernel/pieces.py
 FIRST_FD = 10  # where the keeper has the new pipes for criu (keeper_box.c)
 
 # Of open files that have no name, those that criu knows not how to make again.
@@ -156,7 +158,8 @@ class Criu:
         settings = self._state / "sandbox" / "criu.conf"
         settings.parent.mkdir(parents=True, exist_ok=True)
         # Groups are those of this node, in which runc has put criu; the image has others.
-        options = ["network-lock skip", "tcp-close", "file-locks", "manage-cgroups=ignore"]
+        options = ["network-lock skip", "tcp-close", "skip-in-flight", "file-locks"]
+        options.append("manage-cgroups=ignore")
         options.append(f"ghost-limit {GHOST}")
         settings.write_text("".join(f"{line}\n" for line in options))
         path = f"{os.path.dirname(self.need())}:{os.environ.get('PATH', '')}"
@@ -196,8 +199,10 @@ class Criu:
         ]
         env = {**os.environ, "CLOUDFS_GROUP": file, "CLOUDFS_FREEZE": word}
         for attempt in range(TRIES):
+            if attempt:
+                (images / AGAIN).touch()
             if _run(command, env, images / "dump.lock") == 0:
-                _await_still(version, place)
+                await_still(version, place)
                 return
             error = first_error(_text(images / "dump.log"))
             if attempt + 1 == TRIES or not re.search("state D|[Ss]eize", error):
@@ -255,7 +260,8 @@ def _run(command: list[str], env: Mapping[str, str], lock: Path) -> int:
     return done.returncode
 
 
-def _await_still(version: int, place: str) -> None:
+def await_still(version: int, place: str) -> None:
+    """Wait until all processes of a freezer's directory are frozen.  Raises CloudError."""
     name, word = ("cgroup.events", "frozen 1") if version == 2 else ("freezer.state", "FROZEN")
     end = time.monotonic() + STILL
     while word not in _text(Path(place, name)):

@@ -166,20 +166,25 @@ class RealHost:
         for name in ("exit", "keeper"):  # of an earlier run
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(launch.dir / name)
-        if image is None:
-            runs = [("program", program), *self._runs(launch, group)]
+        if image is None or image.anew:
+            runs = [("program", program), *self._runs(launch, group, image)]
         else:
             runs = self._goes_on(launch, group, image)
         order = keeper.order([*runs, *_keeps(launch)])
         return keeper.launch(self._keeper, launch.id, launch.dir, order)
 
-    def _runs(self, launch: Launch, group: Group) -> list[tuple[str, object]]:
-        """What the keeper is to run, and in which control groups."""
+    def _runs(self, launch: Launch, group: Group, image: Image | None) -> list[tuple[str, object]]:
+        """What the keeper is to run, and in which control groups.  image: what there is of
+        it from elsewhere."""
         if launch.runtime == "sandbox":
             group.clear()
             cgroup_path = f"{self.groups.path}/{launch.id}"
             with self._one_at_a_time:
-                first_uid = self._ranges.take(launch.id)
+                if image is None:
+                    first_uid = self._ranges.take(launch.id)
+                else:
+                    first_uid = self._ranges.claim(launch.id, criu.load(image.dir).uids)
+                    packing.unpack(image.dir / packing.FILE, launch.dir, OWN, first_uid)
                 order = self.sandbox.order(launch, first_uid, cgroup_path)
             return [*order, *group.kill_files(made=False)]
         joins = group.make(launch.limits)
@@ -230,8 +235,22 @@ class RealHost:
             *group.kill_files(),
         ]
 
-    def _dump(self, id: str, kept: Kept, images: Path) -> None:
-        """Write an image of it, and leave it frozen; see Kept.dump."""
+    def _dump(self, id: str, kept: Kept, images: Path, memory: bool) -> None:
+        """Write an image of it, and leave it frozen; see Kept.dump.  Without its memory it is
+        frozen already."""
+        if memory:
+            self._dump_memory(kept, images)
+            kept.check_whole()
+        elif kept.group.place("whole")[0]:
+            criu.await_still(*kept.group.place("whole"))
+        stdio = kept.stdio(self._ranges.first(id) or 0)
+        stdio.save(images)
+        if memory:
+            (images / "stdin").write_bytes(kept.unread())
+        if kept.runtime == "sandbox":
+            packing.pack(images / packing.FILE, kept.dir, OWN)
+
+    def _dump_memory(self, kept: Kept, images: Path) -> None:
         self.criu.need()
         criu.check_files([one for one, _, _ in kept.pids()])
         options: list[str] = []
@@ -246,17 +265,11 @@ class RealHost:
                 raise CloudError("absent", "its first process has ended")
             within, (pid,) = found.parent, criu.space_pids([pid])
         self.criu.dump(pid, images, kept.group.place("whole"), options, within)
-        kept.check_whole()
-        stdio = kept.stdio(self._ranges.first(id) or 0)
-        stdio.save(images)
-        (images / "stdin").write_bytes(kept.unread())
-        if kept.runtime == "sandbox":
-            packing.pack(images / packing.FILE, kept.dir, OWN)
 
     def _not_started(
         self, launch: Launch, record: dict[str, str], image: Image | None
     ) -> CloudError:
-        if image is not None and record["failed"] in ("launch", "fork"):
+        if image is not None and not image.anew and record["failed"] in ("launch", "fork"):
             log = image.dir / "restore.log"
             text = log.read_text(errors="replace") if log.exists() else ""
             logger.warning("restoring %s failed:\n%s", launch.id, text[-2000:])

@@ -26,7 +26,7 @@ SYNC = 5.0  # seconds for a keeper to carry what is written
 class Kept:
     """An object's processes.  record: what its keeper wrote, or reported, at the start;
     clear: called once it has ended, to remove what its runtime has left; dump: writes an
-    image of it, in a thread."""
+    image of it, or only its own files, in a thread."""
 
     def __init__(
         self,
@@ -34,7 +34,7 @@ class Kept:
         record: dict[str, str],
         group: Group,
         clear: Callable[[], None],
-        dump: Callable[[Kept, Path], None],
+        dump: Callable[[Kept, Path, bool], None],
     ) -> None:
         self.dir = dir
         self._clear = clear
@@ -164,7 +164,18 @@ class Kept:
         """Write an image into a directory made for it, and stay frozen until `thaw`.
         Raises CloudError, and it runs on."""
         try:
-            await trio.to_thread.run_sync(self._dump, self, images)
+            await trio.to_thread.run_sync(self._dump, self, images, True)
+        except BaseException:
+            with contextlib.suppress(CloudError):
+                self.thaw()
+            raise
+
+    async def pack(self, images: Path) -> None:
+        """Write its own files into a directory made for it, and stay frozen until `thaw`.
+        Raises CloudError, and it runs on."""
+        try:
+            self.freeze()
+            await trio.to_thread.run_sync(self._dump, self, images, False)
         except BaseException:
             with contextlib.suppress(CloudError):
                 self.thaw()

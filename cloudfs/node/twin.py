@@ -227,6 +227,11 @@ class Played:
         (images / "twin.json").write_text(json.dumps(told))
         (images / "stdin").write_bytes(self._input)
 
+    async def pack(self, images: Path) -> None:
+        self._need_alive()
+        await trio.lowlevel.checkpoint()
+        self.freeze()
+
     def load(self, images: Path) -> None:
         """Be as an image says, before the first turn."""
         told = json.loads((images / "twin.json").read_text())
@@ -335,6 +340,8 @@ class Twin:
         return played
 
     async def restore(self, launch: Launch, image: Image) -> Played:
+        if image.anew:
+            return await self.start(launch)
         await self.at_restore(launch.id)
         try:
             argv = json.loads((image.dir / "twin.json").read_text())["argv"]

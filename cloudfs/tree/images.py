@@ -1,13 +1,14 @@
 """checkpoint/ of an object: its images, each a directory of files that can be read.
 
 One that is on its way to another node is walked to, and not listed; in every image the
-names of kernel/images.py's pieces can be walked to as well.
+names of kernel/pieces.py can be walked to as well.
 """
 
 from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,15 @@ from typing import Any
 import trio
 
 from cloudfs.errors import CloudError, from_errno
-from cloudfs.kernel import images
+from cloudfs.kernel import images, pieces
 from cloudfs.kernel.object import Object
 from cloudfs.kernel.objects import Objects
 from cloudfs.tree import numbers
 from cloudfs.tree.api import DMDIR, Cues, DirHandle, Entries, Handle, Node, Stat, Wait
 from cloudfs.tree.space import Attach
+
+LOOK = 0.02  # seconds between two looks at what a dump has written
+TELL = 2.0  # seconds after which its reader is told also that there is no more
 
 
 class Checkpoints(Node):
@@ -68,19 +72,28 @@ class ImageDir(Node):
 
     def walk(self, name: str, at: Attach, cues: Cues) -> Node:
         self.made.fetched = trio.current_time()
-        piece = images.parse_piece(name)
+        known = pieces.parse_growing(name)
+        if known is not None:
+            return ImageFile(self, name, self.place, _Growing(self.made, self.place, known))
+        if name == pieces.SMALLS:
+            return ImageFile(
+                self, name, self.place, _Packed(partial(pieces.pack_small, self.place))
+            )
+        piece = pieces.parse(name)
         file = piece[0] if piece else name
         path = self.place / file
         if file in (".", "..") or "/" in file or not path.is_file():
             raise CloudError("absent", f"the image has no file {file[:64]}")
-        return ImageFile(self, name, path, piece[1:] if piece else None)
+        return ImageFile(
+            self, name, path, piece and _Packed(partial(pieces.pack, path, *piece[1:]))
+        )
 
     def open(self, mode: int, at: Attach, cues: Cues) -> Handle:
         try:
             names = sorted(one.name for one in self.place.iterdir() if one.is_file())
         except OSError:
             raise CloudError("absent", f"the image {self.name} is gone") from None
-        return DirHandle(Entries({n: ImageFile(self, n, self.place / n, None) for n in names}))
+        return DirHandle(Entries({n: ImageFile(self, n, self.place / n) for n in names}))
 
     def remove(self, at: Attach) -> Wait[None]:
         """An image goes as a whole."""
@@ -92,37 +105,35 @@ class ImageDir(Node):
 
 
 class ImageFile(Node):
-    """A file of an image, or with an offset and a size a piece of it as it travels."""
+    """A file of an image, or by what `made` gives something of it as it travels."""
 
-    __slots__ = ("path", "piece")
+    __slots__ = ("made", "path")
 
-    def __init__(self, of: ImageDir, name: str, path: Path, piece: tuple[int, int] | None) -> None:
+    def __init__(self, of: ImageDir, name: str, path: Path, made: Handle | None = None) -> None:
         self.name, self.mode = name, 0o440
         self.qid = numbers.named("checkpoint", of.made.id, of.name, name)
         self.uid = self.gid = of.uid
         self.path = path
-        self.piece = piece
+        self.made = made
 
     def stat(self) -> Stat:
         try:
-            size = self.path.stat().st_size if self.piece is None else 0
+            size = self.path.stat().st_size if self.made is None else 0
         except OSError:
             size = 0
         return Stat(self.name, self.qid, self.mode, size, _mtime(self.path), self.uid, self.gid)
 
     def open(self, mode: int, at: Attach, cues: Cues) -> Handle:
-        if self.piece is None:
-            return _Opened(self.path)
-        return _Piece(self.path, *self.piece)
+        return self.made or _Opened(self.path)
 
 
-class _Piece(Handle):
+class _Packed(Handle):
     """Packed by the first read: another node sends open and read together."""
 
-    __slots__ = ("_data", "_offset", "_path", "_size")
+    __slots__ = ("_data", "_work")
 
-    def __init__(self, path: Path, offset: int, size: int) -> None:
-        self._path, self._offset, self._size = path, offset, size
+    def __init__(self, work: Callable[[], bytes]) -> None:
+        self._work = work
         self._data: memoryview | None = None
 
     def read(self, offset: int, count: int) -> Any:
@@ -132,13 +143,38 @@ class _Piece(Handle):
 
     async def _pack(self, offset: int, count: int) -> Any:
         try:
-            packed = await trio.to_thread.run_sync(
-                images.pack, self._path, self._offset, self._size
-            )
+            packed = await trio.to_thread.run_sync(self._work)
         except OSError as error:
             raise from_errno(error.errno or 0, f"the image: {error.strerror}") from None
         self._data = memoryview(packed)
         return self._data[offset : offset + count]
+
+
+class _Growing(Handle):
+    """What is there of an image that is being made."""
+
+    __slots__ = ("_known", "_made", "_place", "_text")
+
+    def __init__(self, made: Object, place: Path, known: int) -> None:
+        self._made, self._place, self._known = made, place, known
+        self._text: bytes | None = None
+
+    def read(self, offset: int, count: int) -> Any:
+        if self._text is None:
+            return Wait(partial(self._wait, offset, count))
+        return self._text[offset : offset + count]
+
+    async def _wait(self, offset: int, count: int) -> bytes:
+        found = pieces.grown(self._place)
+        until = trio.current_time() + TELL
+        while found is not None and sum(found.values()) <= self._known:
+            if trio.current_time() >= until:
+                break
+            with trio.move_on_after(LOOK):
+                await self._made.bell.wait()
+            found = pieces.grown(self._place)
+        self._text = pieces.told(found)
+        return self._text[offset : offset + count]
 
 
 class _Opened(Handle):

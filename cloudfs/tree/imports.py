@@ -5,6 +5,8 @@ What has the connections is wire/imports.py; nothing here knows of any.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from typing import Protocol
 
@@ -13,6 +15,18 @@ from cloudfs.tree.space import Attach, Space
 from cloudfs.wait import settle
 
 PIECE = 1 << 20  # bytes read at a time
+
+
+class Bulk(Protocol):
+    """A way on which much can be read."""
+
+    async def read(self, names: Iterator[str], take: Callable[[str, memoryview], None]) -> None:
+        """Read files of its folder, several under way at a time.
+
+        take: is given each as it comes, its name and what is in it, for as long as take
+        runs; it is called in a thread, and so is names.  Raises CloudError, also what take
+        raised; the way is of no use then.
+        """
 
 
 class Imports(Protocol):
@@ -24,14 +38,29 @@ class Imports(Protocol):
         its mode to allow anything.  For a node that is gone each use raises
         CloudError("unreachable")."""
 
+    def bulk(
+        self, node: str, user: str, folder: str, seconds: float
+    ) -> AbstractAsyncContextManager[Bulk]:
+        """A way on which that user reads many files of a folder of a node's own tree, all
+        small enough for a frame of a MiB, beside what else is asked of it.  seconds: that
+        the node may be silent.  Raises CloudError where there is no way."""
+
 
 class Files:
     """Another node's own tree as one user, for code that wants whole files.
 
-    limit: seconds for each step of an operation (open, read or write, close).
+    limit: seconds for each step of an operation (open, read or write, close).  imports: of
+    which root is one, for `bulk`.
     """
 
-    def __init__(self, root: Node, who: Who, limit: float = PLAIN.max_time) -> None:
+    def __init__(
+        self,
+        root: Node,
+        who: Who,
+        limit: float = PLAIN.max_time,
+        imports: Imports | None = None,
+    ) -> None:
+        self._root, self._who, self._limit, self._imports = root, who, limit, imports
         self._at: Attach = Space(root).attach(who)
         self._cues: Cues = replace(PLAIN, max_time=limit)
 
@@ -84,6 +113,11 @@ class Files:
                 text += data
         finally:
             await settle(handle.close())
+
+    def bulk(self, folder: str) -> AbstractAsyncContextManager[Bulk]:
+        """See Imports.bulk."""
+        assert self._imports is not None
+        return self._imports.bulk(self._root.name, self._who.user, folder, self._limit)
 
     async def _open(self, path: str, mode: int) -> Handle:
         names = [name for name in path.split("/") if name]

@@ -40,4 +40,4 @@ class Others:
         return nodes
 
     def reach(self, node: str, user: str, seconds: float) -> Files:
-        return Files(self._imports.reach(node), Who(user, None), seconds)
+        return Files(self._imports.reach(node), Who(user, None), seconds, self._imports)

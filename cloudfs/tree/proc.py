@@ -43,11 +43,15 @@ OBJECT_DOC = "One object.  Verbs of ctl:\n" + help_of(verbs.OBJECT.values())
 
 
 class Proc:
-    """The functions behind the table, with the services they need."""
+    """The functions behind the table, with the services they need.  host: where others
+    reach this node."""
 
-    def __init__(self, objects: Objects, price: Callable[[], float]) -> None:
+    def __init__(
+        self, objects: Objects, price: Callable[[], float], host: Callable[[], str] = str
+    ) -> None:
         self.objects = objects
         self.price = price
+        self.host = host
         self.rows = self._table()
         self._dirs: dict[str, TableDir] = {}
 
@@ -166,8 +170,9 @@ class Proc:
         return await settle(self._stdin(made, data))
 
     def _status(self, made: Object, at: Attach) -> str:
-        """One record: what it is and does.  started in seconds since 1970, cpu in
-        seconds, mem in bytes, exit a code or a signal's name; availability only where it is on."""
+        """One record: what it is and does.  addr is the host at which others reach what it
+        serves, started in seconds since 1970, cpu in seconds, mem in bytes, exit a code or a
+        signal's name; availability only where it is on."""
         used = made.usage()
         if made.told[0] is not used or made.told[1] != made.changed:
             made.told = used, made.changed, self._status_text(made, used)
@@ -181,6 +186,7 @@ class Proc:
             "user": made.user,
             "app": made.app,
             "runtime": made.runtime,
+            "addr": "" if made.placed or made.net == "none" else self.host(),
             "pid": made.running.pid if made.running else "",
             "started": round(made.started, 3) if made.started else "",
             "cpu": round(used.user + used.sys, 3),

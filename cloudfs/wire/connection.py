@@ -39,7 +39,7 @@ class Connection:
 
     def __init__(self, sock: socket.socket, who: Who, session: Session, name: str) -> None:
         sock.setblocking(False)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_ROOM)
+        self._make_room(sock)
         self.socket = sock
         self.who = who
         self.session = session
@@ -50,6 +50,9 @@ class Connection:
         self.queued = 0  # bytes in _queue
         self._queue: Buffers = []
         self._room = SMALL
+
+    def _make_room(self, sock: socket.socket) -> None:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_ROOM)
 
     def receive(self) -> bytes:
         """What has come, b"" at the end.  Raises OSError, BlockingIOError for nothing."""

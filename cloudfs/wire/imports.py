@@ -16,7 +16,8 @@ from __future__ import annotations
 
 import logging
 import ssl
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from functools import partial
 from hashlib import blake2b
 from time import monotonic, time
@@ -32,6 +33,7 @@ from cloudfs.tree import numbers
 from cloudfs.tree.api import DMDIR, NOBODY, PLAIN, Node, Stat, Who
 from cloudfs.wire import tls
 from cloudfs.wire.address import parse
+from cloudfs.wire.bulk import Bulk
 from cloudfs.wire.client import Client
 from cloudfs.wire.connect import attended
 from cloudfs.wire.far import Found, Turns, too_late
@@ -51,6 +53,7 @@ FIRST, LAST = 0.05, 0.5  # seconds between attempts, which double
 OPERATIONS = 32  # with one node at a time
 FOLLOWERS = 96  # reads of one node's files that may take for ever
 USERS = 512  # of one connection
+BULKS = 128  # threads that read in bulk
 FRAME = 256 << 10  # bytes of a frame asked for
 
 Acting = Callable[[str, str, bytes], p9any.Client | None]
@@ -231,7 +234,7 @@ class Peer(Found):
                         self._links.remove(link)
             if scope.cancelled_caught:
                 attempt.error = CloudError(
-                    "unreachable", f"node {self.node} does not answer at {self._address()}"
+                    "unreachable", f"node {self.node} does not answer at {self.address()}"
                 )
         except CloudError as error:
             attempt.error = error
@@ -258,14 +261,14 @@ class Peer(Found):
         if name == "Twalk":  # which a node answers at once, in its own tree
             self._pool.timed(self.node, seconds)
 
-    def _address(self) -> str:
+    def address(self) -> str:
         address = self._pool.address_of(self.node)
         if address is None:
             raise CloudError("unreachable", f"no address of node {self.node} is known")
         return address
 
     async def _dial(self) -> tls.Stream:
-        return await self._pool.dial(self._address(), self.node)
+        return await self._pool.dial(self.address(), self.node)
 
     async def _serve(self, link: Link) -> None:
         """Until a connection is lost, or is not used any more."""
@@ -342,6 +345,7 @@ class Pool:
         self._peers: dict[str, Peer] = {}
         self._roots: dict[str, RemoteRoot] = {}
         self._nursery: trio.Nursery | None = None
+        self._bulks: trio.CapacityLimiter | None = None  # which trio wants made while it runs
 
     def reach(self, node: str, path: tuple[str, ...] = ()) -> Node:
         """A file of a node's own tree; see tree/imports.py."""
@@ -381,6 +385,27 @@ class Pool:
         at = parse(f"tls:{address}")
         admit = self.admit if context is None else tls.everybody
         return await tls.dial(at.host, at.port, shown, node, self.threads, admit)
+
+    @asynccontextmanager
+    async def bulk(self, node: str, user: str, folder: str, seconds: float) -> AsyncIterator[Bulk]:
+        """See tree/imports.py."""
+        why = self.gone(node)
+        if why:
+            raise _gone(node, why)
+        self.reach(node)
+        try:
+            with trio.fail_after(DIAL):
+                stream = await self.dial(self._peers[node].address(), node)
+        except trio.TooSlowError:
+            raise CloudError("unreachable", f"node {node} does not answer") from None
+        if self._bulks is None:
+            self._bulks = trio.CapacityLimiter(BULKS)
+        talk = self.acting(user, node, bound_to(tls.shown_by(stream.socket)))
+        found = Bulk(stream, node, user, folder.split("/"), seconds, self._bulks, talk)
+        try:
+            yield found
+        finally:
+            found.close()
 
     def changed(self, node: str) -> None:
         """To be called when a node came, went or moved."""

@@ -25,7 +25,7 @@ from cloudfs.errors import CloudError
 from cloudfs.factotum.certificates import peer_name, proof, when
 from cloudfs.factotum.enrol import span
 from cloudfs.factotum.nodekeys import stranger_context
-from cloudfs.wire.connection import Buffers, Connection
+from cloudfs.wire.connection import JOINED, Buffers, Connection
 
 THREADS = 2  # steps of handshakes at once
 MAX_GREETED = 64  # handshakes of one listener under way
@@ -225,6 +225,10 @@ class Secured(Connection):
     __slots__ = ()
     socket: ssl.SSLSocket
 
+    def _make_room(self, sock: sockets.socket) -> None:
+        """The system makes as much as the way to a node can carry, which may be long: with
+        SEND_ROOM no more than 4 MB/s would go over one of 100 ms."""
+
     def receive(self) -> bytes:
         data = b""
         for _ in range(RECEIVE):
@@ -240,8 +244,15 @@ class Secured(Connection):
         return data
 
     def _transmit(self, out: Buffers, size: int) -> int:
-        whole = memoryview(out[0] if len(out) == 1 else b"".join(out))
-        return send_some(self.socket, whole)
+        sent = 0
+        if size <= JOINED:
+            out[:] = [b"".join(out)]  # what is to be sent again must be in one piece again
+        for part in out:
+            count = send_some(self.socket, memoryview(part))
+            sent += count
+            if count < len(part):
+                break
+        return sent
 
 
 def send_some(sock: ssl.SSLSocket, data: memoryview) -> int:

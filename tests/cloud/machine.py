@@ -108,8 +108,9 @@ class Machine:
         return [name for name in names if name != "help"]
 
     def write(self, text: str, *parts: str, seconds: float = SECONDS) -> None:
-        """Write a line, as echo does."""
-        self.run("sh", "-c", 'cat >"$0"', self.path(*parts), stdin=f"{text}\n", seconds=seconds)
+        """Write a line, as echo does; where it is refused the failure says why."""
+        words = ("sh", "-c", 'cat >"$0" || { cloudfs why >&2; exit 1; }', self.path(*parts))
+        self.run(*words, stdin=f"{text}\n", seconds=seconds)
 
     def refused(self, text: str, *parts: str, seconds: float = SECONDS) -> str:
         """Write a line that must be refused; the reason, as `cloudfs why` knows it."""

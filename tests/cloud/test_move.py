@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -25,6 +26,14 @@ def net() -> Iterator[Net]:
 
 def counter(node: Machine, *setup: str) -> str:
     return node.begin(COUNT, *setup, seconds=MOVE)
+
+
+# What criu cannot dump: a userfaultfd, and a netlink socket with an answer that nobody read.
+UNDUMPABLE = {
+    "process": "import ctypes; ctypes.CDLL(None).syscall(323, 1)",
+    "sandbox": "import socket; s = socket.socket(16, 3, 16); s.bind((0, 0)); "
+    's.send(bytes.fromhex("1400000010000503010000000000000003020000"))',
+}
 
 
 def numbers(text: str) -> list[int]:
@@ -60,3 +69,29 @@ def test_a_counter_followed_from_a_fourth_place(net: Net, runtime: str) -> None:
     found = numbers(out)
     assert found == list(range(len(found)))
     assert found == numbers(net["n4"].read("proc", id, "stdout"))
+
+
+@pytest.mark.parametrize("runtime", ["process", "sandbox"])
+def test_what_cannot_be_moved_starts_anew_when_asked(
+    net: Net, runtime: str, tmp_path: Path
+) -> None:
+    """With its output so far and its files; and it is told as what it was."""
+    stay = f"exec python3 -c '{UNDUMPABLE[runtime]}; import time; print(1, flush=True); "
+    program = f"echo a >>kept; cat kept; {stay}time.sleep(1000)'"
+    where = ("dir " + str(tmp_path),) if runtime == "process" else ()
+    id = net["n1"].begin(program, f"runtime {runtime}", *where, seconds=MOVE)
+    source, target = net["n1"], net["n3"]
+    eventually(lambda: expect(source.read("proc", id, "stdout"), "a\n1\n"), MOVE)
+    why = source.refused("move n3", ".MaxTime=60", "proc", id, "ctl", seconds=MOVE)
+    assert "it cannot be dumped" in why
+    assert source.status("proc", id, "status")["node"] == "n1"
+    source.run("cloudfs", "move", "-r", id, "n3", seconds=MOVE)
+    status = target.status("proc", id, "status")
+    assert (status["node"], status["state"], status["runtime"]) == ("n3", "running", runtime)
+    assert status["addr"] == target.local.address.rpartition(":")[0]
+    assert status["why"] == "restarted, since it could not be moved from n1"
+    eventually(lambda: expect(target.read("proc", id, "stdout"), "a\n1\na\na\n1\n"), MOVE)
+    words = target.read("proc", id, "events")
+    assert "event=restarted from=n1" in words
+    assert "event=moved" not in words
+    target.write("kill", "proc", id, "ctl", seconds=MOVE)

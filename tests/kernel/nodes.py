@@ -123,6 +123,19 @@ class Reached:
             raise CloudError("pipe", "the connection broke")
         return await self.net.nodes[self.node].read(self.user, path)
 
+    @contextlib.asynccontextmanager
+    async def bulk(self, folder):
+        yield Way(self, folder)
+
+
+class Way:
+    def __init__(self, reached, folder):
+        self.reached, self.folder = reached, folder
+
+    async def read(self, names, take):
+        for name in names:
+            take(name, memoryview(await self.reached.read(f"{self.folder}/{name}")))
+
 
 class There(Node):
     """A file of another node, as it is imported."""

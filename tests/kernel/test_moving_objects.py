@@ -9,7 +9,7 @@ import trio
 import trio.testing
 
 from cloudfs.errors import CloudError
-from cloudfs.kernel import images
+from cloudfs.kernel import images, pieces
 from cloudfs.kernel.reserve import NOTHING
 from cloudfs.who import Who
 from tests.kernel.nodes import ANN, BOB, FAULTS
@@ -157,7 +157,7 @@ async def test_no_space_for_the_image(autojump_clock, net, n1, monkeypatch):
 
 
 async def test_a_broken_link_costs_a_piece_or_two(autojump_clock, net, n1, monkeypatch):
-    monkeypatch.setattr(images, "PIECE", 100)
+    monkeypatch.setattr(pieces, "PIECE", 100)
     made = await n1.tell(n1.new(), TICK)
     await trio.sleep(8)
     net.cut = {2, 4, 6}
@@ -168,8 +168,8 @@ async def test_a_broken_link_costs_a_piece_or_two(autojump_clock, net, n1, monke
 
 async def test_an_image_that_was_changed_on_the_way(autojump_clock, net, n1, monkeypatch):
     made = await n1.tell(n1.new(), TICK)
-    whole = images.pack
-    monkeypatch.setattr(images, "pack", lambda *piece: whole(*piece)[:-5] + b"wrong")
+    whole = pieces.pack
+    monkeypatch.setattr(pieces, "pack", lambda *piece: whole(*piece)[:-5] + b"wrong")
     await refused(n1, made, "move n2", "proto", "piece of the image")
     assert awake(net, made.id) == ["n1"]
     await finish(net, made.id)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+import socket
 from pathlib import Path
 
 import pytest
@@ -140,6 +142,40 @@ sys.exit(7)
         f"go through a pipe 0 before after one two kept 200 ['alarm', 'usr1'] {number}"
     )
     assert (end.code, end.signal) == (7, None)
+
+
+SERVER = """
+import os, signal, socket, sys, time
+listener = socket.create_server(("127.0.0.1", 0))
+signal.signal(signal.SIGUSR1, lambda *_: None)
+print(listener.getsockname()[1], flush=True)
+found, _ = listener.accept()
+print("accepted", flush=True)
+signal.pause()
+while True:
+    found, _ = listener.accept()
+    found.sendall(b"hello")
+    found.close()
+"""
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+async def test_a_server_listens_on_and_loses_its_connections(bench: Bench, runtime: str) -> None:
+    """Those that it has, and those that it has not accepted yet."""
+    runs(bench, runtime)
+    running = await bench.sh("server", f"exec python3 -c '{SERVER}'", runtime=runtime)
+    await until(bench, "server", b"\n")
+    place = ("127.0.0.1", int(bench.out("server")))
+    with contextlib.ExitStack() as clients:
+        for number in range(5):  # one after the other, and only the first is accepted
+            clients.enter_context(socket.create_connection(place, timeout=10))
+            if not number:
+                await until(bench, "server", b"accepted")
+        running = await moved(bench, "server", running, runtime)
+    running.signal(signal.SIGUSR1)
+    with socket.create_connection(place, timeout=10) as client:
+        assert client.recv(100) == b"hello"
+    await ended(running)
 
 
 @pytest.mark.parametrize("runtime", RUNTIMES)

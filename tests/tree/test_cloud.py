@@ -105,7 +105,9 @@ async def test_the_first_session(autojump_clock, cloud):
     id = await cloud.run("tick 1 3")
     assert id in cloud.ls("/cloud/proc")
     status = ndb.parse(await cloud.cat(f"/cloud/proc/{id}/status"))
-    assert list(status) == ("id state node user app runtime pid started cpu mem exit why".split())
+    assert list(status) == (
+        "id state node user app runtime addr pid started cpu mem exit why".split()
+    )
     assert (status["state"], status["node"], status["user"]) == ("running", "n1", "ann")
     assert await cloud.cat(f"/cloud/proc/{id}/wait") == ""
     assert await cloud.cat(f"/cloud/.follow/proc/{id}/stdout") == "0\n1\n2\n"
