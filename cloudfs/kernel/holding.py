@@ -32,10 +32,10 @@ import trio
 
 from cloudfs import ndb
 from cloudfs.errors import CloudError
-from cloudfs.kernel import images
+from cloudfs.kernel import images, pieces
 from cloudfs.kernel.availability import Claim, News, Promise, answer, recall, superfluous
 from cloudfs.kernel.bell import Bell
-from cloudfs.kernel.images import Fetch
+from cloudfs.kernel.pieces import Fetch
 from cloudfs.wait import Wait
 
 if TYPE_CHECKING:
@@ -226,7 +226,7 @@ class Holding:
             return await reach.read(f"{path}/{name}")
 
         await trio.to_thread.run_sync(begin)
-        fetch = Fetch(folder, get)
+        fetch = Fetch(folder, lambda: reach.bulk(path))
         done = [False]
 
         async def work(scope: trio.CancelScope) -> None:
@@ -260,9 +260,9 @@ class Holding:
             start, path_to_write = (dropped, part) if anew else (old, path)
             if anew:
                 part.unlink(missing_ok=True)
-            for offset in range(start, size, images.PIECE):
-                count = min(images.PIECE, size - offset)
-                packed = await get(images.piece_name(name, offset, count))
+            for offset in range(start, size, pieces.PIECE):
+                count = min(pieces.PIECE, size - offset)
+                packed = await get(pieces.piece_name(name, offset, count))
                 await trio.to_thread.run_sync(_put, path_to_write, packed, offset, count)
                 fetch.done += count
             if path_to_write is part:
@@ -314,7 +314,7 @@ def _copy_sparse(source: Path, target: Path, size: int) -> None:
         except OSError:  # all of it is a hole
             return
         while at < size:
-            data = os.pread(old.fileno(), min(images.PIECE, size - at), at)
+            data = os.pread(old.fileno(), min(pieces.PIECE, size - at), at)
             if not data:
                 return
             os.pwrite(new.fileno(), data, at)
@@ -322,7 +322,7 @@ def _copy_sparse(source: Path, target: Path, size: int) -> None:
 
 
 def _put(path: Path, packed: bytes, offset: int, size: int) -> None:
-    data = images.unpack(packed, size)
+    data = pieces.unpack(packed, size)
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         os.pwrite(fd, data, offset)
