@@ -4,7 +4,7 @@
   fetch ID TOKEN NODE [OF]  read its image from checkpoint/ of the object (or of OF) at that node;
                             done once all of it is here and is what it was there
   revive ID TOKEN           let it go on here; done once it runs
-  withdraw ID TOKEN         as for an offer
+  withdraw ID TOKEN [whole] as for an offer
 
 Until `revive` it is in no table of this node: over there it runs, or is frozen.  From
 then on it has a record, so that a daemon that comes back knows that it may run.
@@ -26,6 +26,7 @@ from cloudfs.kernel.handover import UNSURE
 from cloudfs.kernel.images import Fetch, Manifest
 from cloudfs.kernel.object import Object
 from cloudfs.kernel.reserve import wanted
+from cloudfs.kernel.step import reached
 from cloudfs.node.api import Exit, Image
 from cloudfs.wait import Wait
 
@@ -70,6 +71,7 @@ class Arrivals:
         found = self.all[made.id] = Arrival(made)
         self._wait(found)
         objects.spawn(self._expire, found)
+        reached(objects.node, "expected")
 
     def _wait(self, found: Arrival) -> None:
         found.until = trio.current_time() + WAIT
@@ -111,7 +113,13 @@ class Arrivals:
         reach = handover.cloud.reach(node, found.made.user, READ)
         path = f"proc/{of or id}/checkpoint/{images.MOVING}"
         folder = images.fresh(found.made.home / "checkpoint" / images.MOVING, 0)
-        fetch = Fetch(folder, lambda name: reach.read(f"{path}/{name}"))
+
+        async def get(name: str) -> bytes:
+            data = await reach.read(f"{path}/{name}")
+            reached(self._objects.node, "piece" if name != images.MANIFEST else "manifest")
+            return data
+
+        fetch = Fetch(folder, get)
 
         async def run() -> None:
             # One of another zone is known once it was asked for.
@@ -120,7 +128,9 @@ class Arrivals:
                 with trio.CancelScope() as found.scope:
                     async with trio.open_nursery() as nursery:
                         nursery.start_soon(_give_up, fetch, nursery.cancel_scope)
+                        reached(self._objects.node, "fetch")
                         found.manifest = await fetch.run()
+                        reached(self._objects.node, "fetched")
                         nursery.cancel_scope.cancel()
             except ExceptionGroup as group:
                 raise _first(group) from None
@@ -149,8 +159,10 @@ class Arrivals:
         for name in images.STREAMS:
             with contextlib.suppress(FileNotFoundError):
                 (folder / name).rename(made.home / name)
+        reached(objects.node, "revive")
         objects.enter(made)
         objects.become(made, "restore")
+        reached(objects.node, "restore")
         done = trio.Event()
         failed: list[CloudError] = []
         objects.spawn(self._revive, made, Image(folder, manifest.ran), failed, done)
@@ -170,6 +182,7 @@ class Arrivals:
         failed.append(CloudError("again", "this node is stopping", "try again"))
         try:
             running = await objects.host.restore(starting.told(objects, made, made.argv), image)
+            reached(objects.node, "restored")
         except Exception as fault:
             if not isinstance(fault, CloudError):
                 log.exception("object %s cannot go on", made.id)
@@ -181,6 +194,7 @@ class Arrivals:
             images.remove(made.home)
         else:
             starting.begun(objects, made, running)
+            reached(objects.node, "begun")
             failed.clear()
             await trio.to_thread.run_sync(images.remove, image.dir)
         finally:
@@ -204,6 +218,7 @@ class Arrivals:
                 await objects.ended(made, found)
             else:
                 starting.begun(objects, made, found)
+                await trio.to_thread.run_sync(images.clear, made.home)
 
 
 async def _give_up(fetch: Fetch, scope: trio.CancelScope) -> None:

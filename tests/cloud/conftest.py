@@ -14,6 +14,7 @@ from tests.persons import Person, Session, open_folder
 
 # Machines of their own are root's to make.
 OF_NETS = ("net", "links", "membership", "partition", "far", "place", "cost", "query", "wan")
+OF_NETS += ("move", "move_faults", "move_kinds", "move_refused")
 collect_ignore = [] if can() else [f"test_{name}.py" for name in OF_NETS]
 
 
@@ -26,6 +27,7 @@ LONG = (
     *("10.77.9.9", "short_stop", "its_delegates_die", "whatever_fails_meanwhile[1]"),
     *("whatever_fails_meanwhile[2]", "cut_off_and_starts_again", "into_another"),
     *("over two clusters", "name_is_free"),
+    *("all_had[process-brought", "all_had[sandbox-brought", "its_place[process"),
     *("bandwidths_of_all_links", "latencies_of_a_matrix"),
 )
 
