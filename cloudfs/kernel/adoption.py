@@ -8,7 +8,9 @@ from collections.abc import Container
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cloudfs.kernel import lifecycle, restarts
+import trio
+
+from cloudfs.kernel import images, lifecycle, restarts
 from cloudfs.kernel.object import Object, add
 from cloudfs.kernel.reserve import wanted
 from cloudfs.node.api import Exit, Usage
@@ -59,6 +61,7 @@ def adopt(objects: Objects, id: str, record: dict[str, Any]) -> None:
     elif made.state in lifecycle.ALIVE:
         objects.reserve.count(id, wanted(made.limits))
         _find_again(objects, made)
+        objects.spawn(trio.to_thread.run_sync, images.clear, made.home)
     elif made.state == "exited" and made.exit is not None and made.restart != "never":
         objects.spawn(restarts.follow, objects, made, made.exit)
 

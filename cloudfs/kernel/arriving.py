@@ -5,7 +5,7 @@
   fetch ID TOKEN NODE [OF]  read its image from checkpoint/ of the object (or of OF) at that node;
                             done once all of it is here and is what it was there
   revive ID TOKEN           let it go on here; done once it runs
-  withdraw ID TOKEN         as for an offer
+  withdraw ID TOKEN [whole] as for an offer
 
 Until `revive` it is in no table of this node: over there it runs, or is frozen.  From
 then on it has a record, so that a daemon that comes back knows that it may run.
@@ -16,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
+from functools import partial
 from typing import TYPE_CHECKING
 
 import trio
@@ -28,6 +29,7 @@ from cloudfs.kernel.images import Manifest
 from cloudfs.kernel.object import Object
 from cloudfs.kernel.pieces import Fetch
 from cloudfs.kernel.reserve import wanted
+from cloudfs.kernel.step import reached
 from cloudfs.node.api import Exit, Image
 from cloudfs.wait import Wait
 
@@ -73,6 +75,7 @@ class Arrivals:
         found = self.all[made.id] = Arrival(made)
         self._wait(found)
         objects.spawn(self._expire, found)
+        reached(objects.node, "expected")
 
     def _wait(self, found: Arrival) -> None:
         found.until = trio.current_time() + WAIT
@@ -115,7 +118,8 @@ class Arrivals:
         reach = handover.cloud.reach(node, found.made.user, READ)
         path = f"proc/{of or id}/checkpoint/{images.MOVING}"
         folder = images.fresh(found.made.home / "checkpoint" / images.MOVING, 0)
-        fetch = Fetch(folder, lambda: reach.bulk(path))
+        told = partial(reached, self._objects.node)
+        fetch = Fetch(folder, lambda: reach.bulk(path), told)
 
         async def run() -> None:
             # One of another zone is known once it was asked for.
@@ -124,7 +128,9 @@ class Arrivals:
                 with trio.CancelScope() as found.scope:
                     async with trio.open_nursery() as nursery:
                         nursery.start_soon(_give_up, fetch, nursery.cancel_scope)
+                        reached(self._objects.node, "fetch")
                         found.manifest = await fetch.run()
+                        reached(self._objects.node, "fetched")
                         nursery.cancel_scope.cancel()
             except ExceptionGroup as group:
                 raise _first(group) from None
@@ -153,8 +159,10 @@ class Arrivals:
         for name in images.STREAMS:
             with contextlib.suppress(FileNotFoundError):
                 (folder / name).rename(made.home / name)
+        reached(objects.node, "revive")
         objects.enter(made)
         objects.become(made, "restore")
+        reached(objects.node, "restore")
         done = trio.Event()
         failed: list[CloudError] = []
         image = Image(folder, manifest.ran, manifest.anew)
@@ -180,6 +188,7 @@ class Arrivals:
         failed.append(CloudError("again", "this node is stopping", "try again"))
         try:
             running = await objects.host.restore(starting.told(objects, made, made.argv), image)
+            reached(objects.node, "restored")
         except Exception as fault:
             if not isinstance(fault, CloudError):
                 log.exception("object %s cannot go on", made.id)
@@ -195,6 +204,7 @@ class Arrivals:
             starting.begun(objects, made, running)
             made.events.add("restarted" if image.anew else "moved", **{"from": source})
             objects.keep(made)
+            reached(objects.node, "begun")
             failed.clear()
             await trio.to_thread.run_sync(images.remove, image.dir)
         finally:
@@ -218,6 +228,7 @@ class Arrivals:
                 await objects.ended(made, found)
             else:
                 starting.begun(objects, made, found)
+                await trio.to_thread.run_sync(images.clear, made.home)
 
 
 async def _give_up(fetch: Fetch, scope: trio.CancelScope) -> None:

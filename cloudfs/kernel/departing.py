@@ -25,6 +25,11 @@ before `revive` is sent; that a daemon which is killed finds it takes no sync ei
 
 A daemon that comes back finds one that was moving by its record: without `placed` it goes
 on, with it it is one without an answer.
+
+A machine that fails takes along what is frozen on it.  Without `placed` the object has then
+ended ("its keeper died"), with it it is lost until the other node tells: there it goes on,
+or it has ended everywhere, and `restore` brings it back from what it kept.  Where the other
+machine fails after `revive` and before this node has heard of it, it goes on here.
 """
 
 from __future__ import annotations
@@ -48,6 +53,7 @@ from cloudfs.kernel.handover import UNSURE
 from cloudfs.kernel.images import Manifest
 from cloudfs.kernel.object import Object, add, new_id
 from cloudfs.kernel.offer import lines_of, withdraw_line
+from cloudfs.kernel.step import reached
 from cloudfs.node.api import Exit, Image, Running
 from cloudfs.wait import Wait
 
@@ -237,8 +243,7 @@ class Departures:
 
     async def _restore(self, made: Object, folder: Path, manifest: Manifest) -> None:
         objects = self._objects
-        if (folder / "sums").exists():
-            await trio.to_thread.run_sync(images.check, folder)
+        await trio.to_thread.run_sync(images.check, folder)
         own = made.home / "checkpoint" / RESTORING
         if not folder.is_relative_to(made.home):  # where all of it is the object's
             await trio.to_thread.run_sync(images.remove, own)
@@ -280,10 +285,13 @@ class Departures:
             wish = dataclasses.replace(
                 wish, require=(*wish.require, *wants), prefer=(*sorts, *wish.prefer)
             )
-        nodes = await handover.nodes(wish)
-        if others:
-            nodes.pop(objects.node, None)
-        return placement.order(wish, nodes, objects.node)[:8]
+        try:
+            nodes = await handover.nodes(wish)
+            if others:
+                nodes.pop(objects.node, None)
+            return placement.order(wish, nodes, objects.node)[:8]
+        except CloudError as error:  # of a word that nobody wrote here
+            raise CloudError(error.kind, error.why.removeprefix("on: "), error.fix) from None
 
     async def _move_or_restart(self, made: Object, words: list[str]) -> None:
         """Move it; where that fails since it cannot be dumped, or no image be restored, do
@@ -322,6 +330,7 @@ class Departures:
                     refusals.append((node, error))
             else:
                 raise _refused(refusals)
+            reached(self._objects.node, "offered")
             with trio.CancelScope() as self._scopes[made.id]:
                 carry = partial(self._carry, made, made, node)
                 await self._image(made, running, folder, carry, anew=bool(why))
@@ -339,12 +348,15 @@ class Departures:
                     self._objects.spawn(handover.take_back, *back)
             images.remove(folder)
             raise
-        await self._commit(made, node, why)
-        images.remove(folder)
+        try:
+            await self._commit(made, node, why)
+        finally:
+            images.remove(folder)
 
     async def _offer(self, made: Object, node: str, anew: bool = False) -> None:
         made.offer = new_id()
         self._objects.keep(made)
+        reached(self._objects.node, "offer")
         await self._write(made, node, "\n".join(_lines(made, node, anew)), OFFER)
 
     async def _image(
@@ -383,6 +395,7 @@ class Departures:
                 manifest.dropped[name] = self._objects.dropped(made, name)
         images.describe(folder, manifest)
         made.bell.ring()
+        reached(self._objects.node, "dumped")
 
     async def _carry(self, made: Object, of: Object, node: str) -> None:
         """Have a node read the image, for as long as it goes on reading."""
@@ -408,8 +421,10 @@ class Departures:
     async def _commit(self, made: Object, node: str, why: str) -> None:
         objects, handover = self._objects, self._objects.handover
         assert handover is not None
+        reached(objects.node, "carried")
         made.placed = node
         objects.keep(made)  # before it is sent: a daemon that comes back must know of it
+        reached(objects.node, "commit")
         try:
             await self._write(made, node, line("revive", made), REVIVE)
         except CloudError as error:
@@ -421,9 +436,11 @@ class Departures:
             if not await handover.withdraw(made, node):
                 self.stay(made, f"node {node}: {error.why or error.text}")
                 raise CloudError(error.kind, f"node {node}: {error.why or error.text}", error.fix)
+        reached(objects.node, "committed")
         event, more = ("restarted", {"why": why}) if why else ("moved", {})
         objects.events.add(event, id=made.id, user=made.user, app=made.app, to=node, **more)
         handover.gone(made, node)
+        reached(objects.node, "gone")
 
     async def _write(self, made: Object, node: str, text: str, seconds: float) -> None:
         handover = self._objects.handover
@@ -467,12 +484,13 @@ class Departures:
     async def find(self, made: Object) -> None:
         """One that was moving or checkpointing when an earlier daemon ended."""
         objects = self._objects
-        folder = made.home / "checkpoint"
-        for one in _hidden(folder):
+        for one in images.unfinished(made.home):
             while objects.host.dumping(one):  # noqa: ASYNC110
                 await trio.sleep(0.1)  # what is at it would freeze it once more
         found = objects.host.adopt(made.id, made.home)
-        if isinstance(found, Exit):
+        if made.placed and (found is None or isinstance(found, Exit)):
+            self._seek(made)  # frozen it ended with this machine: only there it may go on
+        elif isinstance(found, Exit):
             await objects.ended(made, found)
         elif found is None:
             made.why = "the node was restarted"
@@ -480,15 +498,21 @@ class Departures:
         else:
             made.running, made.started = found, found.started
             objects.spawn(objects.watch, made)
-            if made.state == "lost" and objects.handover is not None:
-                objects.handover.seek(made)
-            elif made.placed and objects.handover is not None:
-                why = f"node {made.placed} was told to let it go on, and this one was restarted"
-                objects.handover.lose(made, why)
+            if made.placed:
+                self._seek(made)
             else:
                 self.stay(made, "this node was restarted")
-                for one in _hidden(folder):
-                    await trio.to_thread.run_sync(images.remove, one)
+        await trio.to_thread.run_sync(images.clear, made.home)
+
+    def _seek(self, made: Object) -> None:
+        """Ask the node that an earlier daemon had told to let it go on."""
+        handover = self._objects.handover
+        assert handover is not None
+        if made.state == "lost":
+            handover.seek(made)
+        else:
+            why = f"node {made.placed} was told to let it go on, and this one was restarted"
+            handover.lose(made, why)
 
 
 def _lines(made: Object, node: str, anew: bool = False) -> list[str]:
@@ -503,10 +527,6 @@ async def _until_quiet(made: Object, scope: trio.CancelScope) -> None:
     while (left := made.fetched + QUIET - trio.current_time()) > 0:  # noqa: ASYNC110
         await trio.sleep(left)
     scope.cancel()
-
-
-def _hidden(folder: Path) -> list[Path]:
-    return [one for one in folder.iterdir() if one.name[0] == "."] if folder.is_dir() else []
 
 
 def _node(words: Sequence[str]) -> str:

@@ -44,7 +44,7 @@ from cloudfs.kernel.placement import Attributes, Wish
 from cloudfs.kernel.reserve import wanted
 from cloudfs.kernel.sent import Sent
 from cloudfs.kernel.verbs import LASTING, act
-from cloudfs.node.api import Running
+from cloudfs.node.api import DIED, Running
 from cloudfs.wait import Wait, settle
 from cloudfs.who import Who
 
@@ -63,6 +63,9 @@ HOPS = 8  # nodes that are asked for an object one after the other
 # Kinds of error after which nobody knows whether a write was done: those that say that
 # no answer came, and those that a node's answer may share with them.
 UNSURE = frozenset({"timeout", "unreachable", "pipe", "stale", "interrupted", "proto", "io"})
+
+# States in which an object surely has begun on the node that tells of it.
+BEGUN = frozenset({"running", "stopped", "checkpointing", "moving", "exited"})
 
 
 class Reach(Protocol):
@@ -153,10 +156,15 @@ class Handover:
 
     def _again_new(self, made: Object, why: str, seconds: float) -> None:
         """It runs nowhere: for so long another exec may come.  Or it is frozen here, and
-        goes on."""
+        goes on; or it was, and has ended with this machine."""
         objects = self._objects
         if made.running is not None:
             objects.departures.stay(made, why)
+            return
+        if made.state == "lost" and made.started:
+            made.placed, made.why = "", f"{why}, and what was here of it has ended"
+            made.events.add("lost", why=made.why)
+            objects.keep(made)
             return
         made.placed, made.why, made.argv = "", why, []
         objects.become(made, "refused", why=why)
@@ -295,20 +303,24 @@ class Handover:
         self._objects.events.add("placed", id=made.id, user=made.user, app=made.app, node=node)
         running, made.running = made.running, None
         self._objects.leave(made)
-        if running is not None:
-            self._objects.spawn(self._clear, made, running)
+        self._objects.spawn(self._clear, made, running)
 
-    async def _clear(self, made: Object, running: Running) -> None:
-        """Kill what is still frozen here of one that goes on elsewhere."""
-        with contextlib.suppress(CloudError):
-            running.kill("moved")
-        await running.ended()
+    async def _clear(self, made: Object, running: Running | None) -> None:
+        """Kill what is still frozen here of one that goes on elsewhere, and remove what it
+        has left."""
+        if running is not None:
+            with contextlib.suppress(CloudError):
+                running.kill("moved")
+            await running.ended()
         await trio.to_thread.run_sync(self._objects.remove_home, made.id, made.home)
 
-    def speaks(self, node: str, id: str) -> None:
-        """A node told that it runs this object, which may be lost here."""
+    def speaks(self, node: str, id: str, told: Mapping[str, str]) -> None:
+        """A node told of this object, which may be lost here.  If it has begun there it is
+        that node's; while it is about to, or where its machine failed, `seek` finds out."""
         made = self._objects.all.get(id)
-        if made is not None and made.state == "lost" and made.placed == node:
+        failed = told.get("state") == "exited" and told.get("why") == DIED
+        begun = told.get("state") in BEGUN and not failed
+        if begun and made is not None and made.state == "lost" and made.placed == node:
             self.gone(made, node)
 
     def lose(self, made: Object, why: str) -> None:
@@ -331,7 +343,7 @@ class Handover:
             if began:
                 self.gone(made, node)
             elif began is False:
-                self._again_new(made, f"node {node} never ran it", LATE)
+                self._again_new(made, f"node {node} does not run it", LATE)
             else:
                 with trio.move_on_after(pause):
                     while made.state == "lost":

@@ -114,6 +114,18 @@ def remove(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 
+def unfinished(home: Path) -> list[Path]:
+    """Images in an object's directory that it does not keep: of a move, a restore, or a
+    checkpoint that was being written."""
+    return list((home / "checkpoint").glob(".*"))
+
+
+def clear(home: Path) -> None:
+    """Remove such images, which an earlier daemon has left.  Blocks."""
+    for one in unfinished(home):
+        remove(one)
+
+
 def fresh(folder: Path, need: int) -> Path:
     """An empty directory for an image of about so many bytes.  CloudError("full")."""
     remove(folder)

@@ -349,12 +349,13 @@ class Neighbours:
                 self.cloud.objects.handover.moved.drop(id, node)  # it was wiped there
             return
         try:
-            self.cloud.catalog.put(node, ndb.text_line(sample.value))
+            line = ndb.text_line(sample.value)
+            self.cloud.catalog.put(node, line)
         except (CloudError, KeyError) as error:
             log.debug("%s told nonsense of object %s: %s", node, id, error)
             return
         if id in self.cloud.objects.all and self.cloud.objects.handover is not None:
-            self.cloud.objects.handover.speaks(node, id)
+            self.cloud.objects.handover.speaks(node, id, ndb.parse(line))
 
     # --- words for the whole cloud ---------------------------------------------------------------
 

@@ -15,9 +15,12 @@ the reason.  What is open belongs to one open file and to the caller that opened
   begin ID TOKEN CMD ARG...
                     run it: the exec of such an object, if it is still of that offer
                     ("absent" if not).  Its owner's exec in proc/ID/ctl does the same.
-  withdraw ID TOKEN remove it again, if it is of that offer.  Done too if there is no such
+  withdraw ID TOKEN [whole]
+                    remove it again, if it is of that offer.  Done too if there is no such
                     offer (any more): after it no begin of it can run anything here, be
-                    it ever so late.  "busy" if it began, "again" while it begins.
+                    it ever so late.  "busy" if it began, "again" while it begins.  whole:
+                    who asks has it frozen; then it is removed too if it began and ended
+                    as this machine failed.
 
 An object that comes with its memory is offered with `arrive` in place of `hold`, and then
 come `fetch` and `revive` (kernel/arriving.py).
@@ -39,6 +42,7 @@ from cloudfs.errors import CloudError
 from cloudfs.kernel.object import Object
 from cloudfs.kernel.verb import Verb, find, table
 from cloudfs.kernel.verbs import OBJECT
+from cloudfs.node.api import DIED, Exit
 from cloudfs.wait import Wait
 from cloudfs.who import Who
 
@@ -166,19 +170,40 @@ def _begin(offer: Offer, args: list[str]) -> Wait[None]:
     return offer.objects.execute(made, argv)
 
 
-def _withdraw(offer: Offer, args: list[str]) -> None:
+def _withdraw(offer: Offer, args: list[str]) -> Wait[None] | None:
     arrivals = offer.objects.arrivals
-    if arrivals.of(*args) is not None:
+    id, token, *whole = args
+    if whole not in ([], ["whole"]):
+        raise CloudError("bad", f"withdraw: {whole[0][:32]!r}", "write: withdraw ID TOKEN [whole]")
+    if arrivals.of(id, token) is not None:
         arrivals.drop(_arrival(offer, args))
-        return
-    made = _offered(offer, *args)
+        return None
+    made = _offered(offer, id, token)
     if made is None:
-        return
+        return None
     if made.state in ("starting", "restoring"):
         raise CloudError("again", f"withdraw: object {made.id} is starting", "ask again")
+    if whole and _died_here(offer.objects, made):
+        return offer.objects.wipe(made)
     if made.state != "new":
         raise CloudError("busy", f"withdraw: object {made.id} is {made.state}")
     offer.objects.leave(made)
+    return None
+
+
+def _died_here(objects: Objects, made: Object) -> bool:
+    """Whether it did not end by itself or by anybody's wish: this machine failed."""
+    if made.placed or made.asked:
+        return False
+    if made.state == "exited":
+        return made.exit is not None and made.exit.why == DIED
+    if made.state != "lost":
+        return False
+    try:
+        found = objects.host.adopt(made.id, made.home)
+    except CloudError:
+        return False  # who knows
+    return found is None or isinstance(found, Exit)
 
 
 VERBS = table(
@@ -191,7 +216,7 @@ VERBS = table(
     Verb("fetch ID TOKEN NODE [OF]", 3, 4, _fetch),
     Verb("revive ID TOKEN", 2, 2, _revive),
     Verb("begin ID TOKEN CMD ARG...", 3, None, _begin),
-    Verb("withdraw ID TOKEN", 2, 2, _withdraw),
+    Verb("withdraw ID TOKEN [whole]", 2, 3, _withdraw),
 )
 
 
@@ -236,4 +261,5 @@ def begin_line(made: Object, argv: list[str]) -> str:
 
 def withdraw_line(made: Object) -> str:
     """The line that takes the offer back."""
-    return f"withdraw {made.id} {made.offer}"
+    whole = " whole" if made.running is not None else ""
+    return f"withdraw {made.id} {made.offer}{whole}"

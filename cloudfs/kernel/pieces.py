@@ -149,15 +149,20 @@ class Way(Protocol):
 class Fetch:
     """An image that comes from another node.
 
-    open_way: a connection to the image's directory over there.  done: bytes that are here.
+    open_way: a connection to the image's directory over there.  told: of a step that is done,
+    which is `manifest` or `piece`, be it in a thread.  done: bytes that are here.
     """
 
     def __init__(
-        self, folder: Path, open_way: Callable[[], AbstractAsyncContextManager[Way]]
+        self,
+        folder: Path,
+        open_way: Callable[[], AbstractAsyncContextManager[Way]],
+        told: Callable[[str], None] = lambda step: None,
     ) -> None:
         self.folder = folder
         self.done = 0
         self._open_way = open_way
+        self._told = told
         self._manifest: Manifest | None = None
         self._text = b""
         self._grown: dict[str, int] = {}  # bytes of each file that came during the dump
@@ -188,6 +193,7 @@ class Fetch:
             first: dict[str, bytes] = {}
             both = iter([MANIFEST, SMALLS])
             await way.read(both, lambda name, data: first.update({name: bytes(data)}))
+            self._told(MANIFEST)
             await trio.to_thread.run_sync(self._begin, first[MANIFEST], first[SMALLS])
         assert self._manifest is not None
         if self._missing:
@@ -244,6 +250,7 @@ class Fetch:
                 whole = unpack(data, size)
                 self._open(file)
                 os.pwrite(self._file[1], whole, offset)
+                self._told("piece")
         except OSError as error:
             raise from_errno(error.errno or 0, f"the image: {error.strerror}") from None
         self._missing.pop(name, None)

@@ -16,6 +16,8 @@ from cloudfs.wait import Wait
 # Where a program is looked for that is given without a path.
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
+DIED = "its keeper died"  # why one has ended of which nobody noted how: the machine failed
+
 
 @dataclass(slots=True)
 class Limits:

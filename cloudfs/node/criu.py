@@ -59,8 +59,10 @@ HOPELESS = ("io_uring", "userfaultfd", "perf_event", "bpf", "kvm", "fanotify", "
 REASONS = (
     (r"Connected TCP socket|inet: Connected", "it has an established TCP connection"),
     (r"Can't lookup mount|doesn't have a proper root mount", "it mounted something"),
-    (r"unix: .*external socket|External socket is used", "it talks over a unix socket to a"
-     " process outside"),
+    (r"unix: .*external socket|External socket is used|unix: Dangling connection",
+     "it talks over a unix socket to a process outside"),
+    (r"tun: ", "it has a network tunnel of this node"),
+    (r"in-flight|[Aa]ccept queue", "a TCP connection to it is not accepted yet"),
     (r"is in use by|tty: Found (?:dangling|slave)", "it uses a terminal of this node"),
     (r"Unsupported (?:socket|proto)|unsupported socket", "it has a socket of a kind that cannot"
      " be dumped"),
@@ -69,6 +71,9 @@ REASONS = (
      " dumped"),
     (r"A session leader", "a process of it is of a session outside"),
     (r"No space left", "there is no space for its image"),
+    (r"Can't open file (\S+) on restore: No such", "its file /{} is not there"),
+    (r"[Ff]ile (\S+) has bad", "its file /{} is another one there"),
+    (r"Unable to open dev/ptmx", "its terminal is taken there"),
 )  # fmt: skip
 
 
@@ -93,8 +98,8 @@ def first_error(text: str) -> str:
 def reason(error: str) -> str:
     """What criu's error means, for whoever asked for the dump."""
     for pattern, meaning in REASONS:
-        if re.search(pattern, error):
-            return f"{meaning} (criu: {error.strip()[:160]})"
+        if match := re.search(pattern, error):
+            return f"{meaning.format(*match.groups())} (criu: {error.strip()[:160]})"
     return f"criu: {error.strip()[:200] or 'gave no reason'}"
 
 

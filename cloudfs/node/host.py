@@ -61,6 +61,8 @@ class RealHost:
         self.criu = criu.Criu(state)
         self._ranges = Ranges(state / "sandbox" / "uids")
         self._one_at_a_time = threading.Lock()  # starts run in threads
+        # For a while runc mounts what an image wants below the root that all share.
+        self._restoring = trio.Lock()
         self._keeper = keeper.build(state)
         self._watch = Watch()
 
@@ -135,7 +137,10 @@ class RealHost:
 
     async def restore(self, launch: Launch, image: Image) -> Kept:
         """Let what an image holds go on as launch's program; as `start`."""
-        return await self._start(launch, image)
+        if launch.runtime != "sandbox":
+            return await self._start(launch, image)
+        async with self._restoring:
+            return await self._start(launch, image)
 
     async def _start(self, launch: Launch, image: Image | None) -> Kept:
         new = not launch.dir.exists()

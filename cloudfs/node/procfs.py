@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
+import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 PAGE = os.sysconf("SC_PAGE_SIZE")
+SLACK = 0.1  # seconds by which two notes of the same moment may differ
 TICK = 1 / os.sysconf("SC_CLK_TCK")
 
 
@@ -84,8 +87,20 @@ def _descendants_by_parent(pid: int) -> list[int]:
     return found
 
 
-def session(sid: int) -> Iterator[int]:
-    """The processes of a session."""
+def began(pid: int) -> float:
+    """When a process began, in seconds since 1970; infinity if it is gone."""
+    fields = read(f"/proc/{pid}/stat").rpartition(")")[2].split()
+    if len(fields) < 20:
+        return math.inf
+    return time.time() - time.clock_gettime(time.CLOCK_BOOTTIME) + int(fields[19]) * TICK
+
+
+def session(sid: int, noted: float) -> Iterator[int]:
+    """The processes of a session that was there at a moment (seconds since 1970); none of
+    one that has its number since then, as after a restart of the machine."""
+    leader = began(sid)
+    if began(1) > noted + SLACK or (leader != math.inf and leader > noted + SLACK):
+        return
     for name in os.listdir("/proc"):
         if name.isdigit():
             fields = read(f"/proc/{name}/stat").rpartition(")")[2].split()

@@ -14,12 +14,11 @@ import trio
 
 from cloudfs.errors import CloudError, from_errno
 from cloudfs.node import keeper, procfs
-from cloudfs.node.api import Exit, Limits, Usage
+from cloudfs.node.api import DIED, Exit, Limits, Usage
 from cloudfs.node.criu import Stdio, copy_pipe, space_pids
 from cloudfs.node.groups import Group
 from cloudfs.wait import Wait
 
-DIED = "its keeper died"
 SYNC = 5.0  # seconds for a keeper to carry what is written
 
 
@@ -321,6 +320,15 @@ class Kept:
         self._sampled = now, mem
 
 
+def _kill_session(dir: Path, pid: int) -> None:
+    """Kill the session of a first process, which its keeper noted."""
+    with contextlib.suppress(OSError):
+        noted = (dir / "keeper").stat().st_mtime
+        for one in procfs.session(pid, noted):
+            with contextlib.suppress(OSError):
+                os.kill(one, signal.SIGKILL)
+
+
 def _size(path: Path) -> int:
     try:
         return path.stat().st_size
@@ -334,9 +342,7 @@ def conclude(dir: Path, group: Group, pid: int, started: float) -> tuple[Exit, U
     found = keeper.read_exit(dir)
     if found is None:
         if not group.kill() or group.pids() is None:
-            for one in procfs.session(pid):  # the best that is left without a group
-                with contextlib.suppress(OSError):
-                    os.kill(one, signal.SIGKILL)
+            _kill_session(dir, pid)  # the best that is left without a group
         user, sys = group.cpu() or (0.0, 0.0)
         now = time.time()
         end = Exit(pid, None, signal.SIGKILL, user, sys, max(0.0, now - started), now, DIED)

@@ -15,6 +15,7 @@ from functools import partial
 from typing import Any
 
 from cloudfs.errors import CloudError
+from cloudfs.kernel.moved import told_by
 from cloudfs.tree import numbers
 from cloudfs.tree.api import DMDIR, OREAD, PLAIN, Cues, DirHandle, Entries, Handle, Node, Stat, Wait
 from cloudfs.tree.handles import Text
@@ -101,6 +102,9 @@ class Far(Node):
             nodes["status"] = Status(self)
         return DirHandle(Entries(nodes))
 
+    def went(self, node: str, text: str = "") -> None:
+        """It is said to be on that node now; text: its status there, once that is known."""
+
     def _there(self, *more: str) -> Node:
         """The directory itself, or a file in it, on its node."""
         return self._imports.reach(self._node, (*self._path, *more))
@@ -129,7 +133,7 @@ class Status(Node):
         handle = of._there("status").open(mode, at, cues)
         if mode & 3 != OREAD:
             return handle
-        return then(then(handle, self._read), _same, partial(self._missed, known))
+        return then(then(handle, self._read), _same, partial(self._missed, known, at, cues))
 
     def _read(self, handle: Handle) -> Handle | Wait[Handle]:
         read = handle.read(0, MAX_STATUS)
@@ -146,12 +150,24 @@ class Status(Node):
         self._of._silence.heard(self._of._node)
         return Text(f"{bytes(data).decode(errors='replace').rstrip()} age=0\n")
 
-    def _missed(self, known: str, error: CloudError) -> Wait[Handle]:
-        """What is known here, where its node did not answer."""
+    def _missed(self, known: str, at: Attach, cues: Cues, error: CloudError) -> Wait[Handle]:
+        """What is known here, where its node did not answer; or what the node says to which
+        it went."""
+        node = told_by(error)
+        if node and node != self._of._node:
+            return Wait(partial(self._gone_on, node, at, cues))
         if error.kind not in SILENT or not known:
             raise error
         self._of._silence.missed(self._of._node)
         return Wait(self._heard)
+
+    async def _gone_on(self, node: str, at: Attach, cues: Cues) -> Handle:
+        there = self._of._imports.reach(node, (*self._of._path, "status"))
+        handle = await settle(there.open(OREAD, at, cues))
+        data = bytes(await settle(handle.read(0, MAX_STATUS)))
+        handle.close()  # what it may have left to do is not waited for
+        self._of.went(node, data.decode(errors="replace"))
+        return self._text(data, None)
 
     async def _heard(self) -> Handle:
         """What is known here and what others say that they know."""

@@ -379,8 +379,13 @@ class _FarObject(Far):
         node = moved.told_by(error) or await self._gone_to(at, cues)
         if not node or node in (self._node, self._cloud.machine.name):
             raise error
-        self._cloud.catalog.put(node, ndb.record({**self.of.told, "id": self.of.id}))
+        self.went(node)
         return await settle(self._imports.reach(node, self._path).walk(name, at, cues))
+
+    def went(self, node: str, text: str = "") -> None:
+        labels = {f"label.{name}": value for name, value in self.of.labels.items()}
+        told = {**self.of.told, **labels, **ndb.parse(text.strip()), "id": self.of.id}
+        self._cloud.catalog.put(node, ndb.record(told))
 
     async def _gone_to(self, at: Attach, cues: Cues) -> str:
         """Where the object's node says that it went: only a walk to it alone is told."""

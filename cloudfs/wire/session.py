@@ -383,8 +383,9 @@ class Session:
     # --- errors and traces ---------------------------------------------------------------
 
     def refuse(self, tag: int, error: CloudError, fid: Fid | None) -> bytes:
-        """The dialect's answer that says no; the reason goes to the caller's `err`."""
-        if fid is not None:
+        """The dialect's answer that says no; the reason goes to the caller's `err`, unless
+        it was a proxy that read ahead, or a read sent along with an open that failed."""
+        if fid is not None and error.kind != "nofid" and not fid.ref.cues.look:
             fid.tree.at.note(error, fid.ref.path)
         if self.key == "L":
             return self.reply["Rlerror"](tag & 0xFFFF, error.errno)

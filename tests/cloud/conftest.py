@@ -16,6 +16,7 @@ from tests.persons import Person, Session, open_folder
 OF_NETS = (
     *("net", "links", "membership", "partition", "far", "place", "cost", "query", "wan"),
     *("people", "promises_nodes", "survive", "acting"),
+    *("move", "move_faults", "move_kinds", "move_refused"),
 )
 collect_ignore = [] if can() else [f"test_{name}.py" for name in OF_NETS]
 
@@ -29,7 +30,8 @@ LONG = (
     *("10.77.9.9", "short_stop", "its_delegates_die", "whatever_fails_meanwhile[1]"),
     *("whatever_fails_meanwhile[2]", "cut_off_and_starts_again", "into_another"),
     *("over two clusters", "name_is_free"),
-    "both_sides_of_a_cut",
+    *("both_sides_of_a_cut", "all_had[process-brought", "all_had[sandbox-brought"),
+    "its_place[process",
     *("bandwidths_of_all_links", "latencies_of_a_matrix"),
 )
 

@@ -11,6 +11,7 @@ from cloudfs.errors import CloudError
 from cloudfs.kernel import handover, moved
 from cloudfs.kernel.offer import HOLD, Offer, lines_of
 from cloudfs.kernel.reserve import NOTHING, amount
+from cloudfs.node.api import DIED
 from tests.kernel.nodes import ALL, ANN, BOB, CPUS, FAULTS, WANTS
 
 OBJECT = f"object {'a' * 16} {'b' * 16}"
@@ -356,7 +357,7 @@ async def test_at_every_fault_one_copy_at_most_and_nothing_leaks(
             return  # new ones go with their daemon
         else:
             assert (here.state, here.placed, here.argv) == ("new", "", [])
-            assert "n2 never ran it" in here.why
+            assert "n2 does not run it" in here.why
             await n1.tell(here, "exec sleep 300")
             assert net.copies(id) == ["n2"]
     held = sum((ALL - free for free in net.free().values()), start=NOTHING)
@@ -449,9 +450,13 @@ async def test_a_node_that_speaks_for_it_has_it(autojump_clock, net, n1):
         net.nursery.start_soon(trio.sleep, 0)
         net.faults.update({("withdraw", n): "silent-before" for n in range(1, 100)})
         await n1.tell(made, "exec sleep 300")
-    n1.objects.handover.speaks("n3", made.id)
+    speaks = n1.objects.handover.speaks
+    speaks("n3", made.id, {"state": "running"})
+    for state in ("starting", "restoring", "lost"):
+        speaks("n2", made.id, {"state": state})
+    speaks("n2", made.id, {"state": "exited", "why": DIED})
     assert made.state == "lost"
-    n1.objects.handover.speaks("n2", made.id)
+    speaks("n2", made.id, {"state": "running"})
     assert (made.state, n1.objects.moved_to(made.id)) == ("gone", "n2")
 
 

@@ -145,6 +145,35 @@ async def test_a_killed_keeper_is_noticed_and_its_object_ends(bench, grouped, kn
         await running.ended()
 
 
+@pytest.mark.parametrize("led", [True, False], ids=["leader", "members"])
+async def test_what_has_its_pid_after_a_restart_of_the_machine_is_spared(bench, led):
+    """The record of a keeper outlives the machine, and pids are given anew."""
+    running = await bench.sh("a", "exec sleep 603")
+    record = bench.dir("a") / "keeper"
+    text = record.read_text()
+    running.kill("over")
+    await running.ended()
+    (bench.dir("a") / "exit").unlink()
+    script = "sleep 604" if led else "sleep 604 & echo $!"
+    other = subprocess.Popen(["sh", "-c", script], start_new_session=True, stdout=-1, text=True)
+    pid = other.pid
+    if not led:
+        pid = int(other.stdout.readline())
+        other.wait()
+    try:
+        record.write_text(text.replace(f"pid={running.pid} ", f"pid={other.pid} "))
+        os.utime(record, (1e9, 1e9))
+        bench.host.groups.bases.clear()
+        end = bench.host.adopt("a", bench.dir("a"))
+        assert (end.pid, end.why) == (other.pid, DIED)
+        await trio.sleep(0.2)
+        assert alive(pid)
+    finally:
+        os.killpg(other.pid, signal.SIGKILL)
+        other.wait()
+        other.stdout.close()
+
+
 async def test_nothing_is_found_where_nothing_ran(bench: Bench):
     bench.dir("a").mkdir()
     assert bench.host.adopt("a", bench.dir("a")) is None

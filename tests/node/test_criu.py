@@ -78,6 +78,33 @@ async def test_a_counter_goes_on_again_and_again(bench: Bench, runtime: str) -> 
 
 
 @pytest.mark.parametrize("runtime", RUNTIMES)
+async def test_many_go_on_at_the_same_time(bench: Bench, runtime: str) -> None:
+    runs(bench, runtime)
+    images = {}
+    for name in ("one", "two", "three", "four", "five", "six"):
+        running = await bench.sh(name, COUNT, runtime=runtime)
+        await until(bench, name, b"3\n")
+        images[name] = await dumped(bench, running)
+        await ended(running)
+    failed: list[CloudError] = []
+
+    async def again(name: str) -> None:
+        try:
+            launch = bench.launch(name, "sh", runtime=runtime)
+            running = await bench.host.restore(launch, images[name])
+        except CloudError as error:
+            failed.append(error)
+        else:
+            await until(bench, name, b"\n30\n")
+            await ended(running)
+
+    async with trio.open_nursery() as nursery:
+        for name in images:
+            nursery.start_soon(again, name)
+    assert not failed
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
 async def test_the_dump_leaves_it_frozen_and_it_can_go_on(bench: Bench, runtime: str) -> None:
     runs(bench, runtime)
     running = await bench.sh("still", COUNT, runtime=runtime)
@@ -301,6 +328,16 @@ async def test_a_broken_image_is_refused_and_leaves_nothing(bench: Bench) -> Non
 def test_reasons_tell_what_is_in_the_way() -> None:
     assert "io_uring" in criu.reason("Can't dump io_uring: x")
     assert criu.reason("") == "criu: gave no reason"
+    told = {
+        "unix: Dangling connection 6830225": "over a unix socket to a process outside",
+        "tun: Net namespace is required to dump tun link": "a network tunnel of this node",
+        "Can't open file run/own on restore: No such file or directory": "file /run/own is not",
+        "File tmp/a has bad size 3 (expect 2)": "its file /tmp/a is another one there",
+        "tty: Unable to open dev/ptmx with specified index 0": "its terminal is taken there",
+    }
+    for error, meaning in told.items():
+        assert meaning in criu.reason(error)
+        assert error in criu.reason(error)
     log = "(0.1) Error (criu/util.c:1): rlimit: no\n(0.2) Error (criu/a.c:2): the cause\n"
     assert criu.first_error(log) == "the cause"
 
