@@ -64,3 +64,18 @@ def test_verbs_of_a_group(cloud: Session) -> None:
     assert states == {"exited"}
     done = cloud.cloudfs("stop", "app=nosuch", status=1)
     assert "no object has app nosuch" in done.stderr
+
+
+@pytest.mark.one_person
+def test_balance_is_a_line_in_the_nodes_ctl(cloud: Session) -> None:
+    node = cloud.sh("ls $CLOUDFS_MOUNT/nodes | grep -v help").strip()
+
+    def status() -> str:
+        return ndb.parse(cloud.sh(f"cat $CLOUDFS_MOUNT/nodes/{node}/status"))["balance"]
+
+    assert status() == "off"
+    cloud.cloudfs("balance", "on", "load=0.5", node)
+    assert status() == "on load=0.5 gain=0.2 rest=600"
+    assert "a number from 0.05 to 1000" in cloud.cloudfs("balance", "on", "load=0", status=1).stderr
+    cloud.cloudfs("balance", "off")
+    assert status() == "off"

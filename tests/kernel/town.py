@@ -169,8 +169,9 @@ class Citizen:
     async def ls(self, path, who=ANN):
         handle = await self.open(path, OREAD, who)
         assert isinstance(handle, DirHandle)
-        own = ("help", "clone", "ctl", "progress")
-        return [name for name in handle.entries.nodes if name not in own]
+        names = handle.entries.nodes
+        own = ("help", "clone", *(("ctl", "progress") if "progress" in names else ()))
+        return [name for name in names if name not in own]
 
     async def start(self, program="sleep 1000", *lines, who=ANN):
         """Run a program as an object of this node; its id."""
