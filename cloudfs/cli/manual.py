@@ -24,6 +24,7 @@ TREE = {
     "net": ("net", "what the network costs"),
     "query": ("query", "nodes that meet conditions"),
     "view": ("view", "objects in other arrangements"),
+    "factotum": ("factotum", "your own keys, and what they prove"),
 }
 
 
@@ -55,7 +56,7 @@ def show_help(ctx: click.Context, topic: str | None, folder: str | None) -> None
     """Print the manual of a command or of a directory of the tree.
 
     TOPIC is a command, or a kind of directory (tree, proc, object, nodes, node,
-    network, query, view), or the path of one: then it is the file help in it.
+    network, query, view, factotum), or the path of one: then it is the file help in it.
     As in: cloudfs help object
     """
     parent = ctx.find_root()
