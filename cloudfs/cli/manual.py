@@ -25,6 +25,7 @@ TREE = {
     "query": ("query", "nodes that meet conditions"),
     "view": ("view", "objects in other arrangements"),
     "secstore": ("secstore", "users, groups and sealed keys"),
+    "factotum": ("factotum", "your own keys, and what they prove"),
 }
 
 
@@ -56,7 +57,7 @@ def show_help(ctx: click.Context, topic: str | None, folder: str | None) -> None
     """Print the manual of a command or of a directory of the tree.
 
     TOPIC is a command, or a kind of directory (tree, proc, object, nodes, node,
-    network, query, view, secstore), or the path of one: then it is the file help in it.
+    network, query, view, secstore, factotum), or the path of one: then it is the file help in it.
     As in: cloudfs help object
     """
     parent = ctx.find_root()

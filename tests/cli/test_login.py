@@ -176,31 +176,24 @@ def test_a_login_from_its_beginning_to_its_end(cloud: Cloud) -> None:
     assert "not logged in" in one.cloudfs("logout").stdout
 
 
-def test_what_is_anas_is_closed_to_bob_on_the_same_machine(cloud: Cloud) -> None:
-    cloud.login(cloud.one, "ana")
-    cloud.login(cloud.two, "bob")
-    id = cloud.one.cloudfs("run", "sh", "-c", "echo mine; exec sleep 600").stdout.strip()
-    sock = f"{cloud.root.state}/sock"
-    assert "user=ana" in as_user(cloud.two, sock, "proc", id, "status")
-    until(lambda: as_user(cloud.one, sock, "proc", id, "stdout") == "mine\n")
-    assert "ermission denied" in as_user(cloud.two, sock, "proc", id, "stdout")
-    assert cloud.two.cloudfs("kill", id, status=1).stderr
-    cloud.one.cloudfs("kill", id)
-    for session in (cloud.one, cloud.two):
-        session.cloudfs("logout")
-
-
-def test_what_is_granted_to_bob_he_may_do_as_ana_and_no_more(cloud: Cloud) -> None:
+def test_what_is_anas_is_closed_to_bob_until_she_grants_it_and_open_no_further(
+    cloud: Cloud,
+) -> None:
     one, two = cloud.one, cloud.two
     cloud.login(one, "ana")
     cloud.login(two, "bob")
-    at = f"unix:{cloud.root.state}/sock"
-    web = one.cloudfs("run", "--app", "web", "sh", "-c", "echo hers; exec sleep 600").stdout.strip()
+    shell = ("sh", "-c", "echo hers; exec sleep 600")
+    web = one.cloudfs("run", "--app", "web", *shell).stdout.strip()
+    sock = f"{cloud.root.state}/sock"
+    assert "user=ana" in as_user(two, sock, "proc", web, "status")
+    until(lambda: as_user(one, sock, "proc", web, "stdout") == "hers\n")
+    assert "ermission denied" in as_user(two, sock, "proc", web, "stdout")
+    assert two.cloudfs("kill", web, status=1).stderr
+
     holder = two.cloudfs("keys", "--holder").stdout.strip()
     assert holder == f"ed25519:{cloud.seeds['bob'].public_key().public_bytes_raw().hex()}"
-    token = one.cloudfs(
-        "grant", holder, "--op", "kill,read", "--app", "web", "--cluster", "local", "--for", "1h"
-    ).stdout
+    limits = ("--op", "kill,read", "--app", "web", "--cluster", "local", "--for", "1h")
+    token = one.cloudfs("grant", holder, *limits).stdout
     assert token.startswith("granted ")
     two.cloudfs("keys", "--add", stdin=token)
 
@@ -208,6 +201,7 @@ def test_what_is_granted_to_bob_he_may_do_as_ana_and_no_more(cloud: Cloud) -> No
         done = two.cloudfs("9p", "--user", "ana", *args, **more)
         return done.stdout + done.stderr
 
+    at = f"unix:{sock}"
     assert as_ana("cat", at, f"proc/{web}/stdout") == "hers\n"
     assert "denied" in as_ana("write", at, f"proc/{web}/ctl", stdin="stop\n", status=1)
     as_ana("write", at, f"proc/{web}/ctl", stdin="kill\n")
