@@ -231,7 +231,7 @@ class Credentials:
             raise CloudError(
                 "refused",
                 "this node has not its cluster's authority, cluster.key",
-                "type it on a node that has: grep -l issuer=yes /cloud/nodes/*/cert",
+                "type it on a node that has: ls /cloud/query/issuer=yes",
             )
         return self.authority
 

@@ -215,6 +215,16 @@ def _state() -> Found:
     return ok(str(state))
 
 
+def _keys() -> Found:
+    place = config.state_dir() / "root.key"
+    if place.exists():
+        return warn(
+            f"the cloud's root key is on this machine: {place}",
+            "carry it to a place that is on no network, and remove it here",
+        )
+    return ok("the cloud's root key is not on this machine")
+
+
 def _daemon() -> Found:
     """The node answers."""
     path = socket_path()
@@ -239,6 +249,7 @@ CHECKS: dict[str, Callable[[], Found]] = {
     "namespaces": _namespaces,
     "mounts": _stale,
     "state": _state,
+    "keys": _keys,
     "node": _daemon,
 }
 

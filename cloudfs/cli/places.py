@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -150,18 +149,10 @@ def _issuer(files: Files, name: str, cluster: str) -> str:
         try:
             cluster = ndb.parse(files.read(f"nodes/{name}/status"))["cluster"]
         except (CloudError, KeyError):
-            cluster = dict(_certificates(files, [here]))[here].get("cluster", "")
-    names = sorted(files.list("nodes"), key=lambda other: other != here)
-    for other, cert in _certificates(files, names):
-        if other != name and cert.get("issuer") == "yes" and cert.get("cluster") == cluster:
-            return other
-    return here
-
-
-def _certificates(files: Files, names: list[str]) -> Iterator[tuple[str, dict[str, str]]]:
-    for name in names:
-        if name != "help":
-            try:
-                yield name, ndb.parse(files.read(f"nodes/{name}/cert"))
-            except CloudError:
-                continue
+            cluster = ndb.parse(files.read(f"nodes/{here}/status"))["cluster"]
+    try:
+        found = files.list(f"query/issuer=yes/cluster={cluster}")
+    except CloudError:
+        found = []
+    issuers = [other for other in found if other not in (name, "help")]
+    return here if here in issuers or not issuers else issuers[0]

@@ -52,7 +52,9 @@ def test_a_cloud_of_two_is_begun_joined_and_left(pair: tuple[Session, Session]) 
     ):
         assert wrong in one.cloudfs("invite", *words, status=1).stderr
 
+    assert "carry it to a place" in one.cloudfs("doctor", status=None).stdout
     one.run("rm", str(one.state / "root.key"))  # it works on without
+    assert "root key is not on this machine" in one.cloudfs("doctor", status=None).stdout
     file = two.home / "join"
     file.write_text(one.cloudfs("invite", "--for", "10min").stdout)
     file.chmod(0o644)
