@@ -108,6 +108,18 @@ async def test_what_began_there_and_was_told_is_not_taken_back(
     assert (there.state, there.why) == ("exited", DIED)
 
 
+async def test_images_of_a_move_that_a_daemon_left_go(autojump_clock, net, n1):
+    """Of one that ended meanwhile, too."""
+    made = await n1.tell(n1.new(), "exec tick 0.1 5")
+    await trio.sleep(2)
+    assert made.state == "exited"
+    (made.home / "checkpoint" / images.MOVING).mkdir(parents=True)
+    await n1.down()
+    await n1.up()
+    assert n1.objects.all[made.id].state == "exited"
+    assert images.unfinished(made.home) == []
+
+
 async def test_a_node_that_is_about_to_let_it_go_on_does_not_have_it_yet(autojump_clock, net, n1):
     """Its restore may fail, and then what is frozen here is all there is of it."""
     made = await n1.tell(n1.new(), TICK)
