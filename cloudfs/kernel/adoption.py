@@ -8,8 +8,6 @@ from collections.abc import Container
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import trio
-
 from cloudfs.kernel import images, lifecycle, restarts
 from cloudfs.kernel.object import Object, add
 from cloudfs.kernel.reserve import wanted
@@ -60,9 +58,11 @@ def adopt(objects: Objects, id: str, record: dict[str, Any]) -> None:
             objects.handover.seek(made)
     elif made.state in lifecycle.ALIVE:
         objects.reserve.count(id, wanted(made.limits))
+        images.clear(made.home)
         _find_again(objects, made)
-        objects.spawn(trio.to_thread.run_sync, images.clear, made.home)
-    elif made.state == "exited" and made.exit is not None and made.restart != "never":
+    else:
+        images.clear(made.home)
+    if made.state == "exited" and made.exit is not None and made.restart != "never":
         objects.spawn(restarts.follow, objects, made, made.exit)
 
 
