@@ -219,6 +219,7 @@ class Departures:
         made.state = lifecycle.after(made.state, "checkpoint")
         objects.keep(made)
         try:
+            await self._room(made, folder)
             manifest = await self._dump(made, running, folder)
             sizes = {
                 name: (objects.dropped(made, name), (made.home / name).stat().st_size)
