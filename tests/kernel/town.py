@@ -3,6 +3,7 @@ node's machine its in-memory twin."""
 
 from __future__ import annotations
 
+import contextlib
 import random
 from functools import partial
 
@@ -92,6 +93,17 @@ class Citizen:
         self.objects.join(Others(self.cloud, self, Finder(self.cloud, self.network)))
         self.scope = trio.CancelScope()
         self.up = False
+
+    @contextlib.asynccontextmanager
+    async def bulk(self, node, user, folder, seconds):
+        files = Files(self.reach(node), Who(user, None), seconds)
+
+        class Way:
+            async def read(self, names, take):
+                for name in names:
+                    take(name, memoryview(await files.read(f"{folder}/{name}")))
+
+        yield Way()
 
     def engine(self, zone, seeds):
         return LocalEngine(self.name, zone, self.town.bus)

@@ -22,7 +22,8 @@ def at(*place, height=0.001):
 
 @st.composite
 def nodes(draw):
-    """A node's record: what is free of a thing is never more than there is of it."""
+    """A node's record: what is free of a thing is never more than there is of it.  Records tell
+    six digits, so numbers have no more here."""
     cpus, total = draw(st.integers(1, 64)), draw(st.integers(1, 10)) * 10**9
     has = {
         "name": draw(st.text("abcd", min_size=1, max_size=3)),
@@ -30,11 +31,11 @@ def nodes(draw):
         "state": draw(st.sampled_from(["alive", "drained", "gone"])),
         "arch": draw(st.sampled_from(["x86_64", "arm64"])),
         "cpus": cpus,
-        "cpu.idle": cpus * draw(st.floats(0, 1)),
+        "cpu.idle": round(cpus * draw(st.floats(0, 1)), 6),
         "cpu.unreserved": draw(st.integers(0, cpus)),
         "mem.total": total,
         "mem.free": int(total * draw(st.floats(0, 1))),
-        "load": draw(st.floats(0, 10)),
+        "load": round(draw(st.floats(0, 10)), 6),
         "price": draw(st.sampled_from([0.0, 0.05, 0.5])),
     }
     label = draw(st.none() | WORDS)
