@@ -133,7 +133,7 @@ class Arrivals:
                         reached(self._objects.node, "fetched")
                         nursery.cancel_scope.cancel()
             except ExceptionGroup as group:
-                raise _first(group) from None
+                raise first_of(group) from None
             finally:
                 found.scope = None
                 self._wait(found)
@@ -240,8 +240,8 @@ async def _give_up(fetch: Fetch, scope: trio.CancelScope) -> None:
             scope.cancel()
 
 
-def _first(group: ExceptionGroup[Exception]) -> Exception:
-    error: Exception = group
+def first_of(error: Exception) -> Exception:
+    """The first error of the groups that nurseries make of them."""
     while isinstance(error, ExceptionGroup):
         error = error.exceptions[0]
     return error

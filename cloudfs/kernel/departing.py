@@ -48,7 +48,7 @@ import trio
 
 from cloudfs.errors import CloudError
 from cloudfs.kernel import images, lifecycle, placement, query, starting
-from cloudfs.kernel.arriving import line
+from cloudfs.kernel.arriving import first_of, line
 from cloudfs.kernel.handover import UNSURE
 from cloudfs.kernel.images import Manifest
 from cloudfs.kernel.object import Object, add, new_id
@@ -380,11 +380,17 @@ class Departures:
                 failed.append(error)
                 scope.cancel()
 
-        async with trio.open_nursery() as nursery:
-            if carry is not None:
-                nursery.start_soon(tried, carry, nursery.cancel_scope)
-            make = partial(self._make, made, running, folder, anew)
-            nursery.start_soon(tried, make, nursery.cancel_scope)
+        make = partial(self._make, made, running, folder, anew)
+        try:
+            async with trio.open_nursery() as nursery:
+                if carry is not None:
+                    nursery.start_soon(tried, carry, nursery.cancel_scope)
+                nursery.start_soon(tried, make, nursery.cancel_scope)
+        except ExceptionGroup as group:  # of what failed while it was cut off
+            fault = first_of(group)
+            if not isinstance(fault, CloudError):
+                raise
+            failed.append(fault)
         if failed:
             raise failed[0]
 

@@ -329,7 +329,8 @@ def back(run: Run) -> list[Item]:
 
 def named(args: Sequence[str]) -> str:
     """The node that a move or a copy names, "" where expressions are given."""
-    return "" if set(args[0]) & set("=<>!") else args[0]
+    words = [word for word in args if word[:1] != "-"] or [""]
+    return "" if set(words[0]) & set("=<>!") else words[0]
 
 
 def _there(verb: Verb, args: Sequence[str], nodes: Mapping[str, Mapping[str, object]]) -> set[str]:
@@ -338,7 +339,7 @@ def _there(verb: Verb, args: Sequence[str], nodes: Mapping[str, Mapping[str, obj
         return set()
     if node := named(args):
         return {node}
-    exprs = [query.parse(arg) for arg in args]
+    exprs = [query.parse(arg) for arg in args if arg[:1] != "-"]
     if any(expr.op in ORDERS or expr.relative for expr in exprs):
         return set()
     return {name for name, has in nodes.items() if all(query.meets(e, has) for e in exprs)}

@@ -92,7 +92,7 @@ async def test_any_verb_of_an_object_is_one_of_the_group(town, autojump_clock):
     ids = [await start(one), await start(two), await start(three)]
     await heard(town)
     ctl = await one.cat(f"{WEB}/ctl")
-    assert "move [-k] NODE|EXPR..." in ctl
+    assert "move [-k] [-r] NODE|EXPR..." in ctl
     assert "undo\n" in ctl
     await one.echo("label tier=front", f"{WEB}/ctl")
     await one.echo("stop", f"{WEB}/ctl")
