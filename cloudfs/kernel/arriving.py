@@ -62,7 +62,7 @@ class Arrivals:
         if len(self.all) >= MOST:
             raise CloudError("full", f"{MOST} objects are on their way to this node already")
         objects.need_new(made)
-        word = objects.host.images_word()
+        word = objects.host.images_word(made.runtime)
         if word:
             raise CloudError("unsupported", f"node {objects.node}: {word}")
         objects.runtime_for(made)

@@ -139,7 +139,7 @@ class Departures:
         objects = self._objects
         if objects.handover is None:
             raise CloudError("unsupported", "this node is in no cloud", "see: cloudfs join --help")
-        word = objects.host.images_word()
+        word = objects.host.images_word(made.runtime)
         if word:
             raise CloudError("unsupported", word)
         node = _node(words)
@@ -186,7 +186,9 @@ class Departures:
         if made.state not in ("moving", "checkpointing", "lost") or made.running is None:
             return
         made.placed = ""
-        made.running.thaw()
+        rest = made.running.thaw()
+        if rest is not None:
+            self._objects.spawn(rest.run)
         self._objects.become(made, "stay", **({"why": why} if why else {}))
 
     async def _restore(self, made: Object, folder: Path, manifest: Manifest) -> None:

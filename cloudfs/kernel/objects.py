@@ -25,7 +25,7 @@ from cloudfs.kernel.promises import Promises
 from cloudfs.kernel.records import Records
 from cloudfs.kernel.reserve import NOTHING, Reserve, wanted
 from cloudfs.node.api import Exit, Host
-from cloudfs.wait import Wait, settle
+from cloudfs.wait import Wait, settle, then
 from cloudfs.who import Who
 
 log = logging.getLogger(__name__)
@@ -333,18 +333,15 @@ class Objects:
 
     # --- what verbs do to one that runs -------------------------------------------------
 
-    def stop(self, made: Object) -> None:
+    def stop(self, made: Object) -> Wait[None] | None:
         running = made.need_running()
         lifecycle.after(made.state, "stop")
-        running.freeze()
-        self.become(made, "stop")
+        return then(running.freeze(), lambda _: self.become(made, "stop"))
 
     def start(self, made: Object) -> Wait[None] | None:
         if made.state != "stopped":
             return self.again(made)
-        made.need_running().thaw()
-        self.become(made, "start")
-        return None
+        return then(made.need_running().thaw(), lambda _: self.become(made, "start"))
 
     def kill(self, made: Object, why: str, who: Who | None = None) -> Wait[None] | None:
         """Kill every process of it; the Wait ends when they are gone.  who: as whom to

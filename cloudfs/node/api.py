@@ -38,12 +38,13 @@ class Launch:
     argv: Sequence[str]
     env: Mapping[str, str]
     cwd: str
-    runtime: str  # "process" or "sandbox"
+    runtime: str  # "process", "sandbox" or "vm", whose argv says what machine (node/vm.py)
     limits: Limits = field(default_factory=Limits)
     nice: int = 0
     stdio_limit: int = 1 << 28  # bytes kept of each of stdout and stderr
     net: str = "host"  # sandbox: "host" or "none"
-    cloud: str = ""  # sandbox: a directory to show at /cloud, or ""
+    cloud: str = ""  # sandbox, vm: a directory to show at /cloud, or ""
+    user: str = ""  # vm: as whom its files are opened
 
 
 @dataclass(slots=True)
@@ -98,16 +99,16 @@ class Running(Protocol):
     async def ended(self) -> Exit:
         """Wait for the end of the whole process tree.  Any number of callers."""
 
-    def signal(self, number: int) -> None:
+    def signal(self, number: int) -> Wait[None] | None:
         """Send a signal to the program (its first process)."""
 
     def kill(self, why: str) -> None:
         """Kill every process of the tree, double-forked ones too; `ended` then returns."""
 
-    def freeze(self) -> None:
+    def freeze(self) -> Wait[None] | None:
         """Stop every process of the tree."""
 
-    def thaw(self) -> None:
+    def thaw(self) -> Wait[None] | None:
         """Let them go on."""
 
     def set_limits(self, limits: Limits) -> None:
@@ -172,8 +173,8 @@ class Host(Protocol):
     def sandbox_of(self, uid: int) -> str | None:
         """The id of the sandboxed object in whose range of uids this one is."""
 
-    def images_word(self) -> str:
-        """ "" if objects can be dumped and restored here, else why not."""
+    def images_word(self, runtime: str = "") -> str:
+        """ "" if objects of a runtime can be dumped and restored here, else why not."""
 
     def dumping(self, images: Path) -> bool:
         """Whether a dump into a directory goes on, be it of an earlier daemon."""

@@ -17,13 +17,15 @@ from pathlib import Path
 import trio
 
 from cloudfs.errors import CloudError, from_errno
-from cloudfs.node import cgroup, criu, keeper, packing, procfs
+from cloudfs.node import cgroup, criu, keeper, packing, procfs, vm
 from cloudfs.node.api import PATH, Exit, Image, Launch, Limits, Running
 from cloudfs.node.groups import Group, Groups
 from cloudfs.node.near import near
 from cloudfs.node.running import Kept, conclude
 from cloudfs.node.sandbox import OWN, Sandbox
 from cloudfs.node.uids import USER, Ranges
+from cloudfs.node.virtual import VmKept
+from cloudfs.node.vms import Vms
 from cloudfs.node.watch import Watch
 
 logger = logging.getLogger(__name__)
@@ -43,6 +45,7 @@ STAGES = {
     "nice": "the nice value cannot be set",
     "stdio": "its stdio cannot be set up",
     "cwd": "its directory {cwd} cannot be entered",
+    "user": "it cannot be run as a user of its own",
     "exec": "{program} cannot be run",
 }
 
@@ -59,6 +62,7 @@ class RealHost:
         self.groups = Groups(node)
         self.sandbox = Sandbox(state / "sandbox")
         self.criu = criu.Criu(state)
+        self.vms = Vms(state)
         self._ranges = Ranges(state / "sandbox" / "uids")
         self._one_at_a_time = threading.Lock()  # starts run in threads
         self._keeper = keeper.build(state)
@@ -79,6 +83,9 @@ class RealHost:
                 return self.sandbox.runc
             case "process":
                 return check_process(launch)
+            case "vm":
+                self.vms.check(launch)
+                return self.vms.qemu
             case other:
                 raise CloudError("unsupported", f"there is no runtime {other} on this node")
 
@@ -94,10 +101,13 @@ class RealHost:
         """ "sandbox" where it can be used, else "process"."""
         return "process" if self.sandbox.word else "sandbox"
 
-    def images_word(self) -> str:
-        """ "" if objects can be dumped and restored here, else why not."""
+    def images_word(self, runtime: str = "") -> str:
+        """ "" if objects of a runtime can be dumped and restored here, else why not."""
         try:
-            self.criu.need()
+            if runtime == "vm":
+                self.vms.need()
+            else:
+                self.criu.need()
         except CloudError as error:
             return f"{error.why} ({error.fix})" if error.fix else error.why
         return ""
@@ -144,6 +154,9 @@ class RealHost:
             record = await _reported(pid, pipe)
             if "failed" in record:
                 raise self._not_started(launch, record, image)
+            kept = self._kept(launch.id, launch.dir, record)
+            if isinstance(kept, VmKept):
+                await self._begun(kept, image)
         except CloudError as error:
             if error.kind != "busy":
                 group.clear()
@@ -151,23 +164,56 @@ class RealHost:
                 if new:
                     shutil.rmtree(launch.dir, ignore_errors=True)
             raise
-        return self._kept(launch.id, launch.dir, record)
+        return kept
+
+    async def _begun(self, kept: VmKept, image: Image | None) -> None:
+        """See that a virtual machine runs; it is gone where it does not."""
+        try:
+            await kept.await_begun(None if image is None else image.dir)
+        except CloudError as error:
+            with contextlib.suppress(CloudError):
+                kept.kill("it did not begin")
+            await kept.ended()
+            said = kept.complaint()
+            why = f"QEMU: {said}" if said else error.why
+            raise CloudError("notexec" if image is None else "io", why, error.fix) from None
 
     def _launch(self, launch: Launch, group: Group, image: Image | None) -> tuple[int, int]:
         """Check, prepare and start its keeper: the keeper's pid and its report's pipe."""
-        program = self._program(launch)
+        program = "" if launch.runtime == "vm" else self._program(launch)
         if keeper.lives(launch.dir):
             raise CloudError("busy", f"{launch.id} still runs")
         launch.dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         for name in ("exit", "keeper"):  # of an earlier run
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(launch.dir / name)
+        if launch.runtime == "vm":
+            return self._launch_vm(launch, group, image)
         if image is None:
             runs = [("program", program), *self._runs(launch, group)]
         else:
             runs = self._goes_on(launch, group, image)
         order = keeper.order([*runs, *_keeps(launch)])
         return keeper.launch(self._keeper, launch.id, launch.dir, order)
+
+    def _launch_vm(self, launch: Launch, group: Group, image: Image | None) -> tuple[int, int]:
+        """Start the keeper of a virtual machine."""
+        self._check_limits(launch.limits)
+        uid = None
+        if os.geteuid() == 0:
+            with self._one_at_a_time:
+                uid = self._ranges.take(launch.id) + USER
+        runs, passed = self.vms.prepare(launch, uid, None if image is None else image.dir)
+        try:
+            if image is not None:
+                runs.append(("ran", f"{image.ran:.6f}"))
+            joins = group.make(vm.around(launch.limits))
+            runs += [*(("join", path) for path in joins), *group.kill_files()]
+            order = keeper.order([*runs, *_keeps(launch)])
+            return keeper.launch(self._keeper, launch.id, launch.dir, order, passed)
+        finally:
+            for fd in passed:
+                os.close(fd)
 
     def _runs(self, launch: Launch, group: Group) -> list[tuple[str, object]]:
         """What the keeper is to run, and in which control groups."""
@@ -270,6 +316,8 @@ class RealHost:
 
     def _kept(self, id: str, dir: Path, record: dict[str, str]) -> Kept:
         runtime = record["runtime"]
+        if runtime == "vm":
+            return VmKept(dir, record, self._group(id, runtime))
         clear = partial(self.sandbox.clear, id, dir) if runtime == "sandbox" else _nothing
         return Kept(dir, record, self._group(id, runtime), clear, partial(self._dump, id))
 

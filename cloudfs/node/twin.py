@@ -349,7 +349,7 @@ class Twin:
     def default_runtime(self) -> str:
         return "process"
 
-    def images_word(self) -> str:
+    def images_word(self, runtime: str = "") -> str:
         return self.no_images
 
     def dumping(self, images: Path) -> bool:
