@@ -3,7 +3,10 @@
   arrive                    last line of an offer (offer.py): hold what it wants, and wait
   fetch ID TOKEN NODE [OF]  read its image from checkpoint/ of the object (or of OF) at that node;
                             done once all of it is here and is what it was there
-  revive ID TOKEN           let it go on here; done once it runs
+  receive ID TOKEN NODE     read its memory from there while it runs, and let it wait here
+  revive ID TOKEN [down=N] [qemu=N]
+                            let it go on here; done once it runs.  It has stood still for so
+                            many seconds until this line was sent; the event `moved` has the sum
   withdraw ID TOKEN         as for an offer
 
 Until `revive` it is in no table of this node: over there it runs, or is frozen.  From
@@ -15,6 +18,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import trio
@@ -26,7 +30,8 @@ from cloudfs.kernel.handover import UNSURE
 from cloudfs.kernel.images import Fetch, Manifest
 from cloudfs.kernel.object import Object
 from cloudfs.kernel.reserve import wanted
-from cloudfs.node.api import Exit, Image
+from cloudfs.kernel.stream import fetch
+from cloudfs.node.api import Exit, Image, Running
 from cloudfs.wait import Wait
 
 if TYPE_CHECKING:
@@ -47,6 +52,8 @@ class Arrival:
         self.until = 0.0
         self.scope: trio.CancelScope | None = None  # while its image is fetched
         self.manifest: Manifest | None = None  # once all of it is here
+        self.running: Running | None = None  # one that was received, and waits
+        self.receiving = False
 
 
 class Arrivals:
@@ -101,7 +108,53 @@ class Arrivals:
         if found.scope is not None:
             found.scope.cancel()
         self._objects.reserve.release(id)
-        images.remove(found.made.home)
+        if found.running is None and not found.receiving:
+            images.remove(found.made.home)
+        elif not found.receiving:
+            self._objects.spawn(self._end, found.made, found.running)
+
+    async def _end(self, made: Object, running: Running | None) -> None:
+        """What was received does not go on."""
+        if running is not None:
+            with contextlib.suppress(CloudError):
+                running.kill("it did not come")
+            await running.ended()
+        await trio.to_thread.run_sync(self._objects.remove_home, made.id, made.home)
+
+    def receive(self, id: str, token: str, node: str) -> Wait[None]:
+        """Let it wait here with its memory, which comes from a node where it runs."""
+        found, objects = self.need(id, token), self._objects
+        rest = self.fetch(id, token, node)  # what a machine is to receive it
+        assert objects.handover is not None
+        reach = objects.handover.cloud.reach(node, found.made.user, READ)
+        path = f"proc/{id}/checkpoint/{images.MOVING}"
+
+        async def run() -> None:
+            await rest.run()
+            made, manifest = found.made, found.manifest
+            found.manifest = None
+            if manifest is None or manifest.runtime != objects.runtime_for(made):
+                raise CloudError("bad", "receive: the image is of another runtime")
+            made.argv, made.runtime = manifest.argv, manifest.runtime
+            image = Image(made.home / "checkpoint" / images.MOVING, manifest.ran)
+            told = starting.told(objects, made, made.argv)
+            found.receiving = True
+            try:
+                with trio.CancelScope() as found.scope:
+                    with trio.CancelScope(shield=True):  # it keeps its own time
+                        running = found.running = await objects.host.receive(told, image)
+                    await fetch(lambda name: reach.read(f"{path}/{name}"), running.feed)
+                    return
+            except ExceptionGroup as group:
+                raise first_of(group) from None
+            finally:
+                found.scope, found.receiving = None, False
+                self._wait(found)
+                if self.all.get(id) is not found:  # it was dropped meanwhile
+                    objects.spawn(self._end, made, found.running)
+            raise CloudError("interrupted", "receive: it was given up")
+
+        return Wait(run)
 
     def fetch(self, id: str, token: str, node: str, of: str = "") -> Wait[None]:
         """Read its image at a node; of: the object that it is a copy of."""
@@ -123,7 +176,7 @@ class Arrivals:
                         found.manifest = await fetch.run()
                         nursery.cancel_scope.cancel()
             except ExceptionGroup as group:
-                raise _first(group) from None
+                raise first_of(group) from None
             finally:
                 found.scope = None
                 self._wait(found)
@@ -132,8 +185,8 @@ class Arrivals:
 
         return Wait(run)
 
-    def revive(self, id: str, token: str) -> Wait[None]:
-        """Let it go on here."""
+    def revive(self, id: str, token: str, still: Mapping[str, float] | None = None) -> Wait[None]:
+        """Let it go on here.  still: as Running.still."""
         objects, found = self._objects, self.need(id, token)
         made, manifest = found.made, found.manifest
         if manifest is None:
@@ -153,7 +206,8 @@ class Arrivals:
         objects.become(made, "restore")
         done = trio.Event()
         failed: list[CloudError] = []
-        objects.spawn(self._revive, made, Image(folder, manifest.ran), failed, done)
+        image, since = Image(folder, manifest.ran), trio.current_time()
+        objects.spawn(self._revive, made, image, found.running, still or {}, since, failed, done)
 
         async def run() -> None:
             await done.wait()
@@ -163,13 +217,24 @@ class Arrivals:
         return Wait(run)
 
     async def _revive(
-        self, made: Object, image: Image, failed: list[CloudError], done: trio.Event
+        self,
+        made: Object,
+        image: Image,
+        running: Running | None,
+        still: Mapping[str, float],
+        since: float,
+        failed: list[CloudError],
+        done: trio.Event,
     ) -> None:
         # In a task of its own: whoever asked may be cut off, it goes on all the same.
         objects = self._objects
         failed.append(CloudError("again", "this node is stopping", "try again"))
         try:
-            running = await objects.host.restore(starting.told(objects, made, made.argv), image)
+            if running is not None:
+                await objects.host.go_on(running, image)
+            else:
+                told = starting.told(objects, made, made.argv)
+                running = await objects.host.restore(told, image)
         except Exception as fault:
             if not isinstance(fault, CloudError):
                 log.exception("object %s cannot go on", made.id)
@@ -178,9 +243,15 @@ class Arrivals:
             kind = "unsupported" if error.kind in UNSURE else error.kind
             failed[:] = [CloudError(kind, error.why, error.fix)]
             objects.leave(made)
+            if running is not None:
+                await self._end(made, running)
             images.remove(made.home)
         else:
             starting.begun(objects, made, running)
+            if "down" in still:
+                down = still["down"] + trio.current_time() - since
+                rest = {name: f"{value:.3f}" for name, value in still.items() if name != "down"}
+                made.events.add("moved", node=objects.node, down=f"{down:.3f}", **rest)
             failed.clear()
             await trio.to_thread.run_sync(images.remove, image.dir)
         finally:
@@ -203,6 +274,8 @@ class Arrivals:
             elif isinstance(found, Exit):
                 await objects.ended(made, found)
             else:
+                folder = made.home / "checkpoint" / images.MOVING
+                await objects.host.go_on(found, Image(folder, 0.0))
                 starting.begun(objects, made, found)
 
 
@@ -215,7 +288,7 @@ async def _give_up(fetch: Fetch, scope: trio.CancelScope) -> None:
             scope.cancel()
 
 
-def _first(group: ExceptionGroup[Exception]) -> Exception:
+def first_of(group: ExceptionGroup[Exception]) -> Exception:
     error: Exception = group
     while isinstance(error, ExceptionGroup):
         error = error.exceptions[0]

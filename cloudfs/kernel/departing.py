@@ -3,11 +3,15 @@
     here                                          there
     running → moving
       proc/place: object ID TOKEN … arrive    →   what it wants is held
+     (proc/place: receive ID TOKEN NODE       →   reads its memory from here, while it runs)
       dump: it is frozen, its image is in checkpoint/
       proc/place: fetch ID TOKEN NODE         →   reads the image from here
       keep a record: placed=NODE
       proc/place: revive ID TOKEN             →   restoring, running
     killed where it is frozen, gone from this table; `moved` says where
+
+The line in brackets is for virtual machines without a disk: their memory is sent while they
+run (stream.py), and the image is of the rest.
 
 Never two that run.  What is here stays frozen from the dump to the end, so that until
 `revive` is sent any fault means that it goes on here, at once and by no restore.  Once it
@@ -24,6 +28,7 @@ import copy
 import dataclasses
 import logging
 import shutil
+import socket
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
@@ -33,11 +38,12 @@ import trio
 
 from cloudfs.errors import CloudError
 from cloudfs.kernel import images, placement, query, starting
-from cloudfs.kernel.arriving import line
+from cloudfs.kernel.arriving import first_of, line
 from cloudfs.kernel.handover import UNSURE
 from cloudfs.kernel.images import Manifest
 from cloudfs.kernel.object import Object, add, new_id
 from cloudfs.kernel.offer import lines_of, withdraw_line
+from cloudfs.kernel.stream import Stream
 from cloudfs.node.api import Exit, Image, Running
 from cloudfs.wait import Wait
 
@@ -256,8 +262,10 @@ class Departures:
                     refusals.append((node, error))
             else:
                 raise _refused(refusals)
-            await self._image(made, running, folder)
             with trio.CancelScope() as self._scopes[made.id]:
+                if running.streams:
+                    await self._live(made, running, node, folder)
+                await self._image(made, running, folder)
                 await self._carry(made, made, node)
             if self._scopes.pop(made.id).cancelled_caught:
                 raise CloudError("interrupted", "it was killed while it moved")
@@ -286,11 +294,39 @@ class Departures:
                 manifest.dropped[name] = self._objects.dropped(made, name)
         images.describe(folder, manifest)
 
-    async def _carry(self, made: Object, of: Object, node: str) -> None:
+    async def _live(self, made: Object, running: Running, node: str, folder: Path) -> None:
+        """Send its memory while it runs; it stands still at the end, there as here."""
+        await trio.to_thread.run_sync(images.fresh, folder, MARGIN)
+        ours, theirs = socket.socketpair()
+        stream = made.stream = Stream(ours)
+        described = trio.Event()
+
+        def ready() -> None:
+            ran = max(0.0, time.time() - made.started)
+            manifest = Manifest(made.argv, made.runtime, ran, made.created, {})
+            images.describe(folder, manifest)
+            described.set()
+
+        async def carry() -> None:
+            await described.wait()
+            await self._carry(made, made, node, "receive")
+
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(carry)
+                await running.send(folder, theirs.detach(), ready)
+        except ExceptionGroup as group:
+            raise first_of(group) from None
+        finally:
+            made.stream = None
+            stream.close()
+            theirs.close()
+
+    async def _carry(self, made: Object, of: Object, node: str, verb: str = "fetch") -> None:
         """Have a node read the image, for as long as it goes on reading."""
         of.fetched = trio.current_time()
         more = () if made is of else (of.id,)
-        text = line("fetch", made, self._objects.node, *more)
+        text = line(verb, made, self._objects.node, *more)
         errors = [CloudError("timeout", f"node {node} has stopped reading its image")]
 
         async def read(scope: trio.CancelScope) -> None:
@@ -313,7 +349,9 @@ class Departures:
         made.placed = node
         objects.keep(made)  # before it is sent: a daemon that comes back must know of it
         try:
-            await self._write(made, node, line("revive", made), REVIVE)
+            still = made.running.still if made.running is not None else {}
+            told = [f"{name}={seconds:.6f}" for name, seconds in still.items()]
+            await self._write(made, node, line("revive", made, *told), REVIVE)
         except CloudError as error:
             if error.kind in UNSURE:
                 handover.lose(made, f"node {node} was told to let it go on and has not answered")

@@ -143,6 +143,13 @@ class Objects:
         self.spawn(self.go_unused, made, until)
         return made
 
+    def here(self, id: str) -> Object | None:
+        """One that is in the table, or on its way here with its memory."""
+        found = self.all.get(id)
+        if found is None and id in self.arrivals.all:
+            return self.arrivals.all[id].made
+        return found
+
     def session_closed(self, session: object) -> None:
         """Whoever made objects in this session is gone: those without a program go too."""
         self.promises.session_closed(session)

@@ -6,7 +6,7 @@ signal, freeze and kill it, and find it again after the daemon was gone.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -121,6 +121,24 @@ class Running(Protocol):
 
     def close_stdin(self) -> None: ...
 
+    @property
+    def streams(self) -> bool:
+        """Whether it can be sent while it runs: by `send`, then `dump`."""
+
+    async def send(self, images: Path, out: int, ready: Callable[[], None]) -> None:
+        """Write into an empty directory what a machine is to receive it, call ready, and then
+        write its memory to a descriptor; done when all is written and it stands still.  `dump`
+        then writes the rest.  Raises CloudError as `dump`."""
+
+    async def feed(self, data: bytes) -> None:
+        """Memory, for one that receives it; b"" is the end, and then it is done once it could
+        go on.  Raises CloudError."""
+
+    @property
+    def still(self) -> dict[str, float]:
+        """For how many seconds it has stood still since its last image, and what else is
+        measured of that, as what runs it tells it; {} where it stands not still."""
+
     async def dump(self, images: Path) -> None:
         """Write an image of all its processes into an empty directory, and leave them
         frozen until `thaw` or `kill`.  Raises CloudError with why that cannot be, and it
@@ -147,6 +165,13 @@ class Host(Protocol):
     async def restore(self, launch: Launch, image: Image) -> Running:
         """As `start`, but what an image holds goes on.  launch: that of the object; its
         argv and env are not used."""
+
+    async def receive(self, launch: Launch, image: Image) -> Running:
+        """As `restore`, for one that is sent while it runs: it waits for its memory, by
+        `feed`, and then for `go_on`."""
+
+    async def go_on(self, running: Running, image: Image) -> None:
+        """Let one that was received go on, with what `dump` wrote.  Does nothing for others."""
 
     def adopt(self, id: str, dir: Path) -> Running | Exit | None:
         """What became of an object that an earlier daemon started: still running, ended

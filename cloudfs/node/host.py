@@ -8,6 +8,7 @@ import logging
 import os
 import shutil
 import signal
+import socket
 import sys
 import threading
 import time
@@ -143,20 +144,42 @@ class RealHost:
         """Let what an image holds go on as launch's program; as `start`."""
         return await self._start(launch, image)
 
-    async def _start(self, launch: Launch, image: Image | None) -> Kept:
+    async def receive(self, launch: Launch, image: Image) -> Kept:
+        """Let a virtual machine wait for its memory; see Host.receive."""
+        ours, theirs = socket.socketpair()
+        with ours:
+            kept = await self._start(launch, image, theirs.detach())
+            assert isinstance(kept, VmKept)
+            kept.incoming = trio.SocketStream(trio.socket.from_stdlib_socket(ours.dup()))
+        return kept
+
+    async def go_on(self, running: Running, image: Image) -> None:
+        """Let a virtual machine go on that was received; it is gone where it does not."""
+        if not isinstance(running, VmKept) or not running.waiting_mark.exists():
+            return
+        try:
+            await running.go_on_with(image.dir)
+        except BaseException:
+            with contextlib.suppress(CloudError):
+                running.kill("it did not go on")
+            raise
+
+    async def _start(self, launch: Launch, image: Image | None, incoming: int = -1) -> Kept:
         new = not launch.dir.exists()
         group = self._group(launch.id, launch.runtime)
         try:
             if image is None and _looks_near(launch):
                 pid, pipe = self._launch(launch, group, None)
             else:
-                pid, pipe = await trio.to_thread.run_sync(self._launch, launch, group, image)
+                pid, pipe = await trio.to_thread.run_sync(
+                    self._launch, launch, group, image, incoming
+                )
             record = await _reported(pid, pipe)
             if "failed" in record:
                 raise self._not_started(launch, record, image)
             kept = self._kept(launch.id, launch.dir, record)
             if isinstance(kept, VmKept):
-                await self._begun(kept, image)
+                await self._begun(kept, image, incoming >= 0)
         except CloudError as error:
             if error.kind != "busy":
                 group.clear()
@@ -166,10 +189,14 @@ class RealHost:
             raise
         return kept
 
-    async def _begun(self, kept: VmKept, image: Image | None) -> None:
-        """See that a virtual machine runs; it is gone where it does not."""
+    async def _begun(self, kept: VmKept, image: Image | None, waits: bool) -> None:
+        """See that a virtual machine runs, or waits; it is gone where it does not."""
         try:
-            await kept.await_begun(None if image is None else image.dir)
+            if waits:
+                kept.waiting_mark.touch()
+                await kept.await_waiting()
+            else:
+                await kept.await_begun(None if image is None else image.dir)
         except CloudError as error:
             with contextlib.suppress(CloudError):
                 kept.kill("it did not begin")
@@ -178,7 +205,9 @@ class RealHost:
             why = f"QEMU: {said}" if said else error.why
             raise CloudError("notexec" if image is None else "io", why, error.fix) from None
 
-    def _launch(self, launch: Launch, group: Group, image: Image | None) -> tuple[int, int]:
+    def _launch(
+        self, launch: Launch, group: Group, image: Image | None, incoming: int = -1
+    ) -> tuple[int, int]:
         """Check, prepare and start its keeper: the keeper's pid and its report's pipe."""
         program = "" if launch.runtime == "vm" else self._program(launch)
         if keeper.lives(launch.dir):
@@ -188,7 +217,7 @@ class RealHost:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(launch.dir / name)
         if launch.runtime == "vm":
-            return self._launch_vm(launch, group, image)
+            return self._launch_vm(launch, group, image, incoming)
         if image is None:
             runs = [("program", program), *self._runs(launch, group)]
         else:
@@ -196,14 +225,17 @@ class RealHost:
         order = keeper.order([*runs, *_keeps(launch)])
         return keeper.launch(self._keeper, launch.id, launch.dir, order)
 
-    def _launch_vm(self, launch: Launch, group: Group, image: Image | None) -> tuple[int, int]:
-        """Start the keeper of a virtual machine."""
+    def _launch_vm(
+        self, launch: Launch, group: Group, image: Image | None, incoming: int
+    ) -> tuple[int, int]:
+        """Start the keeper of a virtual machine; incoming: as Vms.prepare."""
         self._check_limits(launch.limits)
         uid = None
         if os.geteuid() == 0:
             with self._one_at_a_time:
                 uid = self._ranges.take(launch.id) + USER
-        runs, passed = self.vms.prepare(launch, uid, None if image is None else image.dir)
+        images = None if image is None else image.dir
+        runs, passed = self.vms.prepare(launch, uid, images, incoming)
         try:
             if image is not None:
                 runs.append(("ran", f"{image.ran:.6f}"))

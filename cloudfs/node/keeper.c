@@ -15,7 +15,8 @@
  * at the end gets a second line on how it ended and only then the name `exit`.
  * Requests come as lines on a pipe that the daemon opens through /proc/PID/fd/N:
  * `kill 'WHY'`, `signal N`, `stdin` (close it), `time SECONDS` (0 is no limit), `sync N`
- * (carry all output there is, then say `sync=N` in the file `keeper`).
+ * (carry all output there is, then say `sync=N` in the file `keeper`), `reopen` (other files
+ * are in place of `stdout` and `stderr`: go on at their ends).
  *
  * Descriptors from 3 on go to the program where the order says so (key `passed`); with the key
  * `user` it runs as that one, without a network and with System V IPC of its own.
@@ -115,6 +116,7 @@ static int report(const char *stage, int error)
 void begin_output(int out, int err);
 int carry_output(off_t limit);
 int output_pipe(int number);
+void reopen_output(void);
 
 /* keeper_proc.c */
 size_t signal_descendants(pid_t ancestor, int number);
@@ -423,9 +425,15 @@ static void ask_stdin(const char *unused)
 
 static void ask_sync(const char *text) { sync_asked = strtoul(text, NULL, 10); }
 
+static void ask_reopen(const char *unused)
+{
+	(void)unused;
+	reopen_output();
+}
+
 static const struct { const char *verb; void (*act)(const char *); } REQUESTS[] = {
 	{"kill ", begin_kill}, {"signal ", ask_signal}, {"stdin", ask_stdin}, {"time ", key_time},
-	{"sync ", ask_sync},
+	{"sync ", ask_sync}, {"reopen", ask_reopen},
 };
 
 static void take_requests(void)

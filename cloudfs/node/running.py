@@ -160,6 +160,22 @@ class Kept:
 
     # --- images -----------------------------------------------------------------------
 
+    @property
+    def streams(self) -> bool:
+        """Processes are dumped as a whole."""
+        return False
+
+    async def send(self, images: Path, out: int, ready: Callable[[], None]) -> None:
+        raise CloudError("unsupported", "processes are not sent while they run")
+
+    async def feed(self, data: bytes) -> None:
+        raise CloudError("unsupported", "processes are not sent while they run")
+
+    @property
+    def still(self) -> dict[str, float]:
+        """A plain process tells nothing of how long a dump takes."""
+        return {}
+
     async def dump(self, images: Path) -> None:
         """Write an image into a directory made for it, and stay frozen until `thaw`.
         Raises CloudError, and it runs on."""

@@ -197,6 +197,20 @@ class Played:
         self._thawed.set()
         self._change()
 
+    @property
+    def streams(self) -> bool:
+        return False
+
+    async def send(self, images: Path, out: int, ready: Callable[[], None]) -> None:
+        raise CloudError("unsupported", "processes are not sent while they run")
+
+    async def feed(self, data: bytes) -> None:
+        raise CloudError("unsupported", "processes are not sent while they run")
+
+    @property
+    def still(self) -> dict[str, float]:
+        return {}
+
     async def dump(self, images: Path) -> None:
         self._need_alive()
         self.freeze()
@@ -322,6 +336,12 @@ class Twin:
         played = await self.start(replace(launch, argv=argv), image.ran)
         played.load(image.dir)
         return played
+
+    async def receive(self, launch: Launch, image: Image) -> Played:
+        raise CloudError("unsupported", "processes are not sent while they run")
+
+    async def go_on(self, running: Running, image: Image) -> None:
+        """None waits for that."""
 
     def adopt(self, id: str, dir: Path) -> Played | Exit | None:
         played = self.played.get(id)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -38,16 +38,19 @@ _CAPABILITIES = [{"capability": "pause-before-switchover", "state": True}]
 ROUNDS = 1000
 LONGEST = 600.0  # seconds for an image
 _OVER = ("cancelled", "failed", "completed", "none")  # of a migration
+FEED = 60.0  # seconds for a piece of memory to be taken
 LOAD = 300.0  # seconds for an image to be read
 
 
 class VmKept(Kept):
-    """A virtual machine.  downtime: for how many seconds QEMU says that it stood still at the
-    end of its last image; None if there was none."""
+    """A virtual machine."""
 
     def __init__(self, dir: Path, record: dict[str, str], group: Group) -> None:
         super().__init__(dir, record, group, _nothing, _not_so)
-        self.downtime: float | None = None
+        self.incoming: trio.SocketStream | None = None  # where its memory comes
+        self._sent = False  # its memory is elsewhere
+        self._since: float | None = None  # when it began to stand still, on trio's clock
+        self._qemu = 0.0  # seconds that QEMU counts for the end of the last image
         self._talk = trio.Lock()  # a monitor has one client at a time
 
     @asynccontextmanager
@@ -86,7 +89,15 @@ class VmKept(Kept):
         async with self._monitor() as monitor:
             await monitor.command("system_powerdown")
 
+    @property
+    def still(self) -> dict[str, float]:
+        """`down`: since it was made to stand still; `qemu`: what QEMU counts of that."""
+        if self._since is None:
+            return {}
+        return {"down": trio.current_time() - self._since, "qemu": self._qemu}
+
     async def _go_on(self) -> None:
+        self._since, self._sent = None, False
         async with self._monitor() as monitor:
             if await _migration(monitor) in ("setup", "active", "device", "cancelling"):
                 with contextlib.suppress(CloudError):
@@ -106,16 +117,23 @@ class VmKept(Kept):
     async def await_begun(self, images: Path | None) -> None:
         """Wait until its processors run; images: what it was restored from.  Raises CloudError
         where they never will."""
+        await self._until("running")
+        if images is not None:
+            await self.type_again(images)
+
+    async def _until(self, wanted: str) -> None:
         async with self._monitor() as monitor:
             end = trio.current_time() + LOAD
-            while (status := (await monitor.command("query-status"))["status"]) != "running":
+            while (status := (await monitor.command("query-status"))["status"]) != wanted:
                 if status not in ("inmigrate", "prelaunch"):
                     raise CloudError("io", f"QEMU is {status}")
                 if trio.current_time() > end:
                     raise CloudError("timeout", f"its image was not read in {LOAD:g} s")
                 await trio.sleep(POLL)
-        if images is not None:
-            await self.type_again(images)
+
+    async def await_waiting(self) -> None:
+        """Wait until it waits for its memory."""
+        await self._until("inmigrate")
 
     async def type_again(self, images: Path) -> None:
         """Write to its stdin what an image says that it had not read.  Not sooner: a QEMU that
@@ -141,15 +159,65 @@ class VmKept(Kept):
 
     async def dump(self, images: Path) -> None:
         """Write an image, and stand still until `thaw`.  Raises CloudError, and it runs on."""
-        try:
-            async with self._monitor() as monitor:
-                await self._save(monitor, images)
+        async with self._or_go_on():
+            if not self._sent:
+                async with self._monitor() as monitor:
+                    await self._save(monitor, images)
             await trio.to_thread.run_sync(self._describe, images)
+
+    @asynccontextmanager
+    async def _or_go_on(self) -> AsyncIterator[None]:
+        try:
+            yield
         except BaseException:
             with trio.CancelScope(shield=True, deadline=trio.current_time() + UNDO):
                 with contextlib.suppress(CloudError):
                     await self._go_on()
             raise
+
+    @property
+    def streams(self) -> bool:
+        """One with a disk goes as an image: a disk cannot be written and sent at once."""
+        return not vms.read(self.dir / vms.HOME / vms.SHAPE).disk
+
+    async def send(self, images: Path, out: int, ready: Callable[[], None]) -> None:
+        """Send its memory while it runs; see Running.send."""
+        async with self._or_go_on():
+            await trio.to_thread.run_sync(self._put, images)
+            ready()
+            async with self._monitor() as monitor:
+                await monitor.command("getfd", {"fdname": "stream"}, [out])
+                os.close(out)  # else its end is not seen
+                await self._send(monitor, "fd:stream")
+            self._sent = True
+
+    async def feed(self, data: bytes) -> None:
+        """Memory that comes; see Running.feed."""
+        assert self.incoming is not None
+        try:
+            if data:
+                with trio.fail_after(FEED):
+                    await self.incoming.send_all(data)
+                return
+            await self.incoming.send_eof()
+        except trio.TooSlowError:
+            raise CloudError("timeout", "QEMU takes no more of its memory") from None
+        except trio.BrokenResourceError:
+            raise CloudError("bad", f"QEMU: {self.complaint() or 'it has ended'}") from None
+        await self._until("paused")
+
+    async def go_on_with(self, images: Path) -> None:
+        """It was received: let it go on, its output at the end of the files that are there."""
+        self._ask("reopen")
+        async with self._monitor() as monitor:
+            await monitor.command("cont", seconds=STOP)
+        self.waiting_mark.unlink(missing_ok=True)
+        await self.type_again(images)
+
+    @property
+    def waiting_mark(self) -> Path:
+        """A file that is there while it waits to go on."""
+        return self.dir / vms.HOME / "waits"
 
     async def _save(self, monitor: Session, images: Path) -> None:
         fd = os.open(images / vms.RAM, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
@@ -158,8 +226,6 @@ class VmKept(Kept):
         finally:
             os.close(fd)
         await self._send(monitor, "fd:image")
-        told = await monitor.command("query-migrate")
-        self.downtime = told.get("downtime", 0) / 1000
 
     async def _send(self, monitor: Session, uri: str) -> None:
         """Have QEMU send the machine, which stands still at the end.  Raises CloudError."""
@@ -175,11 +241,14 @@ class VmKept(Kept):
             told: dict[str, Any] = await monitor.command("query-migrate")
             status, spent = told.get("status", "none"), trio.current_time() - began
             if status == "completed":
+                self._since = self._since or trio.current_time()
+                self._qemu = told.get("downtime", 0) / 1000
                 return
             if status in ("failed", "cancelled"):
                 raise _refused(str(told.get("error-desc", "")))
             if status == "pre-switchover" and not told_on:
                 told_on = True
+                self._since = trio.current_time()
                 await self._settle_input(monitor)
                 await monitor.command("migrate-continue", {"state": status})
             if spent > LONGEST:
@@ -203,15 +272,25 @@ class VmKept(Kept):
     def _describe(self, images: Path) -> None:
         """All but its memory.  It stands still."""
         home = self.dir / vms.HOME
-        shape = replace(vms.read(home / vms.SHAPE), closed=self._stdin < 0)
+        shape = vms.read(home / vms.SHAPE)
         self._sync()
-        (images / vms.SHAPE).write_text(shape.text())
-        for name in vms.KEPT:
-            if name == "disk" and shape.disk:
-                self._copy(home / name, images / name)
-            elif getattr(shape, name) and name != "disk":
-                os.link(home / name, images / name)  # nobody changes these
+        if self._sent:
+            shape.closed = self._stdin < 0
+            (images / vms.SHAPE).write_text(shape.text())
+        else:
+            self._put(images)
+        if shape.disk:
+            self._copy(home / "disk", images / "disk")
         (images / "stdin").write_bytes(self.unread())
+
+    def _put(self, images: Path) -> None:
+        """What an image has of it that does not change."""
+        home = self.dir / vms.HOME
+        shape = replace(vms.read(home / vms.SHAPE), closed=self._stdin < 0)
+        (images / vms.SHAPE).write_text(shape.text())
+        for name in ("kernel", "initrd"):
+            if getattr(shape, name):
+                os.link(home / name, images / name)
 
     @staticmethod
     def _copy(source: Path, to: Path) -> None:

@@ -95,15 +95,16 @@ class Vms:
         _Files(launch).close()
 
     def prepare(
-        self, launch: Launch, uid: int | None, image: Path | None
+        self, launch: Launch, uid: int | None, image: Path | None, incoming: int = -1
     ) -> tuple[list[tuple[str, object]], list[int]]:
         """Put its files in place; what the keeper is to run, and descriptors to pass, which
-        the caller closes.  uid: who QEMU is to be, None for who we are.  Blocks."""
+        the caller closes.  uid: who QEMU is to be, None for who we are.  incoming: where its
+        memory will come, which is not in the image then; this closes it.  Blocks."""
         self.need()
         vm.check_limits(launch.limits)
         home = launch.dir / HOME
         home.mkdir(mode=0o700, exist_ok=True)
-        fds: dict[str, int] = {}
+        fds: dict[str, int] = {"incoming": incoming} if incoming >= 0 else {}
         try:
             if image is None:
                 shape = self._fresh(launch, home, fds)
@@ -123,6 +124,8 @@ class Vms:
             raise
         names = [name for name in FDS if name in fds]
         words = vm.arguments(self.qemu, launch.id, shape, names, launch.cloud)
+        if incoming >= 0:
+            words.append("-S")
         order: list[tuple[str, object]] = [
             ("program", self.qemu),
             *(("arg", word) for word in words),
@@ -191,7 +194,8 @@ class Vms:
                     f"{shape.base} is not the disk here that it is where the image was made",
                     "copy it to the same path on this node",
                 )
-        fds["incoming"] = os.open(image / RAM, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        if "incoming" not in fds:
+            fds["incoming"] = os.open(image / RAM, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
         return shape
 
     def check_image(self, launch: Launch, shape: Shape) -> None:

@@ -18,9 +18,11 @@ from cloudfs.errors import CloudError, from_errno
 from cloudfs.kernel import images
 from cloudfs.kernel.object import Object
 from cloudfs.kernel.objects import Objects
+from cloudfs.kernel.stream import number_of
 from cloudfs.tree import numbers
 from cloudfs.tree.api import DMDIR, Cues, DirHandle, Entries, Handle, Node, Stat, Wait
 from cloudfs.tree.space import Attach
+from cloudfs.tree.stream import StreamFile
 
 
 class Checkpoints(Node):
@@ -67,6 +69,9 @@ class ImageDir(Node):
 
     def walk(self, name: str, at: Attach, cues: Cues) -> Node:
         self.made.fetched = trio.current_time()
+        number = number_of(name)
+        if number is not None and self.made.stream is not None and self.name == images.MOVING:
+            return StreamFile(self.made, self.made.stream, name, number)
         piece = images.parse_piece(name)
         file = piece[0] if piece else name
         path = self.place / file

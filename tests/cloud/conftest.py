@@ -13,7 +13,7 @@ from tests.cloud.net import Net, can
 from tests.persons import Person, Session, open_folder
 
 # Machines of their own are root's to make.
-OF_NETS = ("net", "links", "membership", "partition", "far", "place", "cost", "query", "wan")
+OF_NETS = ("net", "links", "membership", "partition", "far", "place", "cost", "query", "wan", "vm")
 collect_ignore = [] if can() else [f"test_{name}.py" for name in OF_NETS]
 
 

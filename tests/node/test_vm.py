@@ -181,7 +181,7 @@ async def test_an_image_goes_on_where_it_was_made_and_beside_it(machines: Bench,
     kept.write_stdin(COUNT)
     await says(machines, "plain", "\n3\n", start)
     await kept.dump(images)
-    assert kept.downtime is not None
+    assert kept.still["down"] > 0 <= kept.still["qemu"]
     before = machines.out("plain")[start:].split()
     await trio.sleep(0.3)
     assert machines.out("plain")[start:].split() == before  # it stands still
