@@ -46,6 +46,8 @@ def unpack(piece: bytes) -> tuple[bytes, bool]:
     """What a piece holds, and whether it is the last.  Raises CloudError("proto").  Blocks."""
     try:
         rest = piece[1 + HASH :]
+        if zstandard.frame_content_size(rest) > PIECE:  # which bounds nothing by itself
+            raise CloudError("proto", "a piece of its memory is too long")
         data = zstandard.ZstdDecompressor().decompress(rest, max_output_size=PIECE)
     except zstandard.ZstdError as error:
         raise CloudError("proto", f"a piece of its memory: {error}") from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Iterator
 
 import pytest
@@ -89,6 +90,40 @@ def test_a_counter_at_the_console_goes_on_at_another_node(net: Net, booted: str)
     says(two, booted, f"count {last + 5}\n")
     counted = [n for n in two.read("proc", booted, "stdout").splitlines() if n[:6] == "count "]
     assert counted == [f"count {n}" for n in range(len(counted))]
+
+
+def runs(net: Net, id: str) -> list[str]:
+    """Where a QEMU of it is."""
+    return net.where(f"name {id}")
+
+
+def test_whichever_daemon_dies_while_it_moves_one_goes_on(net: Net, booted: str) -> None:
+    """The move may be done by then or not: what counts is that there is one of it."""
+    for dies in ("n1", "n2"):
+        (source,) = runs(net, booted)
+        target = "n1" if source == "n2" else "n2"
+        path = net[source].path(".MaxTime=60", "proc", booted, "ctl")
+        line = f"echo move {target} >{path}"
+        move = net[source].start_command("sh", "-c", line, stderr=subprocess.DEVNULL)
+        try:
+            eventually(lambda at=target: expect(at in runs(net, booted), True), MOVE)
+            net[dies].restart()
+        finally:
+            move.wait(MOVE)
+
+        def one() -> None:
+            found = runs(net, booted)
+            expect(len(found), 1, f"machines at {found}")
+            (at,) = found
+            expect(net[at].status("nodes", at, "proc", booted, "status")["state"], "running")
+
+        eventually(one, 2 * MOVE)
+        (at,) = runs(net, booted)
+        asks(net[at], booted, f"echo on after {dies}", f"on after {dies}\n")
+    settle(net)
+    if runs(net, booted) == ["n1"]:
+        net["n1"].write("move n2", ".MaxTime=60", "proc", booted, "ctl", seconds=MOVE)
+    expect(runs(net, booted), ["n2"])
 
 
 def test_back_to_an_image_and_the_end(net: Net, booted: str) -> None:
