@@ -13,7 +13,7 @@ from tests.cloud.machine import Machine
 from tests.cloud.net import Net, eventually, expect
 from tests.cloud.views import AGREE, settle
 
-BOOT = 120.0  # seconds on a computer that others keep busy
+BOOT = 180.0  # seconds on a computer that others keep busy
 MOVE = 60.0
 MEM = 128 << 20
 COUNT = "i=0; while :; do echo count $i; i=$((i+1)); sleep 0.1; done &"

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shutil
+import socket
 import stat
 import tempfile
 from collections.abc import Iterator
@@ -25,7 +26,7 @@ from cloudfs.wait import settle
 from tests import vmimage
 from tests.node.conftest import Bench, need
 
-BOOT = 90.0  # seconds for a machine to boot on a busy computer
+BOOT = 180.0  # seconds for a machine to boot on a busy computer
 COUNT = b"i=0; while :; do echo $i; i=$((i+1)); sleep 0.05; done &\n"
 LIMITS = Limits(cpu=1, mem=128 * MIB)
 DISK = 4 * MIB
@@ -222,6 +223,62 @@ async def test_what_was_typed_goes_along_read_or_not(machines: Bench, images: Pa
     await settle(kept.thaw())
     assert (await says(machines, "plain", "line 1499\n", start)).splitlines() == lines
     await end(machines, "twin")
+
+
+async def test_memory_is_sent_while_it_runs(machines: Bench, images: Path, tmp_path: Path):
+    """One with a disk is not sent by the node, but it can be: its disk is not touched here."""
+    kept = found(machines, "plain")
+    assert not kept.streams  # it has a disk
+    start = len(machines.out("plain"))
+    kept.write_stdin(COUNT)
+    await says(machines, "plain", "\n3\n", start)
+    ours, theirs = socket.socketpair()
+    ready = trio.Event()
+
+    async def carry() -> None:
+        await ready.wait()
+        shutil.copy(machines.dir("plain") / vms.HOME / "disk", images / "disk")
+        there = await machines.host.receive(whole(machines, "twin"), Image(images, 5.0))
+        source = trio.socket.from_stdlib_socket(ours)
+        while data := await source.recv(1 << 20):
+            await there.feed(data)
+        await there.feed(b"")
+
+    with trio.fail_after(BOOT):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(carry)
+            await kept.send(images, theirs.detach(), ready.set)
+    ours.close()
+    await kept.dump(tmp_path)
+    assert not (tmp_path / vms.RAM).exists()
+    so_far = machines.out("plain")[start:]
+    (machines.dir("twin") / "stdout").unlink()
+    (machines.dir("twin") / "stdout").write_bytes(so_far)
+    await trio.sleep(0.2)
+    assert machines.out("twin") == machines.out("plain")[start:] == so_far  # both stand still
+    twin = found(machines, "twin")  # as by a daemon that comes back
+    await machines.host.go_on(twin, Image(tmp_path, 5.0))
+    await machines.host.go_on(twin, Image(tmp_path, 5.0))  # which does nothing twice
+    last = len(so_far.split()) + 5
+    said = (await says(machines, "twin", f"\n{last}\n")).split()
+    assert said[:last] == [str(n) for n in range(last)]
+    await end(machines, "twin")
+    await settle(kept.thaw())
+    await says(machines, "plain", f"\n{last}\n", start)
+    await ask(machines, "plain", "kill $!")
+
+
+async def test_memory_that_is_none(machines: Bench, images: Path):
+    await found(machines, "plain").dump(images)
+    await settle(found(machines, "plain").thaw())
+    there = await machines.host.receive(whole(machines, "twin"), Image(images, 5.0))
+    with pytest.raises(CloudError, match="QEMU"):
+        for _ in range(100):
+            await there.feed(b"no such stream" * 1000)
+        await there.feed(b"")
+    with trio.fail_after(BOOT):
+        assert (await there.ended()).code != 0
+    machines.host.discard("twin", machines.dir("twin"))
 
 
 async def test_its_name_space_by_9p(machines: Bench, images: Path):
