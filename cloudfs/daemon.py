@@ -201,7 +201,7 @@ class Daemon:
     def who_of(self, uid: int, gid: int = -1, pid: int = 0) -> Who:
         """The caller with this local uid; what runs in a sandbox is its object's user."""
         id = self.host.sandbox_of(uid)
-        made = self.objects.all.get(id) if id else None
+        made = self.objects.here(id) if id else None
         if made is not None:
             return Who(made.user, uid)
         return self.logins.who_of(uid)

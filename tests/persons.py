@@ -20,7 +20,7 @@ import cloudfs
 NOBODY = 65534
 # The signals as a terminal's shell leaves them: nohup and a shell's & ignore some, and
 # what is ignored stays so in children.
-KEPT = ("CLOUDFS_TEST", "CLOUDFS_CRIU")  # beginnings of variables that go along
+KEPT = ("CLOUDFS_TEST", "CLOUDFS_CRIU", "CLOUDFS_VM")  # beginnings of variables that go along
 PLAIN = ["env", "--default-signal"]
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 

@@ -10,7 +10,7 @@ from cloudfs.fuse.stale import mounts
 from tests.persons import Person, Session, open_folder
 
 EXAMPLES = sorted((Path(__file__).parents[1] / "examples").glob("*.sh"))
-FOR_ROOT = {"partition", "move", "move-app", "move-web", "failover"}  # say so to others
+FOR_ROOT = {"partition", "move", "move-app", "move-web", "failover", "vm"}  # say so to others
 
 
 @pytest.mark.parametrize("script", EXAMPLES, ids=lambda path: path.stem)

@@ -182,6 +182,17 @@ def _criu() -> Found:
     return ok(f"{program} dumped and restored a process")
 
 
+def _vm() -> Found:
+    """QEMU, for objects of runtime vm, and whether it can use KVM."""
+    from cloudfs.node.vms import Vms
+
+    found = Vms(config.state_dir())
+    if found.word:
+        return warn(found.word, found.fix or "objects of other runtimes work")
+    by = "KVM" if found.kvm() else "software emulation, as KVM does not work here"
+    return ok(f"{found.qemu} makes {found.machine()} by {by}")
+
+
 def _namespaces() -> Found:
     """A mount name space of one's own, for cloudfs shell."""
     tool = shutil.which("unshare", path=PATH)
@@ -246,6 +257,7 @@ CHECKS: dict[str, Callable[[], Found]] = {
     "process": _process,
     "sandbox": _sandbox,
     "criu": _criu,
+    "vm": _vm,
     "namespaces": _namespaces,
     "mounts": _stale,
     "state": _state,

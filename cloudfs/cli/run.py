@@ -17,7 +17,7 @@ from cloudfs.cli.files import Files, Shell, open_files
 from cloudfs.cli.objects import copy_output, exit_as_shell, exit_code
 from cloudfs.errors import CloudError
 
-RUNTIMES = ("process", "sandbox")
+RUNTIMES = ("process", "sandbox", "vm")
 STREAMS = ("stdout", "stderr")
 RESTARTS = ("never", "on-failure", "always")
 MANY = 256  # objects that one command may start

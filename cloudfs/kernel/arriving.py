@@ -4,7 +4,10 @@
                             anew: no image of its memory will come, its program starts anew
   fetch ID TOKEN NODE [OF]  read its image from checkpoint/ of the object (or of OF) at that node;
                             done once all of it is here and is what it was there
-  revive ID TOKEN           let it go on here; done once it runs
+  receive ID TOKEN NODE     read its memory from there while it runs, and let it wait here
+  revive ID TOKEN [down=N] [qemu=N]
+                            let it go on here; done once it runs.  It has stood still for so
+                            many seconds until this line was sent; the event `moved` has the sum
   withdraw ID TOKEN [whole] as for an offer
 
 Until `revive` it is in no table of this node: over there it runs, or is frozen.  From
@@ -16,6 +19,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
+from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -30,7 +34,8 @@ from cloudfs.kernel.object import Object
 from cloudfs.kernel.pieces import Fetch
 from cloudfs.kernel.reserve import wanted
 from cloudfs.kernel.step import reached
-from cloudfs.node.api import Exit, Image
+from cloudfs.kernel.stream import fetch
+from cloudfs.node.api import Exit, Image, Running
 from cloudfs.wait import Wait
 
 if TYPE_CHECKING:
@@ -52,6 +57,8 @@ class Arrival:
         self.until = 0.0
         self.scope: trio.CancelScope | None = None  # while its image is fetched
         self.manifest: Manifest | None = None  # once all of it is here
+        self.running: Running | None = None  # one that was received, and waits
+        self.receiving = False
 
 
 class Arrivals:
@@ -67,7 +74,7 @@ class Arrivals:
         if len(self.all) >= MOST:
             raise CloudError("full", f"{MOST} objects are on their way to this node already")
         objects.need_new(made)
-        word = objects.host.images_word()
+        word = objects.host.images_word(made.runtime)
         if word and not anew:
             raise CloudError("unsupported", f"node {objects.node}: {word}")
         objects.runtime_for(made)
@@ -107,7 +114,53 @@ class Arrivals:
         if found.scope is not None:
             found.scope.cancel()
         self._objects.reserve.release(id)
-        images.remove(found.made.home)
+        if found.running is None and not found.receiving:
+            images.remove(found.made.home)
+        elif not found.receiving:
+            self._objects.spawn(self._end, found.made, found.running)
+
+    async def _end(self, made: Object, running: Running | None) -> None:
+        """What was received does not go on."""
+        if running is not None:
+            with contextlib.suppress(CloudError):
+                running.kill("it did not come")
+            await running.ended()
+        await trio.to_thread.run_sync(self._objects.remove_home, made.id, made.home)
+
+    def receive(self, id: str, token: str, node: str) -> Wait[None]:
+        """Let it wait here with its memory, which comes from a node where it runs."""
+        found, objects = self.need(id, token), self._objects
+        rest = self.fetch(id, token, node)  # what a machine is to receive it
+        assert objects.handover is not None
+        reach = objects.handover.cloud.reach(node, found.made.user, READ)
+        path = f"proc/{id}/checkpoint/{images.MOVING}"
+
+        async def run() -> None:
+            await rest.run()
+            made, manifest = found.made, found.manifest
+            found.manifest = None
+            if manifest is None or manifest.runtime != objects.runtime_for(made):
+                raise CloudError("bad", "receive: the image is of another runtime")
+            made.argv, made.runtime = manifest.argv, manifest.runtime
+            image = Image(made.home / "checkpoint" / images.MOVING, manifest.ran)
+            told = starting.told(objects, made, made.argv)
+            found.receiving = True
+            try:
+                with trio.CancelScope() as found.scope:
+                    with trio.CancelScope(shield=True):  # it keeps its own time
+                        running = found.running = await objects.host.receive(told, image)
+                    await fetch(lambda name: reach.read(f"{path}/{name}"), running.feed)
+                    return
+            except ExceptionGroup as group:
+                raise first_of(group) from None
+            finally:
+                found.scope, found.receiving = None, False
+                self._wait(found)
+                if self.all.get(id) is not found:  # it was dropped meanwhile
+                    objects.spawn(self._end, made, found.running)
+            raise CloudError("interrupted", "receive: it was given up")
+
+        return Wait(run)
 
     def fetch(self, id: str, token: str, node: str, of: str = "") -> Wait[None]:
         """Read its image at a node; of: the object that it is a copy of."""
@@ -142,8 +195,8 @@ class Arrivals:
 
         return Wait(run)
 
-    def revive(self, id: str, token: str) -> Wait[None]:
-        """Let it go on here."""
+    def revive(self, id: str, token: str, still: Mapping[str, float] | None = None) -> Wait[None]:
+        """Let it go on here.  still: as Running.still."""
         objects, found = self._objects, self.need(id, token)
         made, manifest = found.made, found.manifest
         if manifest is None:
@@ -165,8 +218,9 @@ class Arrivals:
         reached(objects.node, "restore")
         done = trio.Event()
         failed: list[CloudError] = []
-        image = Image(folder, manifest.ran, manifest.anew)
-        objects.spawn(self._revive, made, image, found.source, failed, done)
+        image, since = Image(folder, manifest.ran, manifest.anew), trio.current_time()
+        so_far = found.running, still or {}, since
+        objects.spawn(self._revive, made, image, found.source, *so_far, failed, done)
 
         async def run() -> None:
             await done.wait()
@@ -180,6 +234,9 @@ class Arrivals:
         made: Object,
         image: Image,
         source: str,
+        running: Running | None,
+        still: Mapping[str, float],
+        since: float,
         failed: list[CloudError],
         done: trio.Event,
     ) -> None:
@@ -187,7 +244,11 @@ class Arrivals:
         objects = self._objects
         failed.append(CloudError("again", "this node is stopping", "try again"))
         try:
-            running = await objects.host.restore(starting.told(objects, made, made.argv), image)
+            if running is not None:
+                await objects.host.go_on(running, image)
+            else:
+                told = starting.told(objects, made, made.argv)
+                running = await objects.host.restore(told, image)
             reached(objects.node, "restored")
         except Exception as fault:
             if not isinstance(fault, CloudError):
@@ -197,12 +258,19 @@ class Arrivals:
             kind = "unsupported" if error.kind in UNSURE else error.kind
             failed[:] = [CloudError(kind, error.why, error.fix)]
             objects.leave(made)
+            if running is not None:
+                await self._end(made, running)
             images.remove(made.home)
         else:
             if image.anew:
                 made.why = f"restarted, since it could not be moved from {source}"
             starting.begun(objects, made, running)
-            made.events.add("restarted" if image.anew else "moved", **{"from": source})
+            more = {"from": source}
+            if "down" in still:
+                down = still["down"] + trio.current_time() - since
+                more |= {name: f"{seconds:.3f}" for name, seconds in still.items()}
+                more["down"] = f"{down:.3f}"
+            made.events.add("restarted" if image.anew else "moved", **more)
             objects.keep(made)
             reached(objects.node, "begun")
             failed.clear()
@@ -227,6 +295,8 @@ class Arrivals:
             elif isinstance(found, Exit):
                 await objects.ended(made, found)
             else:
+                folder = made.home / "checkpoint" / images.MOVING
+                await objects.host.go_on(found, Image(folder, 0.0))
                 starting.begun(objects, made, found)
                 await trio.to_thread.run_sync(images.clear, made.home)
 

@@ -3,11 +3,15 @@
     here                                          there
     running → moving
       proc/place: object ID TOKEN … arrive    →   what it wants is held
+      (proc/place: receive ID TOKEN NODE       →   reads its memory from here, while it runs)
       dump: it is frozen, and its image written to checkpoint/; meanwhile
       proc/place: fetch ID TOKEN NODE         →   reads the image from here as it is written
       keep a record: placed=NODE
       proc/place: revive ID TOKEN             →   restoring, running
     killed where it is frozen, gone from this table; `moved` says where
+
+The line in brackets is for virtual machines without a disk: their memory is sent while they
+run (stream.py), and the image is of the rest.
 
 Never two that run.  What is here stays frozen from the dump to the end, so that until
 `revive` is sent any fault means that it goes on here, at once and by no restore.  Once it
@@ -38,6 +42,7 @@ import copy
 import dataclasses
 import logging
 import shutil
+import socket
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
@@ -54,6 +59,7 @@ from cloudfs.kernel.images import Manifest
 from cloudfs.kernel.object import Object, add, new_id
 from cloudfs.kernel.offer import lines_of, withdraw_line
 from cloudfs.kernel.step import reached
+from cloudfs.kernel.stream import Stream
 from cloudfs.node.api import Exit, Image, Running
 from cloudfs.wait import Wait
 
@@ -158,7 +164,7 @@ class Departures:
         objects = self._objects
         if objects.handover is None:
             raise CloudError("unsupported", "this node is in no cloud", "see: cloudfs join --help")
-        word = objects.host.images_word()
+        word = objects.host.images_word(made.runtime)
         if word and not anew:
             raise CloudError("unsupported", word)
         node = _node(words)
@@ -239,7 +245,9 @@ class Departures:
         if made.state not in ("moving", "checkpointing", "lost") or made.running is None:
             return
         made.placed = ""
-        made.running.thaw()
+        rest = made.running.thaw()
+        if rest is not None:
+            self._objects.spawn(rest.run)
         self._objects.become(made, "stay", **({"why": why} if why else {}))
 
     async def _restore(self, made: Object, folder: Path, manifest: Manifest) -> None:
@@ -297,14 +305,15 @@ class Departures:
     async def _move_or_restart(self, made: Object, words: list[str]) -> None:
         """Move it; where that fails since it cannot be dumped, or no image be restored, do
         the same once more with its files alone."""
-        word = self._objects.host.images_word()
+        word = self._objects.host.images_word(made.runtime)
         error = CloudError("unsupported", word)
-        if not word:
+        if not word or made.runtime == "vm":
             try:
                 await self._move(made, words, again=True)
                 return
             except CloudError as found:
-                if found.kind != "unsupported" or made.state != "running":
+                final = made.state != "running" or made.runtime == "vm"
+                if found.kind != "unsupported" or final:
                     raise
                 error = found
             self._objects.become(made, "move")
@@ -333,6 +342,8 @@ class Departures:
                 raise _refused(refusals)
             reached(self._objects.node, "offered")
             with trio.CancelScope() as self._scopes[made.id]:
+                if running.streams and not why:
+                    await self._live(made, running, node, folder)
                 carry = partial(self._carry, made, made, node)
                 await self._image(made, running, folder, carry, anew=bool(why))
             if self._scopes.pop(made.id).cancelled_caught:
@@ -404,11 +415,39 @@ class Departures:
         made.bell.ring()
         reached(self._objects.node, "dumped")
 
-    async def _carry(self, made: Object, of: Object, node: str) -> None:
+    async def _live(self, made: Object, running: Running, node: str, folder: Path) -> None:
+        """Send its memory while it runs; it stands still at the end, there as here."""
+        await trio.to_thread.run_sync(images.fresh, folder, MARGIN)
+        ours, theirs = socket.socketpair()
+        stream = made.stream = Stream(ours)
+        described = trio.Event()
+
+        def ready() -> None:
+            ran = max(0.0, time.time() - made.started)
+            manifest = Manifest(made.argv, made.runtime, ran, made.created, {})
+            images.describe(folder, manifest)
+            described.set()
+
+        async def carry() -> None:
+            await described.wait()
+            await self._carry(made, made, node, "receive")
+
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(carry)
+                await running.send(folder, theirs.detach(), ready)
+        except ExceptionGroup as group:
+            raise first_of(group) from None
+        finally:
+            made.stream = None
+            stream.close()
+            theirs.close()
+
+    async def _carry(self, made: Object, of: Object, node: str, verb: str = "fetch") -> None:
         """Have a node read the image, for as long as it goes on reading."""
         of.fetched = trio.current_time()
         more = () if made is of else (of.id,)
-        text = line("fetch", made, self._objects.node, *more)
+        text = line(verb, made, self._objects.node, *more)
         errors = [CloudError("timeout", f"node {node} has stopped reading its image")]
 
         async def read(scope: trio.CancelScope) -> None:
@@ -433,7 +472,9 @@ class Departures:
         objects.keep(made)  # before it is sent: a daemon that comes back must know of it
         reached(objects.node, "commit")
         try:
-            await self._write(made, node, line("revive", made), REVIVE)
+            still = made.running.still if made.running is not None else {}
+            told = [f"{name}={seconds:.6f}" for name, seconds in still.items()]
+            await self._write(made, node, line("revive", made, *told), REVIVE)
         except CloudError as error:
             if error.kind in UNSURE:
                 handover.lose(made, f"node {node} was told to let it go on and has not answered")

@@ -16,6 +16,7 @@ from cloudfs.kernel import query
 from cloudfs.kernel.bell import Bell, Log
 from cloudfs.kernel.placement import Wish
 from cloudfs.kernel.reserve import wanted
+from cloudfs.kernel.stream import Stream
 from cloudfs.node.api import Exit, Limits, Running, Usage
 
 # What is kept in the record, and so outlives the daemon, beside limits, exit and used.
@@ -54,6 +55,7 @@ class Object:
         "running",
         "sampled",
         "session",
+        "stream",
         "told",
         "used",
     )
@@ -96,6 +98,7 @@ class Object:
         self.sampled: tuple[float, Usage] = (0.0, self.used)  # usage of a run, and till when
         self.told: tuple[object, float, str] = (None, 0.0, "")  # status, and what made it
         self.fetched = 0.0  # when another node asked for a part of its image, on trio's clock
+        self.stream: Stream | None = None  # its memory, while it is sent as it runs
         self.exit: Exit | None = None
         self.running: Running | None = None
         self.asked = ""  # why somebody had it killed

@@ -29,7 +29,7 @@ from cloudfs.kernel.promises import Promises
 from cloudfs.kernel.records import Records
 from cloudfs.kernel.reserve import NOTHING, Reserve, wanted
 from cloudfs.node.api import Exit, Host
-from cloudfs.wait import Wait, settle
+from cloudfs.wait import Wait, settle, then
 from cloudfs.who import Who
 
 log = logging.getLogger(__name__)
@@ -151,6 +151,13 @@ class Objects:
         made.events.add("new", user=owner.user)
         self.spawn(self.go_unused, made, until)
         return made
+
+    def here(self, id: str) -> Object | None:
+        """One that is in the table, or on its way here with its memory."""
+        found = self.all.get(id)
+        if found is None and id in self.arrivals.all:
+            return self.arrivals.all[id].made
+        return found
 
     def session_closed(self, session: object) -> None:
         """Whoever made objects in this session is gone: those without a program go too."""
@@ -354,11 +361,10 @@ class Objects:
 
     # --- what verbs do to one that runs -------------------------------------------------
 
-    def stop(self, made: Object) -> None:
+    def stop(self, made: Object) -> Wait[None] | None:
         running = made.need_running()
         lifecycle.after(made.state, "stop")
-        running.freeze()
-        self.become(made, "stop")
+        return then(running.freeze(), lambda _: self.become(made, "stop"))
 
     def start(self, made: Object) -> Wait[None] | None:
         if made.state != "stopped":
@@ -366,9 +372,7 @@ class Objects:
         if self.guards.fenced(made):
             why = "another node may restart it, as too few of those answer this one"
             raise CloudError("busy", why, "it goes on once they do")
-        made.need_running().thaw()
-        self.become(made, "start")
-        return None
+        return then(made.need_running().thaw(), lambda _: self.become(made, "start"))
 
     def kill(self, made: Object, why: str, who: Who | None = None) -> Wait[None] | None:
         """Kill every process of it; the Wait ends when they are gone.  who: as whom to

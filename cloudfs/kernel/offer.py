@@ -23,7 +23,7 @@ the reason.  What is open belongs to one open file and to the caller that opened
                     as this machine failed.
 
 An object that comes with its memory is offered with `arrive` in place of `hold`, and then
-come `fetch` and `revive` (kernel/arriving.py).
+come `receive`, `fetch` and `revive` (kernel/arriving.py).
 
 Refused are words that are no verb of these; more than 512 lines or 256 KiB by one open;
 an id that is known ("exists"); a `require` that this node does not meet, and every object
@@ -40,6 +40,7 @@ from typing import TYPE_CHECKING
 from cloudfs import ndb
 from cloudfs.errors import CloudError
 from cloudfs.kernel.object import Object
+from cloudfs.kernel.query import number
 from cloudfs.kernel.verb import Verb, find, table
 from cloudfs.kernel.verbs import OBJECT
 from cloudfs.node.api import DIED, Exit
@@ -140,8 +141,19 @@ def _fetch(offer: Offer, args: list[str]) -> Wait[None]:
     return offer.objects.arrivals.fetch(_arrival(offer, args), *args[1:])
 
 
+def _receive(offer: Offer, args: list[str]) -> Wait[None]:
+    return offer.objects.arrivals.receive(_arrival(offer, args), *args[1:])
+
+
 def _revive(offer: Offer, args: list[str]) -> Wait[None]:
-    return offer.objects.arrivals.revive(_arrival(offer, args), args[1])
+    still = {}
+    for word in args[2:]:
+        name, text = ndb.pair(word, "NAME=SECONDS")
+        seconds = number(text)
+        if name not in ("down", "qemu") or seconds is None or not 0 <= seconds < 1e9:
+            raise CloudError("bad", f"revive: {word[:40]!r}")
+        still[name] = seconds
+    return offer.objects.arrivals.revive(_arrival(offer, args), args[1], still)
 
 
 def _arrival(offer: Offer, args: list[str]) -> str:
@@ -214,7 +226,8 @@ VERBS = table(
     Verb("hold", 0, 0, _hold),
     Verb("arrive [anew]", 0, 1, _arrive),
     Verb("fetch ID TOKEN NODE [OF]", 3, 4, _fetch),
-    Verb("revive ID TOKEN", 2, 2, _revive),
+    Verb("receive ID TOKEN NODE", 3, 3, _receive),
+    Verb("revive ID TOKEN [down=N] [qemu=N]", 2, 4, _revive),
     Verb("begin ID TOKEN CMD ARG...", 3, None, _begin),
     Verb("withdraw ID TOKEN [whole]", 2, 3, _withdraw),
 )

@@ -32,8 +32,9 @@ def told(objects: Objects, made: Object, argv: list[str]) -> Launch:
         nice=made.nice,
         stdio_limit=objects.bounds.stdio,
         net=made.net,
-        cloud=objects.cloud(made.id) if made.runtime == "sandbox" else "",
+        cloud=objects.cloud(made.id) if made.runtime in ("sandbox", "vm") else "",
         lease=objects.guards.lease(made),
+        user=made.user,
     )
 
 

@@ -45,6 +45,7 @@ NOTES = {
 RUNTIMES = {
     "process": "plain fork and exec, for the node's owner",
     "sandbox": "runc: own processes, users and file system view; the default where it works",
+    "vm": "a virtual machine, by QEMU",
 }
 
 
@@ -96,7 +97,10 @@ def unquoted_script(args: list[str]) -> list[str]:
 
 def _exec(objects: Objects, made: Object, args: list[str], who: Who) -> Wait[None] | None:
     """Run a program, with these words as its arguments; no shell looks at them.  After an
-    unquoted `sh -c` the rest of the line is the script."""
+    unquoted `sh -c` the rest of the line is the script.  With runtime vm the words describe
+    the machine: kernel=FILE initrd=FILE append=TEXT (of the kernel, console=ttyS0 if it is
+    left out) and disk=FILE, raw or qcow2.  The files are opened with your rights and never
+    written; what the guest writes to its disk is kept with the object."""
     return objects.execute(made, args)
 
 
@@ -250,7 +254,10 @@ def _group(objects: Objects, made: Object, args: list[str], who: Who) -> None:
 
 def _runtime(objects: Objects, made: Object, args: list[str], who: Who) -> None:
     """process: plain fork and exec, for the node's owner.  sandbox: isolated by runc;
-    net=none gives it no network."""
+    net=none gives it no network.  vm: a virtual machine without a network, whose serial
+    console is its stdin and stdout, and in which `mount -t 9p -o trans=virtio cloud DIR` shows
+    its name space; limit mem is what memory it has, limit cpu how many processors.  stop
+    pauses it, signal TERM presses its power button, kill takes its power away."""
     name, *options = args
     if name not in RUNTIMES:
         raise CloudError("bad", f"no runtime {name[:40]!r}", f"runtimes: {' '.join(RUNTIMES)}")
@@ -260,7 +267,17 @@ def _runtime(objects: Objects, made: Object, args: list[str], who: Who) -> None:
         if key != "net" or value not in ("host", "none") or name != "sandbox":
             raise CloudError("bad", f"runtime {name}: {option!r}", "sandbox takes net=host|none")
         net = value
+    if name == "vm" and made.availability:
+        raise _no_survival()
     made.runtime, made.net = name, net
+
+
+def _no_survival() -> CloudError:
+    return CloudError(
+        "unsupported",
+        "availability: a virtual machine does not survive its node by itself",
+        "keep images of it: checkpoint NAME",
+    )
 
 
 def _restart(objects: Objects, made: Object, args: list[str], who: Who) -> None:
@@ -272,9 +289,9 @@ def _restart(objects: Objects, made: Object, args: list[str], who: Who) -> None:
     made.restart = args[0]
 
 
-def _stop(objects: Objects, made: Object, args: list[str], who: Who) -> None:
+def _stop(objects: Objects, made: Object, args: list[str], who: Who) -> Wait[None] | None:
     """Freeze every process of it."""
-    objects.stop(made)
+    return objects.stop(made)
 
 
 def _start(objects: Objects, made: Object, args: list[str], who: Who) -> Wait[None] | None:
@@ -287,12 +304,12 @@ def _kill(objects: Objects, made: Object, args: list[str], who: Who) -> Wait[Non
     return objects.kill(made, f"killed by {who.user}", who)
 
 
-def _note(objects: Objects, made: Object, args: list[str], who: Who) -> None:
+def _note(objects: Objects, made: Object, args: list[str], who: Who) -> Wait[None] | None:
     """Post a note: its file note has it, and interrupt, hangup, alarm, kill are signals."""
-    post(objects, made, " ".join(args), who)
+    return post(objects, made, " ".join(args), who)
 
 
-def post(objects: Objects, made: Object, text: str, who: Who) -> None:
+def post(objects: Objects, made: Object, text: str, who: Who) -> Wait[None] | None:
     """Post a note to a running object."""
     running = made.need_running()
     if len(text.encode()) > MAX_NOTE or not text.isprintable() or not text:
@@ -301,17 +318,18 @@ def post(objects: Objects, made: Object, text: str, who: Who) -> None:
     if text == "kill":
         objects.kill(made, f"killed by {who.user}")
     elif text in NOTES:
-        running.signal(NOTES[text])
+        return running.signal(NOTES[text])
+    return None
 
 
-def _signal(objects: Objects, made: Object, args: list[str], who: Who) -> None:
+def _signal(objects: Objects, made: Object, args: list[str], who: Who) -> Wait[None] | None:
     """Send its first process a signal, as TERM or 15."""
     text = args[0].upper()
     known = {word: s for s in signals.Signals for word in (s.name, s.name[3:], str(s.value))}
     found = known.get(text)
     if found is None:
         raise CloudError("bad", f"signal: no signal {args[0][:40]!r}", "write: signal TERM")
-    made.need_running().signal(found)
+    return made.need_running().signal(found)
 
 
 def _nice(objects: Objects, made: Object, args: list[str], who: Who) -> None:
@@ -380,7 +398,10 @@ def _availability(objects: Objects, made: Object, args: list[str], who: Who) -> 
         if made.state in lifecycle.OVER:
             objects.guards.release(made)
         return
-    made.availability = dataclasses.asdict(availability.terms(args))
+    terms = dataclasses.asdict(availability.terms(args))
+    if made.runtime == "vm":
+        raise _no_survival()
+    made.availability = terms
 
 
 def _wipe(objects: Objects, made: Object, args: list[str], who: Who) -> Wait[None] | None:
@@ -404,7 +425,7 @@ OBJECT = table(
     Verb("app NAME", 1, 1, _app, ALWAYS),
     Verb("label K=V...", 1, None, _label, ALWAYS),
     Verb("group NAME", 1, 1, _group, ALWAYS),
-    Verb("runtime process|sandbox", 1, 2, _runtime, SETUP),
+    Verb("runtime process|sandbox|vm", 1, 2, _runtime, SETUP),
     Verb("restart never|on-failure|always", 1, 1, _restart, ALWAYS),
     Verb("nice N", 1, 1, _nice, ALWAYS),
     Verb("availability off|checkpoint=N replicas=N", 1, 3, _availability, ALWAYS),

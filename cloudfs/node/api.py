@@ -6,7 +6,7 @@ signal, freeze and kill it, and find it again after the daemon was gone.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -40,13 +40,14 @@ class Launch:
     argv: Sequence[str]
     env: Mapping[str, str]
     cwd: str
-    runtime: str  # "process" or "sandbox"
+    runtime: str  # "process", "sandbox" or "vm", whose argv says what machine (node/vm.py)
     limits: Limits = field(default_factory=Limits)
     nice: int = 0
     stdio_limit: int = 1 << 28  # bytes kept of each of stdout and stderr
     net: str = "host"  # sandbox: "host" or "none"
-    cloud: str = ""  # sandbox: a directory to show at /cloud, or ""
+    cloud: str = ""  # sandbox, vm: a directory to show at /cloud, or ""
     lease: float = 0.0  # as of Running.lease, from its first moment; 0 is none
+    user: str = ""  # vm: as whom its files are opened
 
 
 @dataclass(slots=True)
@@ -103,16 +104,16 @@ class Running(Protocol):
     async def ended(self) -> Exit:
         """Wait for the end of the whole process tree.  Any number of callers."""
 
-    def signal(self, number: int) -> None:
+    def signal(self, number: int) -> Wait[None] | None:
         """Send a signal to the program (its first process)."""
 
     def kill(self, why: str) -> None:
         """Kill every process of the tree, double-forked ones too; `ended` then returns."""
 
-    def freeze(self) -> None:
+    def freeze(self) -> Wait[None] | None:
         """Stop every process of the tree."""
 
-    def thaw(self) -> None:
+    def thaw(self) -> Wait[None] | None:
         """Let them go on."""
 
     def lease(self, until: float) -> None:
@@ -129,6 +130,24 @@ class Running(Protocol):
         """Bytes taken; a Wait while the pipe is full; CloudError("pipe") when closed."""
 
     def close_stdin(self) -> None: ...
+
+    @property
+    def streams(self) -> bool:
+        """Whether it can be sent while it runs: by `send`, then `dump`."""
+
+    async def send(self, images: Path, out: int, ready: Callable[[], None]) -> None:
+        """Write into an empty directory what a machine is to receive it, call ready, and then
+        write its memory to a descriptor; done when all is written and it stands still.  `dump`
+        then writes the rest.  Raises CloudError as `dump`."""
+
+    async def feed(self, data: bytes) -> None:
+        """Memory, for one that receives it; b"" is the end, and then it is done once it could
+        go on.  Raises CloudError."""
+
+    @property
+    def still(self) -> dict[str, float]:
+        """For how many seconds it has stood still since its last image, and what else is
+        measured of that, as what runs it tells it; {} where it stands not still."""
 
     async def dump(self, images: Path) -> None:
         """Write an image of all its processes into an empty directory, and leave them
@@ -164,6 +183,13 @@ class Host(Protocol):
         """As `start`, but what an image holds goes on.  launch: that of the object; its
         argv and env are not used.  Of an image that is `anew` its program starts."""
 
+    async def receive(self, launch: Launch, image: Image) -> Running:
+        """As `restore`, for one that is sent while it runs: it waits for its memory, by
+        `feed`, and then for `go_on`."""
+
+    async def go_on(self, running: Running, image: Image) -> None:
+        """Let one that was received go on, with what `dump` wrote.  Does nothing for others."""
+
     def adopt(self, id: str, dir: Path) -> Running | Exit | None:
         """What became of an object that an earlier daemon started: still running, ended
         (its exit record), or None if it never ran."""
@@ -189,8 +215,8 @@ class Host(Protocol):
     def sandbox_of(self, uid: int) -> str | None:
         """The id of the sandboxed object in whose range of uids this one is."""
 
-    def images_word(self) -> str:
-        """ "" if objects can be dumped and restored here, else why not."""
+    def images_word(self, runtime: str = "") -> str:
+        """ "" if objects of a runtime can be dumped and restored here, else why not."""
 
     def dumping(self, images: Path) -> bool:
         """Whether a dump into a directory goes on, be it of an earlier daemon."""

@@ -331,10 +331,16 @@ def externals(config: Mapping[str, Any], root: str) -> list[str]:
 _tee = ctypes.CDLL(None, use_errno=True).tee
 
 
+def pipe_holds(fd: int) -> int:
+    """How many bytes a pipe holds."""
+    held: int = struct.unpack("i", fcntl.ioctl(fd, termios.FIONREAD, b"\0" * 4))[0]
+    return held
+
+
 def copy_pipe(fd: int) -> bytes:
     """What a pipe holds; it stays there.  fd: a read end."""
     size = fcntl.fcntl(fd, fcntl.F_GETPIPE_SZ)
-    there = struct.unpack("i", fcntl.ioctl(fd, termios.FIONREAD, b"\0" * 4))[0]
+    there = pipe_holds(fd)
     if not there:
         return b""
     mine, theirs = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)

@@ -8,6 +8,7 @@ import logging
 import os
 import shutil
 import signal
+import socket
 import sys
 import threading
 import time
@@ -17,13 +18,15 @@ from pathlib import Path
 import trio
 
 from cloudfs.errors import CloudError, from_errno
-from cloudfs.node import cgroup, criu, keeper, packing, procfs
+from cloudfs.node import cgroup, criu, keeper, packing, procfs, vm
 from cloudfs.node.api import PATH, Exit, Image, Launch, Limits, Running
 from cloudfs.node.groups import Group, Groups
 from cloudfs.node.near import near
 from cloudfs.node.running import Kept, conclude
 from cloudfs.node.sandbox import OWN, Sandbox
 from cloudfs.node.uids import USER, Ranges
+from cloudfs.node.virtual import VmKept
+from cloudfs.node.vms import Vms
 from cloudfs.node.watch import Watch
 
 logger = logging.getLogger(__name__)
@@ -43,6 +46,7 @@ STAGES = {
     "nice": "the nice value cannot be set",
     "stdio": "its stdio cannot be set up",
     "cwd": "its directory {cwd} cannot be entered",
+    "user": "it cannot be run as a user of its own",
     "exec": "{program} cannot be run",
 }
 
@@ -59,6 +63,7 @@ class RealHost:
         self.groups = Groups(node)
         self.sandbox = Sandbox(state / "sandbox")
         self.criu = criu.Criu(state)
+        self.vms = Vms(state)
         self._ranges = Ranges(state / "sandbox" / "uids")
         self._one_at_a_time = threading.Lock()  # starts run in threads
         # For a while runc mounts what an image wants below the root that all share.
@@ -85,6 +90,9 @@ class RealHost:
                 return self.sandbox.runc
             case "process":
                 return check_process(launch)
+            case "vm":
+                self.vms.check(launch)
+                return self.vms.qemu
             case other:
                 raise CloudError("unsupported", f"there is no runtime {other} on this node")
 
@@ -100,10 +108,13 @@ class RealHost:
         """ "sandbox" where it can be used, else "process"."""
         return "process" if self.sandbox.word else "sandbox"
 
-    def images_word(self) -> str:
-        """ "" if objects can be dumped and restored here, else why not."""
+    def images_word(self, runtime: str = "") -> str:
+        """ "" if objects of a runtime can be dumped and restored here, else why not."""
         try:
-            self.criu.need()
+            if runtime == "vm":
+                self.vms.need()
+            else:
+                self.criu.need()
         except CloudError as error:
             return f"{error.why} ({error.fix})" if error.fix else error.why
         return ""
@@ -142,17 +153,42 @@ class RealHost:
         async with self._restoring:
             return await self._start(launch, image)
 
-    async def _start(self, launch: Launch, image: Image | None) -> Kept:
+    async def receive(self, launch: Launch, image: Image) -> Kept:
+        """Let a virtual machine wait for its memory; see Host.receive."""
+        ours, theirs = socket.socketpair()
+        with ours:
+            kept = await self._start(launch, image, theirs.detach())
+            assert isinstance(kept, VmKept)
+            kept.incoming = trio.SocketStream(trio.socket.from_stdlib_socket(ours.dup()))
+        return kept
+
+    async def go_on(self, running: Running, image: Image) -> None:
+        """Let a virtual machine go on that was received; it is gone where it does not."""
+        if not isinstance(running, VmKept) or not running.waiting_mark.exists():
+            return
+        try:
+            await running.go_on_with(image.dir)
+        except BaseException:
+            with contextlib.suppress(CloudError):
+                running.kill("it did not go on")
+            raise
+
+    async def _start(self, launch: Launch, image: Image | None, incoming: int = -1) -> Kept:
         new = not launch.dir.exists()
         group = self._group(launch.id, launch.runtime)
         try:
             if image is None and _looks_near(launch):
                 pid, pipe = self._launch(launch, group, None)
             else:
-                pid, pipe = await trio.to_thread.run_sync(self._launch, launch, group, image)
+                pid, pipe = await trio.to_thread.run_sync(
+                    self._launch, launch, group, image, incoming
+                )
             record = await _reported(pid, pipe)
             if "failed" in record:
                 raise self._not_started(launch, record, image)
+            kept = self._kept(launch.id, launch.dir, record)
+            if isinstance(kept, VmKept):
+                await self._begun(kept, image, incoming >= 0)
         except CloudError as error:
             if error.kind != "busy":
                 group.clear()
@@ -160,23 +196,65 @@ class RealHost:
                 if new:
                     shutil.rmtree(launch.dir, ignore_errors=True)
             raise
-        return self._kept(launch.id, launch.dir, record)
+        return kept
 
-    def _launch(self, launch: Launch, group: Group, image: Image | None) -> tuple[int, int]:
+    async def _begun(self, kept: VmKept, image: Image | None, waits: bool) -> None:
+        """See that a virtual machine runs, or waits; it is gone where it does not."""
+        try:
+            if waits:
+                kept.waiting_mark.touch()
+                await kept.await_waiting()
+            else:
+                await kept.await_begun(None if image is None else image.dir)
+        except CloudError as error:
+            with contextlib.suppress(CloudError):
+                kept.kill("it did not begin")
+            await kept.ended()
+            said = kept.complaint()
+            why = f"QEMU: {said}" if said else error.why
+            raise CloudError("notexec" if image is None else "io", why, error.fix) from None
+
+    def _launch(
+        self, launch: Launch, group: Group, image: Image | None, incoming: int = -1
+    ) -> tuple[int, int]:
         """Check, prepare and start its keeper: the keeper's pid and its report's pipe."""
-        program = self._program(launch)
+        program = "" if launch.runtime == "vm" else self._program(launch)
         if keeper.lives(launch.dir):
             raise CloudError("busy", f"{launch.id} still runs")
         launch.dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         for name in ("exit", "keeper"):  # of an earlier run
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(launch.dir / name)
+        if launch.runtime == "vm":
+            return self._launch_vm(launch, group, image, incoming)
         if image is None or image.anew:
             runs = [("program", program), *self._runs(launch, group, image)]
         else:
             runs = self._goes_on(launch, group, image)
         order = keeper.order([*runs, *_keeps(launch)])
         return keeper.launch(self._keeper, launch.id, launch.dir, order)
+
+    def _launch_vm(
+        self, launch: Launch, group: Group, image: Image | None, incoming: int
+    ) -> tuple[int, int]:
+        """Start the keeper of a virtual machine; incoming: as Vms.prepare."""
+        self._check_limits(launch.limits)
+        uid = None
+        if os.geteuid() == 0:
+            with self._one_at_a_time:
+                uid = self._ranges.take(launch.id) + USER
+        images = None if image is None else image.dir
+        runs, passed = self.vms.prepare(launch, uid, images, incoming)
+        try:
+            if image is not None:
+                runs.append(("ran", f"{image.ran:.6f}"))
+            joins = group.make(vm.around(launch.limits))
+            runs += [*(("join", path) for path in joins), *group.kill_files()]
+            order = keeper.order([*runs, *_keeps(launch)])
+            return keeper.launch(self._keeper, launch.id, launch.dir, order, passed)
+        finally:
+            for fd in passed:
+                os.close(fd)
 
     def _runs(self, launch: Launch, group: Group, image: Image | None) -> list[tuple[str, object]]:
         """What the keeper is to run, and in which control groups.  image: what there is of
@@ -292,6 +370,8 @@ class RealHost:
 
     def _kept(self, id: str, dir: Path, record: dict[str, str]) -> Kept:
         runtime = record["runtime"]
+        if runtime == "vm":
+            return VmKept(dir, record, self._group(id, runtime))
         clear = partial(self.sandbox.clear, id, dir) if runtime == "sandbox" else _nothing
         return Kept(dir, record, self._group(id, runtime), clear, partial(self._dump, id))
 

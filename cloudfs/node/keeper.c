@@ -16,12 +16,16 @@
  * Requests come as lines on a pipe that the daemon opens through /proc/PID/fd/N:
  * `kill 'WHY'`, `signal N`, `stdin` (close it), `time SECONDS` (0 is no limit), `sync N`
  * (carry all output there is, then say `sync=N` in the file `keeper`), `lease SECONDS`
- * (freeze the whole at that time of CLOCK_BOOTTIME, unless a later one comes; 0 is never).
+ * (freeze the whole at that time of CLOCK_BOOTTIME, unless a later one comes; 0 is never),
+ * `reopen` (other files are in place of `stdout` and `stderr`: go on at their ends).
  *
  * A lease is how no object runs twice: another node may let it go on once this one was not
  * heard of for a while, and the daemon that would stop it here may be dead or frozen.  So
  * the keeper does, by a clock that goes on while the machine sleeps; and again and again,
  * as a daemon that slept meanwhile may thaw it by a decision of long ago.
+ *
+ * Descriptors from 3 on go to the program where the order says so (key `passed`); with the key
+ * `user` it runs as that one, without a network and with System V IPC of its own.
  *
  * What it runs may be what criu dumped of an earlier life (key `image`): see keeper_box.c.
  */
@@ -29,6 +33,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -67,6 +72,9 @@ static int input_closed;
 static int box;			/* the program is criu, and restores into a box */
 static int last_pid;
 static uid_t owner = -1;	/* of the pipes, where the program is another user's */
+static uid_t user = -1;		/* who the program is to be, in no other group than: */
+static gid_t group = -1;
+static int passed;		/* descriptors from 3 on are the program's, so many */
 
 /* What goes on. */
 static int stdin_pipe[2], control[2];
@@ -117,6 +125,7 @@ static int report(const char *stage, int error)
 void begin_output(int out, int err);
 int carry_output(off_t limit);
 int output_pipe(int number);
+void reopen_output(void);
 
 /* keeper_proc.c */
 size_t signal_descendants(pid_t ancestor, int number);
@@ -144,6 +153,9 @@ static void key_time(const char *value) { time_limit = atof(value); }
 static void key_stdio(const char *value) { stdio_limit = atoll(value); }
 static void key_nice(const char *value) { niceness = atoi(value); }
 static void key_owner(const char *value) { owner = atoll(value); }
+static void key_user(const char *value) { user = atoll(value); }
+static void key_group(const char *value) { group = atoll(value); }
+static void key_passed(const char *value) { passed = atoi(value); }
 static void key_ran(const char *value) { ran = atof(value); }
 static void key_input(const char *value) { input = value; }
 static void key_closed(const char *value) { input_closed = atoi(value); }
@@ -166,7 +178,8 @@ static const struct { const char *key; void (*take)(const char *); } KEYS[] = {
 	{"cwd", key_cwd}, {"note", key_note}, {"pidfile", key_pidfile}, {"kill", key_kill},
 	{"freezer", key_freezer}, {"time", key_time}, {"stdio", key_stdio}, {"nice", key_nice},
 	{"owner", key_owner}, {"ran", key_ran}, {"input", key_input}, {"closed", key_closed},
-	{"box", key_box}, {"lease", key_lease},
+	{"box", key_box}, {"lease", key_lease}, {"user", key_user}, {"group", key_group},
+	{"passed", key_passed},
 };
 
 /* The order stays mapped: paths are needed later, and its pages are few. */
@@ -227,6 +240,19 @@ static void fail(const char *stage)
 	_exit(127);
 }
 
+/* Straight to the kernel: we are in our parent's memory, and libc keeps notes there. */
+static int become_user(void)
+{
+	if (unshare(CLONE_NEWNET | CLONE_NEWIPC) ||
+	    syscall(SYS_setgroups, group != (gid_t)-1, &group) ||
+	    syscall(SYS_setresgid, user, user, user) || syscall(SYS_setresuid, user, user, user))
+		return -1;
+	prctl(PR_SET_PDEATHSIG, SIGKILL);	/* another user's loses it */
+	if (getppid() != self)
+		_exit(127);
+	return 0;
+}
+
 static void become_program(int in, int out, int err)
 {
 	struct rlimit files;
@@ -254,6 +280,8 @@ static void become_program(int in, int out, int err)
 		signal(s, SIG_DFL);
 	sigemptyset(&none);
 	sigprocmask(SIG_SETMASK, &none, NULL);
+	if (user != (uid_t)-1 && become_user())
+		fail("user");
 	execve(program, args, envs);
 	fail("exec");
 }
@@ -336,6 +364,8 @@ static int start(void)
 		become_program(stdin_pipe[0], out[1], err[1]);
 	if (pid < 0)
 		return report("fork", errno);
+	for (int i = 3; i < 3 + passed; i++)
+		close(i);
 	close(stdin_pipe[0]), close(out[1]), close(err[1]);
 	begin_output(out[0], err[0]);
 	if (input_closed) {
@@ -437,9 +467,15 @@ static void ask_stdin(const char *unused)
 
 static void ask_sync(const char *text) { sync_asked = strtoul(text, NULL, 10); }
 
+static void ask_reopen(const char *unused)
+{
+	(void)unused;
+	reopen_output();
+}
+
 static const struct { const char *verb; void (*act)(const char *); } REQUESTS[] = {
 	{"kill ", begin_kill}, {"signal ", ask_signal}, {"stdin", ask_stdin}, {"time ", key_time},
-	{"sync ", ask_sync}, {"lease ", key_lease},
+	{"sync ", ask_sync}, {"lease ", key_lease}, {"reopen", ask_reopen},
 };
 
 static void take_requests(void)
@@ -575,7 +611,6 @@ int main(void)
 	sigset_t all;
 	self = getpid();
 	setsid();
-	syscall(SYS_close_range, 3, ~0U, 0);	/* musl has no function for it */
 	prctl(PR_SET_CHILD_SUBREAPER, 1);
 	sigfillset(&all);
 	sigprocmask(SIG_SETMASK, &all, NULL);
@@ -584,6 +619,7 @@ int main(void)
 	fcntl(REPORT, F_SETFD, FD_CLOEXEC);
 	if (read_order())
 		return report("order", EINVAL);
+	syscall(SYS_close_range, 3 + passed, ~0U, 0);	/* musl has no function for it */
 	close(ORDER);
 	if (start()) {
 		unlinkat(DIRECTORY, "keeper", 0);

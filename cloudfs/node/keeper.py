@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -21,6 +21,7 @@ SOURCES = [
     Path(__file__).with_name(f"{name}.c")
     for name in ("keeper", "keeper_out", "keeper_proc", "keeper_box")
 ]
+HIGH = 64  # above the descriptors that any program is passed
 ORDER_MAX = 4 << 20  # bytes of arguments and environment
 
 
@@ -44,19 +45,25 @@ def order(pairs: Iterable[tuple[str, object]]) -> bytes:
     return text
 
 
-def launch(binary: str, id: str, dir: Path, text: bytes) -> tuple[int, int]:
+def launch(
+    binary: str, id: str, dir: Path, text: bytes, passed: Sequence[int] = ()
+) -> tuple[int, int]:
     """Start a keeper; its pid, and the pipe on which it reports, nonblocking.
 
-    Raises CloudError("busy") while an earlier keeper lives there.
+    passed: descriptors that the program finds from 3 on.  Raises CloudError("busy") while
+    an earlier keeper lives there.
     """
     with _opened(dir) as directory, _memory(text) as orders:
         if not _lock(directory):
             raise CloudError("busy", "an earlier program of this object still runs")
         report, theirs = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        high: list[int] = []  # above all numbers that they get
         try:
+            high += [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, HIGH) for fd in passed]
             # Onto 0, 1 and 2, where no source can be: every fd of ours is above them.
             actions = [
-                (os.POSIX_SPAWN_DUP2, fd, at) for at, fd in enumerate((directory, orders, theirs))
+                (os.POSIX_SPAWN_DUP2, fd, at)
+                for at, fd in enumerate((directory, orders, theirs, *high))
             ]
             # Its name shows in ps, and the program's arguments do not: pkill -f finds one.
             pid = os.posix_spawn(binary, ["cloudfs-keeper", id], {}, file_actions=actions)
@@ -64,7 +71,8 @@ def launch(binary: str, id: str, dir: Path, text: bytes) -> tuple[int, int]:
             os.close(report)
             raise CloudError("again", f"no keeper can be started: {error.strerror}") from None
         finally:
-            os.close(theirs)
+            for fd in (theirs, *high):
+                os.close(fd)
         return pid, report
 
 

@@ -12,6 +12,7 @@ enum { DIRECTORY = 0, BLOCK = 4096, LEAST = 8 * BLOCK };
 void begin_output(int out, int err);
 int carry_output(off_t limit);
 int output_pipe(int number);
+void reopen_output(void);
 
 struct stream {
 	const char *name;
@@ -86,4 +87,14 @@ int carry_output(off_t limit)
 int output_pipe(int number)
 {
 	return streams[number].stuck ? -1 : streams[number].pipe;
+}
+
+/* The next output goes to the ends of the files that are there now. */
+void reopen_output(void)
+{
+	for (int i = 0; i < 2; i++) {
+		if (streams[i].file >= 0)
+			close(streams[i].file);
+		streams[i].file = -1;
+	}
 }

@@ -15,7 +15,7 @@ import trio
 from cloudfs.errors import CloudError, from_errno
 from cloudfs.node import keeper, procfs
 from cloudfs.node.api import DIED, Exit, Limits, Usage
-from cloudfs.node.criu import Stdio, copy_pipe, space_pids
+from cloudfs.node.criu import Stdio, copy_pipe, pipe_holds, space_pids
 from cloudfs.node.groups import Group
 from cloudfs.wait import Wait
 
@@ -93,10 +93,11 @@ class Kept:
 
     # --- what the keeper does for us --------------------------------------------------
 
-    def signal(self, number: int) -> None:
+    def signal(self, number: int) -> Wait[None] | None:
         """Send a signal to the program.  Raises CloudError("absent") if it has ended."""
         signal.Signals(number)
         self._ask(f"signal {number}")
+        return None
 
     def kill(self, why: str) -> None:
         """Kill the whole tree; `ended` then tells why."""
@@ -159,6 +160,22 @@ class Kept:
 
     # --- images -----------------------------------------------------------------------
 
+    @property
+    def streams(self) -> bool:
+        """Processes are dumped as a whole."""
+        return False
+
+    async def send(self, images: Path, out: int, ready: Callable[[], None]) -> None:
+        raise CloudError("unsupported", "processes are not sent while they run")
+
+    async def feed(self, data: bytes) -> None:
+        raise CloudError("unsupported", "processes are not sent while they run")
+
+    @property
+    def still(self) -> dict[str, float]:
+        """A plain process tells nothing of how long a dump takes."""
+        return {}
+
     async def dump(self, images: Path) -> None:
         """Write an image into a directory made for it, and stay frozen until `thaw`.
         Raises CloudError, and it runs on."""
@@ -216,6 +233,16 @@ class Kept:
         finally:
             os.close(fd)
 
+    def waiting(self) -> int:
+        """How many bytes its stdin holds."""
+        if self._stdin < 0:
+            return 0
+        fd = self._open(self._stdin, "absent", "the object has ended", os.O_RDONLY)
+        try:
+            return pipe_holds(fd)
+        finally:
+            os.close(fd)
+
     def _sync(self) -> None:
         """Wait until the keeper has carried all output there is."""
         self._syncs += 1
@@ -232,13 +259,15 @@ class Kept:
 
     # --- the whole tree ---------------------------------------------------------------
 
-    def freeze(self) -> None:
+    def freeze(self) -> Wait[None] | None:
         """Stop every process."""
         self._freeze(True)
+        return None
 
-    def thaw(self) -> None:
+    def thaw(self) -> Wait[None] | None:
         """Let them go on."""
         self._freeze(False)
+        return None
 
     def _freeze(self, frozen: bool) -> None:
         try:

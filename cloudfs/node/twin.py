@@ -215,6 +215,20 @@ class Played:
         if self._lapsed():
             self.freeze()
 
+    @property
+    def streams(self) -> bool:
+        return False
+
+    async def send(self, images: Path, out: int, ready: Callable[[], None]) -> None:
+        raise CloudError("unsupported", "processes are not sent while they run")
+
+    async def feed(self, data: bytes) -> None:
+        raise CloudError("unsupported", "processes are not sent while they run")
+
+    @property
+    def still(self) -> dict[str, float]:
+        return {}
+
     async def dump(self, images: Path) -> None:
         self._need_alive()
         self.freeze()
@@ -351,6 +365,12 @@ class Twin:
         played.load(image.dir)
         return played
 
+    async def receive(self, launch: Launch, image: Image) -> Played:
+        raise CloudError("unsupported", "processes are not sent while they run")
+
+    async def go_on(self, running: Running, image: Image) -> None:
+        """None waits for that."""
+
     def adopt(self, id: str, dir: Path) -> Played | Exit | None:
         played = self.played.get(id)
         return played and (played.exit or played)
@@ -377,7 +397,7 @@ class Twin:
     def default_runtime(self) -> str:
         return "process"
 
-    def images_word(self) -> str:
+    def images_word(self, runtime: str = "") -> str:
         return self.no_images
 
     def dumping(self, images: Path) -> bool:

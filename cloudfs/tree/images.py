@@ -19,9 +19,11 @@ from cloudfs.errors import CloudError, from_errno
 from cloudfs.kernel import images, pieces
 from cloudfs.kernel.object import Object
 from cloudfs.kernel.objects import Objects
+from cloudfs.kernel.stream import number_of
 from cloudfs.tree import numbers
 from cloudfs.tree.api import DMDIR, Cues, DirHandle, Entries, Handle, Node, Stat, Wait
 from cloudfs.tree.space import Attach
+from cloudfs.tree.stream import StreamFile
 
 LOOK = 0.02  # seconds between two looks at what a dump has written
 TELL = 2.0  # seconds after which its reader is told also that there is no more
@@ -72,6 +74,9 @@ class ImageDir(Node):
 
     def walk(self, name: str, at: Attach, cues: Cues) -> Node:
         self.made.fetched = trio.current_time()
+        number = number_of(name)
+        if number is not None and self.made.stream is not None and self.name == images.MOVING:
+            return StreamFile(self.made, self.made.stream, name, number)
         known = pieces.parse_growing(name)
         if known is not None:
             return ImageFile(self, name, self.place, _Growing(self.made, self.place, known))

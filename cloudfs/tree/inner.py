@@ -102,7 +102,7 @@ class InnerSpaces(Node):
         return Stat(self.name, self.qid, self.mode, 0, self._objects.changed, self.uid, self.gid)
 
     def walk(self, name: str, at: Attach, cues: Cues) -> Node:
-        made = self._objects.all.get(name)
+        made = self._objects.here(name)
         if made is None:
             raise CloudError("absent", f"there is no object {name[:32]}")
         found = self._spaces.get(name)

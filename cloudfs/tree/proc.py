@@ -153,8 +153,8 @@ class Proc:
     def _went(self, made: Object) -> str | None:
         return self.objects.moved_to(made.id) if made.state == "gone" else None
 
-    def _post(self, made: Object, line: str, at: Attach) -> None:
-        verbs.post(self.objects, made, line.strip(), at.who)
+    def _post(self, made: Object, line: str, at: Attach) -> Wait[None] | None:
+        return verbs.post(self.objects, made, line.strip(), at.who)
 
     def _stdin(self, made: Object, data: bytes) -> int | Wait[int]:
         """Its standard input, open until `close stdin` is written to ctl."""

@@ -181,6 +181,7 @@ def test_doctor_checks_everything(own: Session) -> None:
         "process",
         "sandbox",
         "criu",
+        "vm",
         "node",
     }
     for finding in found:
