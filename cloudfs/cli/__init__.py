@@ -48,6 +48,7 @@ TABLE: dict[str, tuple[str, str]] = {
     "logout": ("login", "End that, and forget the keys."),
     "keys": ("login", "List your keys, or add some."),
     "grant": ("login", "Let another user do some of what you may."),
+    "revoke": ("users", "Take back what you granted."),
     "user": ("users", "Make, list and end users of the cloud."),
     "group": ("users", "Make, list and end groups of users."),
     "passwd": ("users", "Change a user's password."),

@@ -424,6 +424,12 @@ def change_password(
     memory.note(blob)
 
 
+def take_back(files: Files, opened: Opened, ids: Sequence[str]) -> None:
+    """Have the user's record say that tokens with blocks of these ids are void."""
+    said = _all_notes(opened.heads).with_revoked(ids)
+    _change_record(files, opened.heads, opened.secret, said)
+
+
 def _all_notes(heads: Sequence[User]) -> Notes:
     """What the first says, with the devices of all."""
     devices = [key for one in heads for key in notes(one).devices]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import getpass
 import sys
 from collections.abc import Callable, Iterator
+from typing import IO
 
 import click
 
@@ -15,6 +17,7 @@ from cloudfs.cli.show import columns
 from cloudfs.errors import CloudError
 
 AS = click.option("--as", "owner", metavar="USER", help="The owner; who types it by default.")
+LINES = 1 << 16  # characters of what was granted
 LINE = 2048  # characters of a line of standard input
 
 
@@ -191,6 +194,41 @@ def passwd(options: Options, name: str | None, version: str, logout: bool) -> No
     opened = secstore.unlock(files, who, password=old, version=version, say=_say)
     new = asking.secret(f"New password of {who}", again=True)
     secstore.change_password(files, opened, new, _say, logout)
+
+
+@click.command()
+@click.argument("file", type=click.File())
+@click.pass_obj
+def revoke(options: Options, file: IO[str]) -> None:
+    """Take back what you granted.
+
+    FILE has the lines that cloudfs grant printed, which are of no use from then on, wherever they
+    are: your record says so, as soon as nodes have it.  Your password is asked for, at the
+    terminal or as a line of standard input.
+    """
+    from cloudfs.cli import secstore
+    from cloudfs.factotum import tokens
+
+    found = [_token(line) for line in file.read(LINES).splitlines() if line.strip()]
+    users = {tokens.peek(token)[0] for token in found}
+    if len(users) != 1:
+        raise CloudError(
+            "bad", "that is not what one user granted", "give what cloudfs grant printed"
+        )
+    (who,) = users
+    files = _files(options)
+    opened = secstore.unlock(files, who, password=Asking().secret(f"Password of {who}"), say=_say)
+    secstore.take_back(files, opened, [tokens.ids_of(token)[0] for token in found])
+
+
+def _token(line: str) -> bytes:
+    word, _, text = line.strip().partition(" ")
+    try:
+        if word == "granted":
+            return base64.b64decode(text, validate=True)
+    except ValueError:
+        pass
+    raise CloudError("bad", f"{line[:40]!r} was not granted", "give what cloudfs grant printed")
 
 
 # --- groups ----------------------------------------------------------------------------------

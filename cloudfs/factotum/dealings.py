@@ -15,7 +15,7 @@ the clusters: everybody who sees the same nodes chooses the same.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from cryptography.exceptions import InvalidSignature
@@ -167,13 +167,15 @@ class Notes:
     """What the tools keep in the `more` of a user's record.
 
     anchor: the hash of a dealing.  public: the point of its key.  blob: the hash of the last
-    sealed keys.  devices: public keys of those that have logged in.
+    sealed keys.  devices: public keys of those that have logged in.  revoked: tokens that the
+    user took back, by `short` of their first blocks' ids.
     """
 
     anchor: str = ""
     public: bytes = b""
     blob: str = ""
     devices: tuple[bytes, ...] = ()
+    revoked: tuple[str, ...] = ()
 
     def text(self) -> str:
         return ndb.record(
@@ -182,11 +184,29 @@ class Notes:
                 "public": self.public.hex(),
                 "keys": self.blob,
                 "devices": ",".join(key.hex() for key in self.devices),
+                "revoked": ",".join(self.revoked),
             }
         )
 
+    def with_revoked(self, ids: Iterable[str]) -> Notes:
+        """More tokens that do nothing any more.  CloudError("toomany")."""
+        every = tuple(dict.fromkeys([*self.revoked, *map(short, ids)]))
+        if len(every) > REVOKED:
+            raise CloudError(
+                "toomany",
+                f"a record names {REVOKED} tokens that were taken back, at most",
+                "void all there are: cloudfs passwd --logout",
+            )
+        return replace(self, revoked=every)
+
+
+def short(id: str) -> str:
+    """By what a record names a block of a token: 16 hexadecimal digits of its id's hash."""
+    return hashlib.sha256(id.encode()).hexdigest()[:16]
+
 
 DEVICES = 16
+REVOKED = 64
 
 
 def notes(user: User) -> Notes:
@@ -197,7 +217,9 @@ def notes(user: User) -> Notes:
         public = bytes.fromhex(pairs.get("public", ""))
     except (CloudError, ValueError):
         return Notes()
-    return Notes(pairs.get("dealing", ""), public, pairs.get("keys", ""), tuple(devices[-DEVICES:]))
+    revoked = tuple(filter(None, pairs.get("revoked", "").split(",")))[:REVOKED]
+    known = tuple(devices[-DEVICES:])
+    return Notes(pairs.get("dealing", ""), public, pairs.get("keys", ""), known, revoked)
 
 
 # --- choosing ----------------------------------------------------------------------------------

@@ -36,6 +36,9 @@ class People(Protocol):
 
     def epoch(self, name: str) -> int: ...
 
+    def revoked(self, name: str, id: str) -> bool:
+        """Whether that user took back the token with a block of that id."""
+
 
 class Nobody:
     """The people of a node that is in no cloud with users."""
@@ -52,6 +55,9 @@ class Nobody:
     def epoch(self, name: str) -> int:
         return 0
 
+    def revoked(self, name: str, id: str) -> bool:
+        return False
+
 
 @dataclass(frozen=True, slots=True)
 class Proven:
@@ -63,20 +69,18 @@ class Proven:
 
 class Proofs:
     """people: the records.  proof(): what this node proves itself with, None while it has no
-    keys.  now: seconds since 1970.  revoked(id): whether a block of a token is void.  lent: what
-    those who prove themselves lend this node, so that it acts for them."""
+    keys.  now: seconds since 1970.  lent: what those who prove themselves lend this node, so that
+    it acts for them."""
 
     def __init__(
         self,
         people: People,
         proof: Callable[[], NodeProof | None],
         now: Callable[[], float] = time.time,
-        revoked: Callable[[str], bool] = lambda id: False,
     ) -> None:
         self.people = people
         self._proof = proof
         self._now = now
-        self._revoked = revoked
         self.lent = Lent()
         self._kept: dict[bytes, Proven] = {}
 
@@ -146,7 +150,7 @@ class Proofs:
             raise CloudError(
                 "denied", f"{powers.user} has begun a new epoch", "log in again: cloudfs login"
             )
-        if any(map(self._revoked, powers.ids)):
+        if any(self.people.revoked(powers.user, id) for id in powers.ids):
             raise CloudError("denied", "the token was revoked", "log in again: cloudfs login")
 
     def verify(self, credential: bytes) -> Powers:
@@ -163,6 +167,7 @@ class Proofs:
         proof = self._proof()
         assert proof is not None  # it signed what came before
         keys: list[bytes] = []
+        names: list[str] = []
 
         def key_of(user: str) -> bytes:
             record = self.people.user(user)
@@ -171,6 +176,7 @@ class Proofs:
                     "denied", f"there is no user {user} that this node knows", "see: cloudfs why"
                 )
             keys.append(record.key)
+            names.append(user)
             return record.key
 
         def read(token: bytes) -> Powers:
@@ -180,7 +186,7 @@ class Proofs:
                 self._now(),
                 cloud=proof.cloud,
                 epoch_of=self.people.epoch,
-                revoked=self._revoked,
+                revoked=lambda id: self.people.revoked(names[-1], id),
             )
 
         found = delegation.verify(credential, self._now(), read)

@@ -224,6 +224,13 @@ def peek(token: bytes) -> tuple[str, str, str]:
     return first[1], first[2], held[1]
 
 
+def ids_of(token: bytes) -> list[str]:
+    """The ids of a token's blocks, by which it can be revoked; CloudError("bad")."""
+    _first_of(token)
+    read = UnverifiedBiscuit.from_base64(urlsafe_b64encode(token).decode())
+    return [str(id) for id in read.revocation_ids]
+
+
 def _claimed(token: bytes) -> str:
     """The user that an unverified token names."""
     return _first_of(token)[1]

@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from cloudfs.errors import CloudError
 from cloudfs.factotum.accounts import Gone, Group, User
-from cloudfs.factotum.dealings import Dealing
+from cloudfs.factotum.dealings import Dealing, notes, short
 from cloudfs.factotum.register import Record, Register, Root
 from cloudfs.kernel.bell import Bell
 from cloudfs.kernel.records import Records
@@ -77,6 +77,11 @@ class People:
         """The checked record of a user, None where there is none of that name."""
         self._look_at_root()
         return self.register.user(name)
+
+    def revoked(self, name: str, id: str) -> bool:
+        """Whether a user took back the token with a block of that id."""
+        every = self.register.versions("user", name)
+        return any(short(id) in notes(one).revoked for one in every if isinstance(one, User))
 
     def groups_of(self, name: str) -> frozenset[str]:
         """The groups that have this user as a member now."""

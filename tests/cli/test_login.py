@@ -289,3 +289,30 @@ def test_a_user_of_the_cloud_logs_in_by_a_password(cloud: Cloud) -> None:
     assert "you are eve" in cloud.two.cloudfs("login", "eve", stdin=f"{word}\n").stdout
     assert who(cloud, cloud.two) == "eve"
     assert word not in cloud.root.log()
+
+
+def test_what_was_granted_can_be_taken_back(cloud: Cloud) -> None:
+    word = "a long and plain sentence"
+    cloud.root.cloudfs("user", "add", "gil", stdin=f"{word}\n")
+    cloud.one.cloudfs("login", "gil", stdin=f"{word}\n")
+    cloud.login(cloud.two, "bob")
+    line = cloud.one.cloudfs("grant", "bob", "--op", "read").stdout
+    cloud.two.cloudfs("keys", "--add", stdin=line)
+    sock = f"unix:{cloud.root.state}/sock"
+    asked = ("9p", "--user", "gil", "cat", sock, "user")
+    assert cloud.two.cloudfs(*asked).stdout == "gil\n"
+    granted = cloud.one.home / "granted"
+    granted.write_text(line)
+    os.chown(granted, cloud.one.person.uid, -1)
+    assert (
+        "password"
+        in cloud.one.cloudfs("revoke", str(granted), stdin="no such word\n", status=1).stderr
+    )
+    cloud.one.cloudfs("revoke", str(granted), stdin=f"{word}\n")
+    assert "revoked" in cloud.two.cloudfs(*asked, status=1).stderr
+    assert who(cloud, cloud.one) == "gil"
+    granted.write_text("nothing of it\n")
+    said = cloud.one.cloudfs("revoke", str(granted), stdin=f"{word}\n", status=1).stderr
+    assert "cloudfs grant printed" in said
+    cloud.one.cloudfs("logout")
+    cloud.two.cloudfs("logout")

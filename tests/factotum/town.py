@@ -26,6 +26,7 @@ class InMemory:
     def __init__(self) -> None:
         self.users: dict[str, User] = {}
         self.groups: dict[str, frozenset[str]] = {}  # of each user
+        self.taken_back: dict[str, set[str]] = {}  # ids of blocks, by user
 
     def some(self) -> bool:
         return bool(self.users)
@@ -35,6 +36,9 @@ class InMemory:
 
     def groups_of(self, name: str) -> frozenset[str]:
         return self.groups.get(name, frozenset())
+
+    def revoked(self, name: str, id: str) -> bool:
+        return id in self.taken_back.get(name, ())
 
     def epoch(self, name: str) -> int:
         return self.users[name].epoch if name in self.users else 0
