@@ -9,6 +9,7 @@ from pyfuse3 import RequestContext
 
 from cloudfs.errors import CloudError
 from cloudfs.tree.api import Who
+from cloudfs.tree.idmap import changes
 from cloudfs.tree.space import Attach, Space
 
 WhoOf = Callable[[int, int, int], Who]  # of (uid, gid, pid), as the kernel vouches for them
@@ -18,12 +19,13 @@ ROOM = 1024  # uids remembered
 
 
 class Callers:
-    """The Attach of each uid, always the same one; who it is, is asked again in time.
+    """The Attach of each uid, always the same one; who it is, is asked again in time, and at
+    once after somebody has logged in or out.
 
     now: the time of the last request, in seconds.
     """
 
-    __slots__ = ("_clock", "_kept", "_space", "_who_of", "now")
+    __slots__ = ("_changes", "_clock", "_kept", "_space", "_who_of", "now")
 
     def __init__(
         self, space: Space, who_of: WhoOf, clock: Callable[[], float] = time.monotonic
@@ -33,12 +35,16 @@ class Callers:
         self._clock = clock
         self.now = clock()
         self._kept: dict[int, tuple[float, Attach]] = {}
+        self._changes = changes()
 
     def attach(self, ctx: RequestContext) -> Attach:
         """The sight of a request's caller."""
         kept = self._kept.get(ctx.uid)
         self.now = now = self._clock()
-        if kept is not None and now < kept[0]:
+        if self._changes != changes():
+            self._changes = changes()
+            self._kept = {uid: (0.0, at) for uid, (_, at) in self._kept.items()}
+        elif kept is not None and now < kept[0]:
             return kept[1]
         who = self._who_of(ctx.uid, ctx.gid, ctx.pid)
         if kept is None:

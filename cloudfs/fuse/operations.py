@@ -56,7 +56,7 @@ from cloudfs.tree.api import (
     Stat,
     Wait,
 )
-from cloudfs.tree.idmap import group_of, user_of
+from cloudfs.tree.idmap import changes, group_of, user_of
 from cloudfs.tree.space import MAX_NAME, Attach, Space, allowed, no_groups, settle
 
 T = TypeVar("T")
@@ -194,7 +194,7 @@ class CloudOperations(pyfuse3.Operations):
 
     def _entry(self, inode: Inode, stat: Stat) -> EntryAttributes:
         """A file's attributes, those made before if nothing has changed."""
-        seen = (stat.length, stat.mtime, stat.mode, stat.uid, stat.gid)
+        seen = (stat.length, stat.mtime, stat.mode, stat.uid, stat.gid, changes())
         now = self.callers.now
         if seen != inode.seen or now >= inode.until:
             groups = self.space.groups_of is not no_groups

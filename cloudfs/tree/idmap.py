@@ -115,14 +115,24 @@ _logged: dict[str, list[int]] = {}
 _named: dict[int, list[str]] = {}
 
 
+_changes = [0]
+
+
+def changes() -> int:
+    """Grows whenever somebody logs in or out: what was mapped before may be another now."""
+    return _changes[0]
+
+
 def log_in(name: str, uid: int) -> None:
     """From now on that user has this number here."""
+    _changes[0] += 1
     _logged.setdefault(name, []).append(uid)
     _named.setdefault(uid, []).append(name)
 
 
 def log_out(name: str, uid: int) -> None:
     """One login less."""
+    _changes[0] += 1
     _one_less(_logged, name, uid)
     _one_less(_named, uid, name)
 

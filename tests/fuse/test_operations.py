@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from typing import Any
 
 import pytest
 import trio
@@ -14,6 +15,7 @@ from cloudfs.fuse.callers import KEEP, Callers
 from cloudfs.fuse.files import File, Files
 from cloudfs.fuse.operations import CloudOperations
 from cloudfs.fuse.share import Share
+from cloudfs.tree import idmap
 from cloudfs.tree.api import PLAIN, Cues, Handle, Node, Ref, Wait, Who
 from cloudfs.tree.space import Attach, Space
 from tests.fuse.conftest import Server, needs_root
@@ -266,6 +268,22 @@ async def test_who_asks_again_in_time() -> None:
     for uid in range(3000):
         callers.attach(Context(uid))  # type: ignore[arg-type]
     assert callers.attach(Context(5)) is not at  # type: ignore[arg-type]
+
+
+def test_a_login_counts_at_once() -> None:
+    who = ["none"]
+    callers = Callers(Space(tree()), lambda uid, gid, pid: Who(who[0], uid), clock=lambda: 0.0)
+    ctx: Any = Context(1001)
+    assert callers.attach(ctx).who.user == "none"
+    who[0] = "ana"
+    assert callers.attach(ctx).who.user == "none"
+    idmap.log_in("ana", 1001)
+    try:
+        assert callers.attach(ctx).who.user == "ana"
+        who[0] = "none"
+    finally:
+        idmap.log_out("ana", 1001)
+    assert callers.attach(ctx).who.user == "none"
 
 
 def test_a_share_is_half_of_what_is_left() -> None:
