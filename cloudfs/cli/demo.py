@@ -194,10 +194,17 @@ def _mounted(node: LocalNode, mount: str | None, folder: Path) -> Iterator[str]:
 
 
 def _meet(point: str, count: int) -> None:
-    """Wait until the first node knows all others."""
+    """Wait until each node knows all others, so that none is asked for one it has not heard of.
+
+    Those of other clusters come to be known last, a few seconds after the first node has them.
+    """
 
     def known() -> bool:
-        return len(list(Path(point, "nodes").glob("n[0-9]*"))) == count
+        nodes = list(Path(point, "nodes").glob("n[0-9]*"))
+        return len(nodes) == count and all(map(knows, nodes))
+
+    def knows(node: Path) -> bool:
+        return len(list(node.glob("net/n[0-9]*"))) == count - 1
 
     if not until(known, MEET):
         click.echo(f"after {MEET:g} s the nodes do not all know each other yet", err=True)
