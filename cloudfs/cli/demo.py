@@ -10,20 +10,22 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
 import click
 
-from cloudfs.cli import Options, local, shell
+from cloudfs.cli import Options, local, loop, shell
 from cloudfs.cli.attach import attached
 from cloudfs.cli.local import LocalNode
 from cloudfs.cli.up import until
 from cloudfs.errors import CloudError
 from cloudfs.node import wan
 from cloudfs.node.machines import Machines, lack
+from cloudfs.wire import tool
+from cloudfs.wire.connect import connect
 
 MEET = 30.0  # seconds for all to hear of each other
 MOST = 60  # beyond, the daemons measure the machine and not themselves
@@ -95,7 +97,7 @@ def demo(
         local.start(cloud.nodes)
         first = cloud.nodes[0]
         point = stack.enter_context(_mounted(first, mount, cloud.folder))
-        _meet(point, count)
+        _meet(cloud.nodes)
         _greet(cloud, point)
         env = {"CLOUDFS_STATE": str(first.state), "CLOUDFS_MOUNT": point, "CLOUDFS_NET": cloud.tag}
         status = _stay(env, line, cloud.folder)
@@ -193,11 +195,23 @@ def _mounted(node: LocalNode, mount: str | None, folder: Path) -> Iterator[str]:
                 point.rmdir()
 
 
-def _meet(point: str, count: int) -> None:
-    """Wait until the first node knows all others."""
+def _meet(nodes: Sequence[LocalNode]) -> None:
+    """Wait until each node knows all others.  Those of other clusters come last: the first node
+    may have them seconds before the rest."""
+    waiting = list(nodes)
+
+    async def look() -> None:
+        for node in list(waiting):
+            async with connect(f"unix:{node.socket}", version="9P2000.L") as client:
+                names = {stat.name for stat in await tool.ls(client, "/nodes", long=False)}
+            if not {other.name for other in nodes} <= names:
+                return
+            waiting.remove(node)
 
     def known() -> bool:
-        return len(list(Path(point, "nodes").glob("n[0-9]*"))) == count
+        with contextlib.suppress(CloudError):  # one that is just busy
+            loop.run(look)
+        return not waiting
 
     if not until(known, MEET):
         click.echo(f"after {MEET:g} s the nodes do not all know each other yet", err=True)

@@ -15,6 +15,7 @@ from cloudfs.cli import Options
 from cloudfs.cli.files import Files, Shell, open_files
 from cloudfs.cli.show import columns
 from cloudfs.errors import CloudError
+from cloudfs.who import NOBODY
 
 AS = click.option("--as", "owner", metavar="USER", help="The owner; who types it by default.")
 LINES = 1 << 16  # characters of what was granted
@@ -48,6 +49,12 @@ def _files(options: Options) -> Files:
             "unsupported", "no shell line seals or signs", f"see: cat {files.name('secstore/help')}"
         )
     return files
+
+
+def _me(files: Files) -> str:
+    """Who types it: the user who is logged in, else the local one."""
+    found = files.read("user").strip()
+    return getpass.getuser() if found == NOBODY.user else found
 
 
 def _say(text: str) -> None:
@@ -187,8 +194,8 @@ def passwd(options: Options, name: str | None, version: str, logout: bool) -> No
     """
     from cloudfs.cli import secstore
 
-    who = name or getpass.getuser()
     files, asking = _files(options), Asking()
+    who = name or _me(files)
     secstore.records(files, who)
     old = asking.secret(f"Password of {who}")
     opened = secstore.unlock(files, who, password=old, version=version, say=_say)
@@ -307,7 +314,7 @@ def _change(
     from cloudfs.cli import secstore
     from cloudfs.factotum import accounts
 
-    who = owner or getpass.getuser()
+    who = owner or _me(files)
     accounts.check_name(name)
     heads = [
         accounts.parse_group(line)

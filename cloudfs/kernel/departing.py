@@ -101,7 +101,7 @@ class Departures:
             count = int(last)
         if not 1 <= count <= MOST_COPIES:
             raise CloudError("bad", f"copy: 1 to {MOST_COPIES} copies at a time")
-        self._need_others(made, words, here=True)
+        self._need_others(made, words)
         self._objects.become(made, "move")
         return self._task(made, self._copy, made, list(words), count)
 
@@ -158,9 +158,7 @@ class Departures:
         self._objects.spawn(run)
         return Wait(wait)
 
-    def _need_others(
-        self, made: Object, words: Sequence[str], here: bool = False, anew: bool = False
-    ) -> None:
+    def _need_others(self, made: Object, words: Sequence[str], anew: bool = False) -> None:
         objects = self._objects
         if objects.handover is None:
             raise CloudError("unsupported", "this node is in no cloud", "see: cloudfs join --help")
@@ -168,9 +166,9 @@ class Departures:
         if word and not anew:
             raise CloudError("unsupported", word)
         node = _node(words)
-        if node == objects.node and not here:
+        if node == objects.node:
             raise CloudError("exists", f"it is on node {node} already")
-        if node and node != objects.node and not objects.handover.knows(node):
+        if node and not objects.handover.knows(node):
             raise placement.unknown(node)
 
     # --- images -----------------------------------------------------------------------
@@ -281,7 +279,7 @@ class Departures:
 
     # --- the exchange -----------------------------------------------------------------
 
-    async def _choose(self, made: Object, words: list[str], others: bool = True) -> list[str]:
+    async def _choose(self, made: Object, words: list[str]) -> list[str]:
         """Nodes that may take it, best first."""
         objects, handover = self._objects, self._objects.handover
         assert handover is not None
@@ -296,8 +294,7 @@ class Departures:
             )
         try:
             nodes = await handover.nodes(wish)
-            if others:
-                nodes.pop(objects.node, None)
+            nodes.pop(objects.node, None)
             return placement.order(wish, nodes, objects.node)[:8]
         except CloudError as error:  # of a word that nobody wrote here
             raise CloudError(error.kind, error.why.removeprefix("on: "), error.fix) from None
@@ -502,15 +499,27 @@ class Departures:
         assert running is not None
         folder = made.home / "checkpoint" / images.MOVING
         try:
-            chosen = await self._choose(made, words, others=False)
+            chosen = await self._choose(made, words)
             await self._image(made, running, folder)
         finally:
             self.stay(made)
         try:
             for number in range(count):
-                await self._one_copy(made, chosen[number % len(chosen)])
+                first = number % len(chosen)
+                await self._one_copy_at(made, [*chosen[first:], *chosen[:first]])
         finally:
             images.remove(folder)
+
+    async def _one_copy_at(self, made: Object, nodes: Sequence[str]) -> None:
+        """A copy at the first of these nodes that has room: where another of the same image runs
+        in a sandbox, its uids are taken."""
+        for node in nodes[:-1]:
+            try:
+                return await self._one_copy(made, node)
+            except CloudError as error:
+                if error.kind != "full":
+                    raise
+        await self._one_copy(made, nodes[-1])
 
     async def _one_copy(self, made: Object, node: str) -> None:
         twin = Object.from_record(new_id(), made.to_record(), 0, made.home)

@@ -98,6 +98,11 @@ class Runs:
         line = f"move {ndb.quote(f'node!={here}')}"
         return self.begin(f"nodes/{here}", line, members, who, shown="drain", keep=True)
 
+    def can_undo(self, group: str) -> bool:
+        """Whether its last run is one of moves that goes on, or has moved anything."""
+        run = self.all.get(group)
+        return run is not None and run.moves and (self.goes_on(group) or bool(back(run)))
+
     def undo(self, group: str, who: Who) -> Run:
         """Begin to bring back what the last run of a group has moved."""
         run = self._need(group, who)

@@ -363,8 +363,9 @@ def _move(objects: Objects, made: Object, args: list[str], who: Who) -> Wait[Non
 
 
 def _copy(objects: Objects, made: Object, args: list[str], who: Who) -> Wait[None]:
-    """Have N copies of it, one if no number is given, go on at that node or at those that
-    meet every expression; each is an object of its own, and their ids are in events."""
+    """Have N copies of it, one if no number is given, go on at that other node or at those that
+    meet every expression; each is an object of its own, and their ids are in events.  A sandbox's
+    image brings its uids along, so that a node has room for one of it."""
     return objects.departures.copy(made, args)
 
 

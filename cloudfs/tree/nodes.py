@@ -139,7 +139,7 @@ def _undo(machine: Machine, args: list[str], at: Attach) -> None:
     """Undrain, and bring back those that drain has moved away; progress tells how that goes."""
     _undrain(machine, args, at)
     runs, group = _runs(machine)
-    if runs is not None:
+    if runs is not None and runs.can_undo(group):
         runs.undo(group, at.who)
 
 

@@ -15,7 +15,7 @@ from tests.persons import Person, Session, open_folder
 # Machines of their own are root's to make.
 OF_NETS = (
     *("net", "links", "membership", "partition", "far", "place", "cost", "query", "wan"),
-    *("people", "promises_nodes", "survive", "acting", "groups", "balance"),
+    *("names", "people", "promises_nodes", "survive", "acting", "groups", "balance"),
     *("move", "move_faults", "move_kinds", "move_refused", "vm"),
 )
 collect_ignore = [] if can() else [f"test_{name}.py" for name in OF_NETS]

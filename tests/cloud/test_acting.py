@@ -108,3 +108,20 @@ def test_who_has_not_logged_in_is_nobody_on_every_node(net: Net) -> None:
     guest = Guest(net["n2"], UID - 1)
     assert guest.sh("cat $cloud/user") == "none\n"
     assert "ermission denied" in guest.sh("cat $cloud/proc/clone || cloudfs why", status=None)
+
+
+def test_who_is_logged_in_is_who_types_it(net: Net, ana: Guest) -> None:
+    """A group of ana's, by her login's name and not by the account's, serves bob in a mount."""
+    id = begin(ana, "n3", "echo from $CLOUDFS_NODE; sleep 600")
+    ana.sh("cloudfs group add web bob", stdin=f"{WORD}\n", seconds=20)
+    ana.sh(f"echo group web > $cloud/proc/{id}/ctl", seconds=20)
+    bob = Guest(net["n2"], UID)
+    bob.log_in("bob")
+    try:
+        path = f"$cloud/proc/{id}"
+        eventually(lambda: expect(bob.sh(f"cat {path}/stdout", status=None), "from n3\n"), AGREE)
+        bob.sh(f"echo kill > {path}/ctl", seconds=20)
+        there = net["n3"]
+        eventually(lambda: expect(there.status("proc", id, "status")["state"], "exited"), AGREE)
+    finally:
+        bob.run("cloudfs", "logout")

@@ -351,7 +351,9 @@ async def test_a_new_object_from_an_image_that_was_fetched(autojump_clock, net, 
 async def test_copies_go_on_beside_it(autojump_clock, net, n1):
     made = await n1.tell(n1.new(), TICK)
     await trio.sleep(2)
-    await n1.tell(made, "copy cluster=rome 3")
+    await refused(n1, made, "copy n1", "exists", "it is on node n1 already")
+    await n1.tell(made, "copy cpus>=1 1")  # here it would be the best, and is there already
+    await n1.tell(made, "copy cluster=rome 2")
     assert (made.state, awake(net, made.id)) == ("running", ["n1"])
     copies = {
         id: node

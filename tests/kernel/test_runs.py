@@ -321,6 +321,15 @@ async def test_drain_moves_all_away_and_undo_brings_it_back(town, autojump_clock
     assert one.objects.all[over].state == "exited"
 
 
+async def test_undo_of_a_drain_that_moved_nothing_takes_objects_again(town, autojump_clock):
+    one, *_ = town.nodes.values()
+    for _ in range(2):
+        await one.echo("drain", "/cloud/nodes/n1/ctl", who=ROOT)
+        assert "state=drained" in await one.cat("/cloud/nodes/n1/status")
+        await one.echo("undo", "/cloud/nodes/n1/ctl", who=ROOT)
+        assert "state=alive" in await one.cat("/cloud/nodes/n1/status")
+
+
 async def test_a_directory_that_has_emptied_still_tells(town, autojump_clock):
     one, *_ = town.nodes.values()
     await start(one)
