@@ -237,3 +237,39 @@ def test_no_secret_in_logs_files_or_cores(people: dict[str, Session]) -> None:
     for pid in (daemon, factotum):
         limits = Path(f"/proc/{pid}/limits").read_text()
         assert limits.split("Max core file size", 1)[1].split()[0] == "0"
+
+
+# --- money ---------------------------------------------------------------------------------------
+
+
+def test_bills_can_be_checked(people: dict[str, Session]) -> None:
+    root, ana = people["root"], people["ana"]
+    root.sh("echo 3.6 >$CLOUDFS_MOUNT/nodes/n1/price")
+    burn = "i=0; while [ $i -lt 100000 ]; do i=$((i+1)); done; exec sleep 600"
+    id = ana.cloudfs("run", "sh", "-c", burn).stdout.strip()
+    try:
+        until = (
+            f"until grep -q 'cpu=[0-9.]*[1-9]' $CLOUDFS_MOUNT/proc/{id}/bill; do sleep 0.1; done"
+        )
+        ana.sh(until, seconds=20)
+        first = ana.cloudfs("bill", id).stdout
+        said = ndb.parse(first)
+        assert (said["id"], said["user"], said["node"], said["price"]) == (id, "ana", "n1", "3.6")
+        assert float(said["total"]) == pytest.approx(float(said["cpu"]) * 0.001, abs=1e-5)
+        assert people["carl"].cloudfs("bill", id, status=1).stdout == ""  # it is hers
+
+        kept = ana.home / "bills"
+        kept.write_text(first)
+        ana.cloudfs("bill", "--check", str(kept), id)
+        changed = first.replace(f"cpu={said['cpu']}", "cpu=0.000001")
+        kept.write_text(first + changed)
+        done = ana.cloudfs("bill", "--check", str(kept), status=1)
+        assert "line 2" in done.stderr
+        # A node that puts its price up says so at once, and cannot say that it was so before.
+        kept.write_text(first)
+        root.sh("echo 7.2 >$CLOUDFS_MOUNT/nodes/n1/price")
+        done = ana.cloudfs("bill", "--check", str(kept), id, status=1)
+        assert "the price was 3.6 before and is 7.2" in done.stderr
+    finally:
+        ana.cloudfs("kill", id, status=None)
+        root.sh("echo 0 >$CLOUDFS_MOUNT/nodes/n1/price")
