@@ -9,6 +9,7 @@ import os
 import resource
 import signal
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
@@ -22,7 +23,7 @@ from cloudfs import config
 from cloudfs.config import Bounds
 from cloudfs.credentials import Credentials
 from cloudfs.errors import CloudError
-from cloudfs.factotum import nodekeys
+from cloudfs.factotum import bills, nodekeys
 from cloudfs.factotum.acting import Acting
 from cloudfs.factotum.nodeproof import NodeProof
 from cloudfs.factotum.proofs import Proofs
@@ -143,6 +144,7 @@ class Daemon:
         self.holder = Holder(settings.node, self.people, self.records, roots)
         self.secstore = Secstore(self.cloud, self.people, self.holder, asking(self.pool))
         self.redealing = Redealing(self.holder, self.secstore, self.machine.events.add)
+        self.machine.bill = self._bill
         self.trees = build(
             self.cloud,
             self.events,
@@ -167,6 +169,27 @@ class Daemon:
                 return None  # it is in no cloud yet
             self._keys = keys
         return self._keys
+
+    def _bill(self, made: Object) -> str:
+        """What an object's stay here has cost, signed; "" while there are no keys."""
+        proof = self._proof()
+        if proof is None:
+            return ""
+        keys, used = proof.load(), made.usage()
+        return (
+            bills.make(
+                made.id,
+                made.user,
+                proof.node,
+                proof.cloud,
+                (made.since or made.created, time.time()),
+                max(0.0, used.user + used.sys - made.brought),
+                self.metrics.cpus,
+                self.machine.price,
+                keys,
+            ).text()
+            + "\n"
+        )
 
     def _closed(self, space: Space) -> None:
         if isinstance(space, Login):
@@ -370,6 +393,8 @@ def main(argv: list[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    # A core would hold the node's keys, shares of users' and what users lent it.
+    resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
     failed: list[BaseException] = []
     try:
         trio.run(run, parse(argv))

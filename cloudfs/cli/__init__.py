@@ -29,6 +29,7 @@ TABLE: dict[str, tuple[str, str]] = {
     "ps": ("objects", "List objects."),
     "status": ("objects", "Print an object's status record."),
     "logs": ("objects", "Print an object's output."),
+    "bill": ("bill", "Print what an object has cost, signed by its node, and check it."),
     "wait": ("objects", "Wait for an object's end; exit as it did."),
     "kill": ("objects", "End objects, with all their processes."),
     "stop": ("objects", "Freeze objects."),

@@ -205,7 +205,7 @@ class Arrivals:
             raise CloudError("bad", f"revive: the image is of runtime {manifest.runtime}")
         del self.all[id]
         made.argv, made.runtime = manifest.argv, manifest.runtime
-        made.created, made.used = manifest.created, manifest.usage()
+        made.bring(manifest.created, manifest.usage())
         made.prefer, made.spread = manifest.prefer, manifest.spread
         made.came = "elsewhere"
         folder = made.home / "checkpoint" / images.MOVING

@@ -189,7 +189,7 @@ class Failover:
             objects.runtime_for(made)
             objects.reserve_for(made)
             made.argv, made.runtime = manifest.argv, manifest.runtime
-            made.created, made.used = manifest.created, manifest.usage()
+            made.bring(manifest.created, manifest.usage())
             made.came, made.tenure = "elsewhere", tenure.record()
             objects.enter(made)
             entered = True

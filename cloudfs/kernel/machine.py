@@ -20,6 +20,7 @@ from cloudfs.node.metrics import Metrics
 from cloudfs.wait import Wait
 
 if TYPE_CHECKING:
+    from cloudfs.kernel.object import Object
     from cloudfs.kernel.runs import Runs
 
 MAX_LABELS = 64
@@ -91,6 +92,7 @@ class Machine:
         self.measured: dict[str, object] = {}  # more attributes: coordinate, start.RUNTIME
         self.load = Series(LOAD_STEP)
         self.runs: Runs | None = None  # what is done to all its objects at once
+        self.bill: Callable[[Object], str] = lambda made: ""  # see factotum/bills.py
         self.balance = Policy(**records.get("balance", {}))
 
     def set_price(self, price: float) -> None:

@@ -24,7 +24,7 @@ KEPT = (
     *("user", "state", "argv", "env", "dir", "app", "labels", "runtime", "net", "restart"),
     *("nice", "require", "prefer", "binds", "created", "started", "changed", "pause"),
     *("why", "asked", "on", "spread", "after", "placed", "offer", "came", "group"),
-    *("availability", "tenure"),
+    *("availability", "tenure", "since", "brought"),
 )
 
 
@@ -95,6 +95,8 @@ class Object:
         self.pause = 0.0  # seconds before the last restart
         self.why = ""
         self.used = Usage()  # by its earlier runs
+        self.since = 0.0  # when it came here from another node, where it did
+        self.brought = 0.0  # seconds of processor time that it had used by then
         self.sampled: tuple[float, Usage] = (0.0, self.used)  # usage of a run, and till when
         self.told: tuple[object, float, str] = (None, 0.0, "")  # status, and what made it
         self.fetched = 0.0  # when another node asked for a part of its image, on trio's clock
@@ -126,6 +128,11 @@ class Object:
         if self.sampled[0] <= now:
             self.sampled = now + FRESH, add(self.used, self.running.usage())
         return self.sampled[1]
+
+    def bring(self, created: float, used: Usage) -> None:
+        """It comes here from another node, which has billed what was used there."""
+        self.created, self.used = created, used
+        self.since, self.brought = time.time(), used.user + used.sys
 
     def link(self, name: str) -> str:
         """What the system says of its first process's "cwd" or "exe"; "" if nothing."""

@@ -67,7 +67,12 @@ def build(
     network.reach = lambda node, limit: Files(imports.reach(node), Who(machine.owner, None), limit)
     finder = Finder(cloud, network)
     net = Net(network, offers, sessions, [Cs(finder)])
-    proc = Proc(cloud.objects, lambda: machine.price, lambda: machine.public.rpartition(":")[0])
+    proc = Proc(
+        cloud.objects,
+        lambda: machine.price,
+        lambda: machine.public.rpartition(":")[0],
+        machine.bill,
+    )
     held = [secstore.own(store.holder, machine.owner)] if store else []
     own = nodes.own(machine, proc, tape, net.own, *held)
     whole = Whole(proc, own, cloud, imports)

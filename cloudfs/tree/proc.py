@@ -44,14 +44,19 @@ OBJECT_DOC = "One object.  Verbs of ctl:\n" + help_of(verbs.OBJECT.values())
 
 class Proc:
     """The functions behind the table, with the services they need.  host: where others
-    reach this node."""
+    reach this node.  bill: what an object has cost, signed by this node."""
 
     def __init__(
-        self, objects: Objects, price: Callable[[], float], host: Callable[[], str] = str
+        self,
+        objects: Objects,
+        price: Callable[[], float],
+        host: Callable[[], str] = str,
+        bill: Callable[[Object], str] = lambda made: "",
     ) -> None:
         self.objects = objects
         self.price = price
         self.host = host
+        self.bill = bill
         self.rows = self._table()
         self._dirs: dict[str, TableDir] = {}
 
@@ -134,6 +139,7 @@ class Proc:
             Value("spec", 0o444, _spec),
             Value("usage", 0o444, _usage),
             Value("cost", 0o444, self._cost),
+            Value("bill", 0o440, self._bill),
             Value("node", 0o444, self._node),
             Value("app", 0o444, _app),
             Value("labels", 0o444, _labels),
@@ -211,6 +217,11 @@ class Proc:
         cores = made.limits.cpu or 1.0
         hour = cores * self.price() if made.state == "running" else 0.0
         return ndb.record({"total": total, "hour": hour}) + "\n"
+
+    def _bill(self, made: Object, at: Attach) -> str:
+        """What its stay at this node has cost so far, signed by the node (cloudfs bill); empty
+        where the node is in no cloud."""
+        return self.bill(made)
 
     def _node(self, made: Object, at: Attach) -> str:
         """The node it runs on."""

@@ -3,6 +3,7 @@ fault on the way.  Never two copies, and never none."""
 
 import contextlib
 import itertools
+from dataclasses import replace
 
 import pytest
 import trio
@@ -76,8 +77,13 @@ async def test_usage_is_summed(autojump_clock, net, n1):
     made = await n1.tell(n1.new(), TICK)
     await trio.sleep(3)
     before = made.usage().mem_seconds
+    made.used = replace(made.used, user=5.0)
     await n1.tell(made, "move n2")
-    assert before <= net.nodes["n2"].objects.all[made.id].usage().mem_seconds < 2 * before
+    there = net.nodes["n2"].objects.all[made.id]
+    assert before <= there.usage().mem_seconds < 2 * before
+    # What n1 has billed is not billed again.
+    assert there.brought == there.used.user + there.used.sys >= 5
+    assert there.since > made.created
 
 
 async def test_expressions_choose(autojump_clock, net, n1):

@@ -177,7 +177,7 @@ async def test_every_file_has_a_line_of_help(autojump_clock, cloud):
         assert len(text) > 20
     lines = (await cloud.cat(f"/cloud/proc/{next(iter(cloud.objects.all))}/help")).splitlines()
     table = [line for line in lines if re.match(r"\w+ +[r-][w-][x-]", line)]
-    assert len(table) == 22
+    assert len(table) == 23
     assert all(len(line.split(None, 2)) == 3 for line in table)
 
 
