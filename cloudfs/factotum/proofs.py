@@ -130,7 +130,8 @@ class Proofs:
         """The caller with these powers, if they still hold."""
         self._check(powers)
         limits = powers if powers.limits.narrow else None
-        return Who(powers.user, uid, self.people.groups_of(powers.user), powers=limits)
+        # Not its groups: they change while a session lasts, so the tree asks each time (space.py).
+        return Who(powers.user, uid, powers=limits)
 
     def good(self, talk: p9any.Server) -> bool:
         """Whether what a conversation proved holds still."""

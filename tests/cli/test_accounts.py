@@ -9,22 +9,21 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from cryptography.hazmat.primitives.serialization import Encoding
 
-from cloudfs.factotum import authority
+from cloudfs import config
+from cloudfs.factotum import authority, nodekeys
 from tests.persons import Person, Session, nobody, open_folder
 
 RIGHT, NEW = "sesame-sesame", "another-one"
 
 
 def trusted(state: Path) -> None:
-    """Make a cloud's root, and the authority of a cluster, in a state directory."""
+    """Make a cloud's root, the authority of a cluster, and its first node's keys."""
     root = authority.make_root("local", time.time())
     state.mkdir(mode=0o711, parents=True, exist_ok=True)
-    (state / "root.crt").write_bytes(root.cert.public_bytes(Encoding.PEM))
-    place = state / "cluster.key"
-    place.touch(0o600)
-    place.write_bytes(authority.make_cluster(root, "east", time.time()).pem())
+    by = authority.make_cluster(root, "local", time.time())
+    nodekeys.write(state / "cluster.key", by.pem(), 0o600)
+    nodekeys.give(state, root.cert, by, config.node_name(""), time.time())
 
 
 @pytest.fixture(scope="module")
@@ -173,6 +172,8 @@ def test_a_group_holds_over_the_mount_and_the_socket_until_it_does_not(node: Ses
         stdout = f"{node.mount}/proc/{id}/stdout"
         ctl = f"{node.mount}/proc/{id}/ctl"
         other.run("cat", stdout, status=1)
+        other.cloudfs("login", "nobody", stdin="nobodys-own\n")
+        other.run("cat", stdout, status=1)
         done = other.run("sh", "-c", f"echo group web >{ctl}", status=None)
         assert done.returncode  # nobody shares what is another's
         node.sh(f"echo group web >{ctl}")
@@ -186,6 +187,7 @@ def test_a_group_holds_over_the_mount_and_the_socket_until_it_does_not(node: Ses
         other.cloudfs("9p", "cat", address, f"proc/{id}/stdout", status=1)
         node.cloudfs("group", "add", "web", "nobody", "--as", "ana", stdin=f"{RIGHT}\n")
         other.sh(f"echo kill >{ctl}")
+        other.cloudfs("logout")
     node.cloudfs("wait", id, status=128 + 9)
     node.cloudfs("group", "del", "web", "--as", "ana", stdin=f"{RIGHT}\n")
     assert "web" not in node.cloudfs("group", "list").stdout

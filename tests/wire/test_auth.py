@@ -92,7 +92,7 @@ def test_whoever_proves_to_be_ana_attaches_as_ana_whatever_name_is_given(
     assert talk.prove(Prover(town.rpc("ana"))) == b"done haveai"
     assert talk.who(uname="root") == "ana"
     who = talk.session.fids[0].tree.at.who
-    assert (who.groups, who.boss, who.powers) == ({"ana", "web"}, False, None)
+    assert (who.groups, who.boss, who.powers) == ({"ana"}, False, None)
     assert talk.threads == 1
 
 
