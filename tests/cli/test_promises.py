@@ -14,12 +14,12 @@ from pathlib import Path
 import pytest
 
 from cloudfs import ndb
+from cloudfs.cli.local import free_ports
 from tests.persons import NOBODY, Person, Session, nobody, open_folder
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="acts as several users")
 WORDS = {name: f"{name} has a long sentence" for name in ("ana", "bob", "carl")}
 UIDS = {"ana": 40123, "bob": NOBODY, "carl": 40124, "none": 40125}
-PORT = 25740
 
 
 @pytest.fixture(scope="module")
@@ -27,10 +27,12 @@ def people() -> Iterator[dict[str, Session]]:
     """root's node, which others can reach in TLS; ana and bob, who share a group of the cloud;
     carl, who is in none; and one who has an account on the machine and none in the cloud."""
     root = Session(Person("root", 0), open_folder() / "home")
+    (port,) = free_ports(1)
+    root.tls = f"tls:127.0.0.1:{port}"  # type: ignore[attr-defined]
     try:
-        root.cloudfs("up", "--node", "n1", "--listen", f"127.0.0.1:{PORT}")
+        root.cloudfs("up", "--node", "n1", "--listen", f"127.0.0.1:{port}")
         root.cloudfs("init")
-        root.sh(f"until ss -ltn | grep -q :{PORT}; do sleep 0.1; done", seconds=20)
+        root.sh(f"until ss -ltn | grep -q :{port}; do sleep 0.1; done", seconds=20)
         with nobody(open_folder()) as person:
             found = {"root": root}
             for name, uid in UIDS.items():
@@ -122,7 +124,7 @@ def test_the_same_permissions_over_9p_fuse_and_socket_for_every_caller(
         ways = {
             "mount": str(root.mount),
             "unix": f"unix:{root.state}/sock",
-            "tls": f"tls:127.0.0.1:{PORT}",
+            "tls": root.tls,  # type: ignore[attr-defined]
         }
 
         def may(name: str, way: str) -> dict[str, str]:
