@@ -115,7 +115,7 @@ async def test_while_a_login_stands_its_uid_is_its_user(town: Town) -> None:
         pair.factotum.add(town.line("ana"))
         await pair.begin("user=ana")
         who = pair.logins.who_of(ME)
-        assert (who.user, who.uid, who.groups) == ("ana", ME, {"ana", "web"})
+        assert (who.user, who.uid, who.groups) == ("ana", ME, {"ana"})
         assert pair.changed == [ME]
         assert pair.logins.who_of(ME + 1).user == "none"
         assert (idmap.uid_of("ana"), idmap.user_of(ME)) == (ME, "ana")
