@@ -19,7 +19,7 @@ def attributes(ino: int, stat: Stat, valid: float, groups: bool = False) -> Entr
 
     groups: whether the tree knows groups that this machine does not.  The kernel cannot judge
     who is in one, so it is to let everybody pass whom the tree may: that judges each caller
-    itself (space.py).
+    itself (permission.py).
 
     The name itself is never kept (see operations.py).  Every file has one link, which
     tells find(1) and others not to count on the number of subdirectories."""

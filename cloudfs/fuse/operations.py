@@ -57,7 +57,8 @@ from cloudfs.tree.api import (
     Wait,
 )
 from cloudfs.tree.idmap import changes, group_of, user_of
-from cloudfs.tree.space import MAX_NAME, Attach, Space, allowed, no_groups, settle
+from cloudfs.tree.permission import allowed, no_groups
+from cloudfs.tree.space import MAX_NAME, Attach, Space, settle
 
 T = TypeVar("T")
 Handler = Callable[..., Coroutine[Any, Any, Any]]

@@ -40,7 +40,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import logging
 import socket
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -65,8 +64,6 @@ from cloudfs.wait import Wait
 
 if TYPE_CHECKING:
     from cloudfs.kernel.objects import Objects
-
-log = logging.getLogger(__name__)
 
 OFFER, WITHDRAW = 3.0, 2.0  # seconds for these steps
 CARRY, REVIVE = 3600.0, 180.0  # at most, for an image to be read, and to go on

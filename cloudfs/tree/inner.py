@@ -51,6 +51,7 @@ class Inner(Node):
         return then(self.ref.node.stat(), finish)
 
     def _through(self, at: Attach) -> Attach:
+        self.space.groups_of = at.space.groups_of
         return Attach(self.space, at.who)
 
     def walk(self, name: str, at: Attach, cues: Cues) -> Node | Wait[Node]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -28,8 +28,6 @@ from cloudfs.tree.api import (
     OWRITE,
     PLAIN,
     Cues,
-    DirHandle,
-    Entries,
     Handle,
     Node,
     R,
@@ -41,9 +39,10 @@ from cloudfs.tree.api import (
     X,
     join,
 )
+from cloudfs.tree.permission import GroupsOf, allowed, no_groups
+from cloudfs.tree.union import Union
 from cloudfs.wait import settle as settle
 from cloudfs.wait import then as then
-from cloudfs.who import Powers
 
 MAX_NAME = 255  # bytes of one path element, as on Linux
 SHORT = 63  # characters of a name that cannot have too many bytes
@@ -58,48 +57,6 @@ _WORDS = {R: "read", W: "write", X: "search"}
 
 _LOOKING = replace(PLAIN, look=True)
 Walked = tuple[list[Node], Ref, CloudError | None]
-
-
-GroupsOf = Callable[[str], frozenset[str]]
-
-
-def no_groups(user: str) -> frozenset[str]:
-    """The groups of a user of a space that knows none."""
-    return frozenset()
-
-
-def allowed(who: Who, node: Node, bits: int, groups_of: GroupsOf = no_groups) -> bool:
-    """Whether who has all of bits (R, W, X) on node: Plan 9's rule, in which what the
-    group or everybody may do the owner may too.
-
-    groups_of: the cloud's groups of a user, asked each time, since they change while a
-    session lasts.
-    """
-    mode = node.mode & 7
-    if who.user == node.uid:
-        mode |= node.mode >> 6
-    if node.gid in who.groups or (node.gid != node.uid and node.gid in groups_of(who.user)):
-        mode |= node.mode >> 3
-    if who.powers is not None and not who.boss and node.mode & 7 & bits != bits:
-        return mode & bits == bits and _left(who.powers, node, bits)
-    return mode & bits == bits or who.boss or node.remote
-
-
-def _left(powers: Powers, node: Node, bits: int) -> bool:
-    """Whether a token leaves its user what the owner's or the group's bits give on a node.
-
-    What a line of a ctl does is checked when it is done (kernel/verbs.py).  Another node would
-    act for the whole user, so it is not asked.
-    """
-    app = getattr(getattr(node, "subject", None), "app", "")
-    ops = [word for bit, word in ((R, "read"), (W, "write")) if bits & bit]
-    try:
-        for op in ops if node.name != "ctl" else ():
-            powers.admit(op=op)
-        powers.admit(app=app)
-    except CloudError:
-        return False
-    return not node.remote
 
 
 def check_name(name: str) -> None:
@@ -457,83 +414,6 @@ def _restricted() -> CloudError:
 def _joined(done: list[Node], walked: Walked) -> Walked:
     more, ref, error = walked
     return [*done, *more], ref, error
-
-
-class Union(Node):
-    """Several directories at one place: the first that has a name wins (bind(1))."""
-
-    __slots__ = ("branches",)
-
-    def __init__(self, branches: Iterable[tuple[Node, bool]]) -> None:
-        self.branches = tuple(branches)  # (directory, whether it takes creates)
-        first = self.branches[0][0]
-        self.name, self.mode, self.qid = first.name, first.mode, first.qid
-        self.uid, self.gid = first.uid, first.gid
-
-    @property
-    def remote(self) -> bool:
-        return self.branches[0][0].remote
-
-    def stat(self) -> Stat | Wait[Stat]:
-        return self.branches[0][0].stat()
-
-    def walk(self, name: str, at: Attach, cues: Cues) -> Node | Wait[Node]:
-        return self._walk(0, name, at, cues)
-
-    def _walk(self, index: int, name: str, at: Attach, cues: Cues) -> Node | Wait[Node]:
-        while True:
-            node = self.branches[index][0]
-            index += 1
-            try:
-                if not allowed(at.who, node, X, at.space.groups_of):
-                    raise CloudError("denied")
-                found = node.walk(name, at, cues)
-            except CloudError:
-                if index == len(self.branches):
-                    raise
-                continue
-            if isinstance(found, Wait) and index < len(self.branches):
-                return then(found, _same, partial(self._next, index, name, at, cues))
-            return found
-
-    def _next(
-        self, index: int, name: str, at: Attach, cues: Cues, error: CloudError
-    ) -> Node | Wait[Node]:
-        return self._walk(index, name, at, cues)
-
-    def open(self, mode: int, at: Attach, cues: Cues) -> Handle | Wait[Handle]:
-        nodes: dict[str, Node] = {}
-
-        def add(index: int, handle: Handle) -> Handle | Wait[Handle]:
-            assert isinstance(handle, DirHandle)
-            for name, node in handle.entries.nodes.items():
-                nodes.setdefault(name, node)
-            handle.close()
-            return go(index + 1)
-
-        def go(index: int) -> Handle | Wait[Handle]:
-            while index < len(self.branches):
-                node = self.branches[index][0]
-                if allowed(at.who, node, R, at.space.groups_of):
-                    return then(node.open(mode, at, cues), partial(add, index))
-                index += 1
-            return DirHandle(Entries(nodes))
-
-        return go(0)
-
-    def create(
-        self, name: str, perm: int, mode: int, at: Attach, cues: Cues
-    ) -> tuple[Node, Handle] | Wait[tuple[Node, Handle]]:
-        for node, creates in self.branches:
-            if creates:
-                if not allowed(at.who, node, W | X, at.space.groups_of):
-                    raise CloudError("denied", f"{at.who.user} may not make files in it")
-                return node.create(name, perm, mode, at, cues)
-        raise CloudError("refused", "no part of this union takes new files", "bind one with -c")
-
-
-def _same(node: Node) -> Node:
-    return node
 
 
 def split(path: str) -> tuple[str, ...]:

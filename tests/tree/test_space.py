@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from cloudfs.errors import CloudError
 from cloudfs.tree.api import ORDWR, OREAD, OTRUNC, OWRITE, DirHandle, Handle, R, W, Wait, Who, X
-from cloudfs.tree.space import Space, allowed, settle, split
+from cloudfs.tree.permission import allowed
+from cloudfs.tree.space import Space, settle, split
 from tests.synthetic import Dir, Leaf, tree
 
 ROOT = Who("root", 0, boss=True)
