@@ -130,7 +130,7 @@ class Proofs:
         """The caller with these powers, if they still hold."""
         self._check(powers)
         limits = powers if powers.limits.narrow else None
-        # Not its groups: they change while a session lasts, so the tree asks each time (permission.py).
+        # Not its groups: they change while a session lasts, so the tree asks each time.
         return Who(powers.user, uid, powers=limits)
 
     def good(self, talk: p9any.Server) -> bool:
