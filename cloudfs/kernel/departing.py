@@ -68,6 +68,7 @@ if TYPE_CHECKING:
 OFFER, WITHDRAW = 3.0, 2.0  # seconds for these steps
 CARRY, REVIVE = 3600.0, 180.0  # at most, for an image to be read, and to go on
 QUIET = 15.0  # seconds after which a node that asks for no more of an image is given up
+SAID = 5.0  # seconds for the reason why an image was given up
 MOST_COPIES = 64
 
 
@@ -220,15 +221,23 @@ class Departures(Dumps):
         from the beginning of the dump on.  anew: see _dump."""
         await self._room(made, folder)
         failed: list[CloudError] = []
+        over = trio.Event()
+        make = partial(self._make, made, running, folder, anew)
 
         async def tried(work: Callable[[], Awaitable[None]], scope: trio.CancelScope) -> None:
             try:
                 await work()
             except CloudError as error:
+                if work is not make and error.kind == "absent":
+                    # What cannot be made is removed before it is said why.
+                    with trio.move_on_after(SAID):
+                        await over.wait()
                 failed.append(error)
                 scope.cancel()
+            finally:
+                if work is make:
+                    over.set()
 
-        make = partial(self._make, made, running, folder, anew)
         try:
             async with trio.open_nursery() as nursery:
                 if carry is not None:

@@ -33,6 +33,7 @@ LONG = (
     *("both_sides_of_a_cut", "all_had[process-brought", "all_had[sandbox-brought"),
     "its_place[process",
     *("bandwidths_of_all_links", "latencies_of_a_matrix"),
+    *("agree_afterwards[one alone", "lost_and_come_back[freeze", "its_deadline[kill"),
 )
 
 

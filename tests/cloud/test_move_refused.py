@@ -66,7 +66,7 @@ def refused(node: Machine, id: str, line: str, *words: str) -> str:
     [
         ("move nowhere", ["ctl: no node 'nowhere' was found", "ls /cloud/nodes"]),
         ("move n1", ["it is on node n1 already"]),
-        ("move", ["write: move NODE|EXPR"]),
+        ("move", ["write: move [-r] NODE|EXPR"]),
         ("move cluster=nowhere", ["cluster=nowhere"]),
         ("move cpus>>2", ["cpus>>2"]),
         ("move n2/x", ["n2/x"]),

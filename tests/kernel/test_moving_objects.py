@@ -3,6 +3,7 @@ fault on the way.  Never two copies, and never none."""
 
 import contextlib
 import itertools
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -352,6 +353,23 @@ async def test_a_new_object_from_an_image_that_was_fetched(autojump_clock, net, 
     with pytest.raises(CloudError, match="bob may not search it") as caught:
         await n1.read("bob", f"proc/{made.id}/checkpoint/last/manifest")
     assert caught.value.kind == "denied"
+
+
+async def test_why_it_cannot_be_dumped_is_said_though_the_image_is_gone_before(
+    autojump_clock, net, n1, monkeypatch
+):
+    made = await n1.tell(n1.new(), TICK)
+    await trio.sleep(2)
+
+    async def dump(self, folder):
+        shutil.rmtree(folder)
+        await trio.sleep(1)
+        raise CloudError("unsupported", "it has a device open")
+
+    monkeypatch.setattr(type(made.running), "dump", dump)
+    await refused(n1, made, "move n2", "unsupported", "it has a device open")
+    monkeypatch.undo()
+    assert (made.state, awake(net, made.id)) == ("running", ["n1"])
 
 
 async def test_copies_go_on_beside_it(autojump_clock, net, n1):
