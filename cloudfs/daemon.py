@@ -29,7 +29,6 @@ from cloudfs.factotum.nodeproof import NodeProof
 from cloudfs.factotum.proofs import Proofs
 from cloudfs.factotum.trust import Roots
 from cloudfs.fuse.mount import mount
-from cloudfs.fuse.operations import CloudOperations
 from cloudfs.joined import Joined
 from cloudfs.kernel.balancing import Balancer
 from cloudfs.kernel.bell import Log
@@ -298,9 +297,7 @@ class Daemon:
                 nursery.start_soon(self._print_trace)
             if settings.mount is not None:
                 space = self._space(self.trees.root, self.owner)
-                mounted = partial(mount, space, settings.mount, who_of=self.who_of)
-                operations: CloudOperations = await nursery.start(mounted)
-                self.logins.changed = operations.callers.ask_again
+                await nursery.start(partial(mount, space, settings.mount, who_of=self.who_of))
                 nursery.start_soon(self.objects.show_again)
             self.machine.events.add("up", node=settings.node, version=cloudfs.__version__)
             task_status.started(self)

@@ -63,7 +63,7 @@ class Logins:
     """All that stand.
 
     boss_uids: those to whom no permission bit applies, whoever they are in the cloud.
-    ended(uid): told when a login of that uid is over.  changed(uid): when one begins or ends.
+    ended(uid): told when a login of that uid is over.
     """
 
     def __init__(
@@ -77,7 +77,6 @@ class Logins:
         self._of: dict[int, list[Login]] = {}
         self._nursery: trio.Nursery | None = None
         self.ended = ended
-        self.changed: Callable[[int], None] = lambda uid: None
 
     async def run(self, *, task_status: Any = trio.TASK_STATUS_IGNORED) -> None:
         """Keep the connections to factotums until cancelled."""
@@ -114,7 +113,6 @@ class Logins:
         self._of.setdefault(uid, []).append(login)
         if powers is not None:
             idmap.log_in(login.user, uid)
-        self.changed(uid)
         return login
 
     def closed(self, login: Login) -> None:
@@ -126,7 +124,6 @@ class Logins:
         login.over.set()
         if not here:
             del self._of[login.uid]
-        self.changed(login.uid)
         if login.powers is not None:
             idmap.log_out(login.user, login.uid)
             if all(one.user != login.user for logins in self._of.values() for one in logins):

@@ -57,12 +57,6 @@ class Callers:
         self._kept[ctx.uid] = now + KEEP, at
         return at
 
-    def ask_again(self, uid: int) -> None:
-        """Who a uid is has changed: believe nothing that was kept of it."""
-        kept = self._kept.get(uid)
-        if kept is not None:
-            self._kept[uid] = self.now, kept[1]
-
     def note(self, uid: int, path: Sequence[str], error: CloudError) -> None:
         """Keep the reason of a refusal for the caller's err."""
         kept = self._kept.get(uid)

@@ -184,18 +184,6 @@ async def test_reasons_are_kept_for_the_caller() -> None:
     assert "/secret: #12345 may not read it" in space.errors.of("#12345")[-1][1]
 
 
-async def test_who_logs_in_is_somebody_else_at_once() -> None:
-    now, user = [0.0], ["none"]
-    callers = Callers(Space(tree()), lambda *ids: Who(user[0], 1000), clock=lambda: now[0])
-    context = Context(1000)
-    at = callers.attach(context)
-    user[0] = "ana"
-    assert callers.attach(context).who.user == "none"
-    callers.ask_again(1000)
-    assert (callers.attach(context), at.who.user) == (at, "ana")
-    callers.ask_again(1001)  # whom it has not seen
-
-
 async def test_a_who_of_that_fails_is_a_fault_like_others() -> None:
     def broken(uid: int, gid: int, pid: int) -> Who:
         raise RuntimeError("no name service")
