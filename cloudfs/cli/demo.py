@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import select
 import shlex
 import signal
 import subprocess
@@ -24,6 +23,7 @@ from cloudfs.cli.up import until
 from cloudfs.errors import CloudError
 from cloudfs.node import wan
 from cloudfs.node.machines import Machines, lack
+from cloudfs.node.netns import comes
 from cloudfs.wire import tool
 from cloudfs.wire.connect import connect
 
@@ -233,7 +233,7 @@ def _stay(env: dict[str, str], line: str | None, folder: Path) -> int:
     os.environ["PATH"] = f"{Path(sys.executable).parent}:{os.environ.get('PATH', os.defpath)}"
     if line is None and not sys.stdin.isatty():
         click.echo("It stays until standard input ends or a signal comes.")
-        while select.select([sys.stdin], [], []) and os.read(0, 4096):
+        while comes(0) and os.read(0, 4096):
             continue
         return 0
     words = shell.command(line, folder)

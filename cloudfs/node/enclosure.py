@@ -11,14 +11,13 @@ from __future__ import annotations
 
 import contextlib
 import os
-import select
 import signal
 import subprocess
 import time
 from pathlib import Path
 
 from cloudfs.errors import CloudError
-from cloudfs.node.netns import HOME, tool
+from cloudfs.node.netns import HOME, comes, tool
 
 START = 20.0  # seconds to begin
 STOP = 10.0  # seconds to end
@@ -62,7 +61,7 @@ class Enclosure:
         end = time.monotonic() + START
         while not said.endswith(b"ready\n"):
             left = max(0.0, end - time.monotonic())
-            if not select.select([self._holder.stdout], [], [], left)[0]:
+            if not comes(self._holder.stdout.fileno(), left):
                 raise CloudError("timeout", f"{self.name} did not begin in {START:g} s")
             more = os.read(self._holder.stdout.fileno(), 4096)
             if not more:

@@ -20,6 +20,7 @@ partitions the network with that tag into groups; one group of all heals it.
 from __future__ import annotations
 
 import os
+import select
 import shutil
 import signal
 import subprocess
@@ -185,6 +186,14 @@ def inhabitants(spaces: Iterable[Path]) -> list[int]:
         if (seen.st_dev, seen.st_ino) in wanted:
             found.append(int(name))
     return found
+
+
+def comes(fd: int, seconds: float | None = None) -> bool:
+    """Whether there is something to read, or an end, within that time; of any descriptor, while
+    select(2) takes only low ones."""
+    waiter = select.poll()
+    waiter.register(fd, select.POLLIN)
+    return bool(waiter.poll(None if seconds is None else seconds * 1000))
 
 
 def tool(name: str) -> str:

@@ -19,7 +19,6 @@ import gzip
 import itertools
 import math
 import os
-import select
 import socket
 import subprocess
 import sys
@@ -29,7 +28,7 @@ from pathlib import Path
 from cloudfs.errors import CloudError
 from cloudfs.node.claims import find
 from cloudfs.node.compiled import compiled
-from cloudfs.node.netns import FIX, HOME, Switch, Way, batch
+from cloudfs.node.netns import FIX, HOME, Switch, Way, batch, comes
 
 SOURCES = [Path(__file__).with_name("wan.c")]
 MOST = 256  # ports
@@ -84,7 +83,7 @@ class Wan(Switch):
                 start_new_session=True,  # ^C at a terminal is not for it
             )
         assert self._program.stdout is not None
-        came = select.select([self._program.stdout], [], [], START)[0]
+        came = comes(self._program.stdout.fileno(), START)
         said = os.read(self._program.stdout.fileno(), 200).decode() if came else "no word"
         if said != "ready\n":
             why = f"the private network's links did not begin: {said.strip()}"

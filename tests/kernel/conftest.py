@@ -7,8 +7,18 @@ from tests.kernel.nodes import Net
 
 
 @pytest.fixture
-async def net(autojump_clock, tmp_path, nursery):
+def opened():
+    """Records of nodes, which nobody else closes where a node is lost."""
+    found = []
+    yield found
+    for records in found:
+        records.close()
+
+
+@pytest.fixture
+async def net(autojump_clock, tmp_path, opened, nursery):
     net = Net(tmp_path, nursery)
+    net.opened = opened
     for name, cluster in (("n1", "paris"), ("n2", "rome"), ("n3", "rome")):
         await net.add(name, cluster=cluster)
     return net

@@ -47,6 +47,7 @@ class Net:
     """
 
     def __init__(self, path, nursery):
+        self.opened = []  # records, which the fixture closes
         self.path, self.nursery = path, nursery
         self.nodes = {}
         self.faults = {}
@@ -203,6 +204,7 @@ class Member:
 
     async def up(self):
         self.records = Records(self.path / "db")
+        self.net.opened.append(self.records)
         events = Log(100)
         metrics = Metrics(self.path)
         self.machine = Machine(self.name, self.cluster, self.owner, metrics, self.records, events)

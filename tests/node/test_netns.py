@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from cloudfs.errors import CloudError
-from cloudfs.node.netns import Port, apart, batch, tool
+from cloudfs.node.netns import Port, apart, batch, comes, tool
 
 NAMES = list("abcdef")
 
@@ -46,3 +49,18 @@ def test_failures_are_told_in_the_tools_own_words() -> None:
         batch({"cloudfs-nowhere": ["link show"]})
     with pytest.raises(CloudError, match="nosuchprogram is not installed here"):
         tool("nosuchprogram")
+
+
+def test_of_a_high_descriptor_too_it_is_told_whether_something_comes() -> None:
+    reader, writer = os.pipe()
+    high = fcntl.fcntl(reader, fcntl.F_DUPFD, 2000)
+    try:
+        assert not comes(high, 0.01)
+        os.write(writer, b"x")
+        assert comes(high, 10)
+        os.read(high, 1)
+        os.close(writer)
+        assert comes(high, 10), "an end is something too"
+    finally:
+        os.close(reader)
+        os.close(high)
