@@ -252,7 +252,10 @@ class Member:
         if error:
             raise at.note(error, path.split("/"))
         handle = await settle(at.open(ref, OREAD))
-        return bytes(await settle(handle.read(0, 1 << 30)))
+        try:
+            return bytes(await settle(handle.read(0, 1 << 30)))
+        finally:
+            await settle(handle.close())
 
     # --- Cloud
 
