@@ -51,7 +51,6 @@ class Inner(Node):
         return then(self.ref.node.stat(), finish)
 
     def _through(self, at: Attach) -> Attach:
-        self.space.groups_of = at.space.groups_of
         return Attach(self.space, at.who)
 
     def walk(self, name: str, at: Attach, cues: Cues) -> Node | Wait[Node]:
@@ -110,6 +109,7 @@ class InnerSpaces(Node):
         if found is None or found[0] is not made:
             self._spaces = {id: s for id, s in self._spaces.items() if id in self._objects.all}
             found = self._spaces[name] = (made, self._make(made))
+            found[1].groups_of = at.space.groups_of
         top = Inner(found[1], found[1].attach(at.who).root(), self._shown(made))
         # Closed by its mode and not by hiding it: what a lookup does not find for one
         # caller, the kernel forgets for all.
