@@ -167,8 +167,7 @@ class Proofs:
             self._kept.pop(name, None)
         proof = self._proof()
         assert proof is not None  # it signed what came before
-        keys: list[bytes] = []
-        names: list[str] = []
+        users: list[User] = []
 
         def key_of(user: str) -> bytes:
             record = self.people.user(user)
@@ -176,8 +175,7 @@ class Proofs:
                 raise CloudError(
                     "denied", f"there is no user {user} that this node knows", "see: cloudfs why"
                 )
-            keys.append(record.key)
-            names.append(user)
+            users.append(record)
             return record.key
 
         def read(token: bytes) -> Powers:
@@ -187,7 +185,7 @@ class Proofs:
                 self._now(),
                 cloud=proof.cloud,
                 epoch_of=self.people.epoch,
-                revoked=lambda id: self.people.revoked(names[-1], id),
+                revoked=lambda id: self.people.revoked(users[-1].user, id),
             )
 
         found = delegation.verify(credential, self._now(), read)
@@ -197,7 +195,7 @@ class Proofs:
             raise CloudError("unsupported", "this node keeps no token to a price")
         while len(self._kept) >= KEPT:
             self._kept.pop(next(iter(self._kept)), None)
-        self._kept[name] = Proven(powers, keys[-1])
+        self._kept[name] = Proven(powers, users[-1].key)
         return powers
 
 
