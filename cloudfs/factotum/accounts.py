@@ -136,7 +136,7 @@ class Gone(Signed):
 
 def make_user(by: Authority, user: str, key: Ed25519PrivateKey, more: str = "") -> User:
     """A new user's first record.  CloudError("bad") for a name that is none."""
-    _check_name(user)
+    check_name(user)
     public = key.public_key().public_bytes_raw()
     cert = by.cert.public_bytes(Encoding.DER)
     word = by.key.sign(_first(user, by.cloud, public), ec.ECDSA(hashes.SHA256()))
@@ -194,7 +194,7 @@ def make_group(
 ) -> Group:
     """A group's first or next version.  key: the owner's."""
     for name in (group, owner, *members):
-        _check_name(name)
+        check_name(name)
     if len(members) > MEMBERS:
         raise CloudError("toomany", f"a group has at most {MEMBERS} members")
     version, before = after(*last)
@@ -240,7 +240,7 @@ def parse_user(text: str) -> User:
         raise CloudError("bad", "that is no record of a user") from None
     if user.text() != text or len(user.keys) > KEYS or not _sound(user):
         raise CloudError("bad", "that is no record of a user")
-    _check_name(user.user)
+    check_name(user.user)
     return user
 
 
@@ -261,7 +261,7 @@ def parse_group(text: str) -> Group:
     if group.text() != text or len(group.members) > MEMBERS or not _sound(group):
         raise CloudError("bad", "that is no record of a group")
     for name in (group.group, group.owner, *group.members):
-        _check_name(name)
+        check_name(name)
     return group
 
 
@@ -277,7 +277,7 @@ def parse_gone(text: str) -> Gone:
         whole = False
     if not whole:
         raise CloudError("bad", "that is no record of a user who is gone")
-    _check_name(gone.user)
+    check_name(gone.user)
     return gone
 
 
@@ -328,11 +328,6 @@ def made_in(user: User) -> str:
     return _cluster(user.made[0])
 
 
-def check_name(name: str) -> None:
-    """CloudError("bad") for what cannot be a name of a user or group."""
-    _check_name(name)
-
-
 # --- small things ---------------------------------------------------------------------------
 
 
@@ -369,7 +364,8 @@ def _verify(key: bytes, signature: bytes, data: bytes) -> None:
     Ed25519PublicKey.from_public_bytes(key).verify(signature, data)
 
 
-def _check_name(name: str) -> None:
+def check_name(name: str) -> None:
+    """CloudError("bad") for what cannot be a name of a user or group."""
     if not _NAME.fullmatch(name) or name in RESERVED:
         raise CloudError("bad", f"{name[:40]!r} is no name of a user or group", "use a-z, 0-9, ._-")
 
