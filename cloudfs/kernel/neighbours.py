@@ -86,6 +86,7 @@ class Neighbours:
         self._heard: OrderedDict[str, None] = OrderedDict()
         self._told = cloud.machine.events.count  # own events that were told
         self._measured = -MEASURE
+        self._changed_at = 0.0  # when somebody last changed what was measured then
         self._looked = -RIVALS
         self._nursery: trio.Nursery | None = None
 
@@ -162,13 +163,13 @@ class Neighbours:
 
     def _tick(self) -> None:
         now = self._now()
-        self._perform(self.core.tick(now))
-        if now - self._measured >= MEASURE:
+        machine = self.cloud.machine
+        if now - self._measured >= MEASURE or machine.changed != self._changed_at:
             self._measure()
+        self._perform(self.core.tick(now))
         self._look_round(now)
         self.cloud.ask = None if self.alone() else self.router.gather
         self.cloud.claim = self.core.claim
-        machine = self.cloud.machine
         machine.outside = "" if self.core.phase != "asking" else self.core.why or self.why
         if now - self._looked >= RIVALS and self.cloud.ask and self._first(self.leaf):
             self._looked = now
@@ -177,9 +178,9 @@ class Neighbours:
 
     def _measure(self) -> None:
         """Tell the core what this node is and has."""
-        self._measured = self._now()
-        attributes = self.cloud.machine.attributes()
-        self._perform(self.core.set_record(attributes, self._measured))
+        machine = self.cloud.machine
+        self._measured, self._changed_at = self._now(), machine.changed
+        self._perform(self.core.set_record(machine.attributes(), self._measured))
 
     def _look_round(self, now: float) -> None:
         """Tell the cloud of the members of the own leaf."""

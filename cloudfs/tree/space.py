@@ -220,9 +220,10 @@ class Attach:
         return Ref(self.space.mounts.get((), self.space.root), (), PLAIN)
 
     def note(self, error: CloudError, path: Sequence[str]) -> CloudError:
-        """Complete an error with its path and keep its reason for the caller's `err`."""
+        """Complete an error with its path and keep its reason for the caller's `err`: of one
+        who comes by another node it is kept there, where the caller looks for it."""
         error.path = error.path or join(path)
-        if error.why:
+        if error.why and not self.who.node:
             self.space.errors.add(self.who.user, error)
         return error
 

@@ -52,6 +52,15 @@ async def test_an_object_is_everywhere_and_runs_in_one_place(town, autojump_cloc
     assert await one.ls("/cloud/proc") == []
 
 
+async def test_that_a_node_is_drained_is_told_at_once(town, autojump_clock):
+    one, two = await town.add("n1", "n2")
+    await town.settle()
+    for why, state in (("for repair", "drained"), ("", "alive")) * 3:
+        two.cloud.machine.drain(why)
+        await trio.sleep(1.1)  # two ticks, of the one who tells and of the one who hears
+        assert one.cloud.nodes["n2"].state == state
+
+
 async def test_a_node_that_dies_is_gone_and_its_objects_are_lost_with_their_age(
     town, autojump_clock
 ):

@@ -155,6 +155,14 @@ def test_secret_is_refused_with_a_reason(space):
     assert isinstance(space.attach(ROOT).open(at.find(("secret",)), OREAD), Handle)
 
 
+def test_what_another_node_is_refused_does_not_hide_what_its_user_is_refused_here(space):
+    here, there = space.attach(ANN), space.attach(ANN.by("n2"))
+    here.note(CloudError("denied", "ann may not"), ("secret",))
+    error = there.note(CloudError("absent", "the image is gone"), ("image",))
+    assert str(error) == "/image: the image is gone"
+    assert [line for _, line in space.errors.of("ann")] == ["/secret: ann may not"]
+
+
 def test_a_closed_directory_lets_nobody_in(space):
     with pytest.raises(CloudError, match="search"):
         space.attach(ANN).find(("private", "inside"))
