@@ -13,7 +13,7 @@ from cloudfs.wait import Done, Soon
 from cloudfs.wire.messages import MESSAGES
 
 if TYPE_CHECKING:
-    from cloudfs.wire.client import Client
+    from cloudfs.wire.exchange import Exchange
 
 T = TypeVar("T")
 Answers = list[tuple[Any, ...]]  # the fields of each
@@ -72,13 +72,13 @@ class Call:
 
 
 class Asking(Soon[T]):
-    """Requests that go out together; Client.asking makes it and says what comes of it."""
+    """Requests that go out together; Exchange.asking makes it and says what comes of it."""
 
     __slots__ = ("_late", "calls", "client", "done", "left", "seconds", "spare", "whole")
 
     def __init__(
         self,
-        client: Client,
+        client: Exchange,
         calls: Sequence[Call],
         seconds: float,
         spare: int,

@@ -12,7 +12,8 @@ from cloudfs.errors import CloudError
 from cloudfs.factotum.nodeproof import bound_to
 from cloudfs.wire import tls
 from cloudfs.wire.address import Address, parse
-from cloudfs.wire.client import DEADLINE, Client, Prove
+from cloudfs.wire.client import Client, Prove
+from cloudfs.wire.exchange import DEADLINE
 from cloudfs.wire.listen import peer_uid
 from cloudfs.wire.pipe import Watcher
 from cloudfs.wire.trace import Trace

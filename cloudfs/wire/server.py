@@ -11,7 +11,7 @@ import logging
 import select
 import socket
 import ssl
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
 from os import sched_yield
@@ -23,11 +23,10 @@ import trio
 from cloudfs.errors import CloudError
 from cloudfs.tree.api import NOBODY, Who
 from cloudfs.tree.space import Space
-from cloudfs.wait import Soon, Wait
 from cloudfs.wire.auth import Logins, Proofs
 from cloudfs.wire.codec import BadMessage
 from cloudfs.wire.connection import Connection
-from cloudfs.wire.fids import Job
+from cloudfs.wire.jobs import Jobs
 from cloudfs.wire.listen import Listener
 from cloudfs.wire.locks import Locks
 from cloudfs.wire.session import Session
@@ -40,9 +39,7 @@ FRAME_TIME = 30.0  # seconds for a frame to become whole
 STUCK_TIME = 30.0  # seconds that a client may take none of what is sent to it
 STRANGERS = 64  # connections of those who proved nothing
 STRANGER_TIME = 10.0  # seconds of such a connection
-CLOSE_TIME = 10.0  # seconds that closing a fid may take when nobody waits for it
 TURN = 1e-3  # seconds that the loop goes on before other tasks get their turn
-AT_ONCE = 8  # tasks started or cancelled in one turn
 NAP = 1e-3  # seconds that the loop itself waits for a next request
 MAX_VAIN = 10  # naps in vain after which it sleeps once in 1,024 chances
 EVENTS = 64  # connections looked at between two looks at the clock
@@ -96,16 +93,12 @@ class Server:
         self._count = 0
         self._strangers: dict[Connection, float] = {}  # until when they may prove something
         self._locks = Locks()
+        self.jobs = Jobs(self._tend)
         self._more: list[Listener] = []  # that came while it served
-        self._scopes: dict[Job, trio.CancelScope] = {}
-        self._begun: dict[Job, Soon[Any]] = {}  # those that wait without a task
         self._watched: dict[int, Callable[[], int]] = {}  # sockets that are no client's
         self._again: list[Connection] = []  # those with whole frames left
-        self._todo: deque[Callable[[], None]] = deque()  # tasks to start or to cancel
         self._vain = 0  # naps in vain, one after the other
         self._pass = 0  # chances of a nap to let pass
-        self._awake = False  # whether it is the loop that runs
-        self._taken = 0  # answers that jobs took, less all that came: negative if tasks did
         self._epoll: Any = None
         self._nursery: trio.Nursery | None = None
 
@@ -119,6 +112,7 @@ class Server:
         self._epoll = select.epoll()
         try:
             async with trio.open_nursery() as self._nursery:
+                self.jobs.nursery = self._nursery
                 for listener in listeners:
                     self._nursery.start_soon(self._accept, listener)
                 self._nursery.start_soon(self._watch)
@@ -128,8 +122,7 @@ class Server:
                 finally:
                     for connection in list(self.connections.values()):
                         self.drop(connection, "the server stops")
-                    while self._todo:
-                        self._todo.popleft()()
+                    self.jobs.start_all()
         finally:
             for listener in [*listeners, *self._more]:
                 listener.close()
@@ -233,17 +226,16 @@ class Server:
     # --- the loop --------------------------------------------------------------------------
 
     async def _loop(self) -> None:
-        poll = self._epoll.poll
+        poll, jobs = self._epoll.poll, self.jobs
         number = self._epoll.fileno()
         while True:
-            self._awake = False
-            for _ in range(min(len(self._todo), AT_ONCE)):
-                self._todo.popleft()()
-            if self._again or self._todo:
+            jobs.awake = False
+            jobs.start_some()
+            if self._again or jobs.todo:
                 await trio.lowlevel.checkpoint()
             else:
                 await trio.lowlevel.wait_readable(number)
-            self._awake = True
+            jobs.awake = True
             until = perf_counter() + TURN
             while perf_counter() < until:
                 events = poll(0, EVENTS)
@@ -258,7 +250,7 @@ class Server:
                     if connection is not None:
                         self._ready(connection)
                     elif ready in self._watched:
-                        self._taken -= self._watched[ready]()
+                        jobs.taken -= self._watched[ready]()
 
     def _nap(self) -> list[tuple[int, int]]:
         """What is ready after a short sleep, for a client that asks step by step comes back
@@ -268,11 +260,12 @@ class Server:
         request, no longer than NAP, and after each time in vain it lets twice as many
         chances pass.
         """
-        if self._taken:
-            woke, self._taken = self._taken < 0, 0
+        jobs = self.jobs
+        if jobs.taken:
+            woke, jobs.taken = jobs.taken < 0, 0
             if woke:
                 return []
-        if self._todo or self._pass > 0:
+        if jobs.todo or self._pass > 0:
             self._pass -= 1
             return []
         # A client on the same core may need no more than a turn of it (64 KiB reads: +14 %).
@@ -321,7 +314,7 @@ class Server:
             self.drop(connection, error.why)
             return
         if session.started or session.stopped:
-            self._jobs(connection)
+            self.jobs.step(connection)
         if session.out:
             self._send(connection)
         if more and connection.state == "open":
@@ -331,78 +324,9 @@ class Server:
         """Do what a session decided: start jobs, stop jobs, send."""
         session = connection.session
         if session.started or session.stopped:
-            self._jobs(connection)
+            self.jobs.step(connection)
         if session.out:
             self._send(connection)
-
-    # --- jobs ---------------------------------------------------------------------------------
-
-    def _jobs(self, connection: Connection) -> None:
-        session = connection.session
-        while session.started or session.stopped:
-            started, session.started = session.started, []
-            stopped, session.stopped = session.stopped, []
-            for job in started:
-                self._begin(connection, job)
-            for job in stopped:
-                if job in self._scopes:
-                    self._soon(self._scopes[job].cancel)
-                elif job in self._begun:
-                    self._begun.pop(job).stop()
-                    session.done(job, None, CloudError("interrupted"))
-
-    def _begin(self, connection: Connection, job: Job) -> None:
-        """Have a job wait: without a task if somebody waits for its answer and it can."""
-        wait = job.wait
-        if isinstance(wait, Soon) and job.tag is not None:
-            if job.state == "waiting":
-                self._begun[job] = wait
-                wait.start(partial(self._ended, connection, job))
-            else:
-                connection.session.done(job, None, CloudError("interrupted"))
-            return
-        assert self._nursery is not None
-        scope = self._scopes[job] = trio.CancelScope()
-        if job.tag is None:
-            scope.deadline = trio.current_time() + CLOSE_TIME
-        self._soon(partial(self._nursery.start_soon, self._job, connection, job, scope))
-
-    def _ended(
-        self, connection: Connection, job: Job, result: Any, error: Exception | None
-    ) -> None:
-        """A job that waited without a task has its result, or goes on with one."""
-        self._begun.pop(job, None)
-        self._taken += 1
-        if isinstance(result, Wait):
-            job.wait = result
-            self._begin(connection, job)
-            return
-        connection.session.done(job, result, error)
-        self._tend(connection)
-
-    def _soon(self, act: Callable[[], None]) -> None:
-        """Start or cancel a task: in the loop a few at a time, since trio lets all of them
-        run before it comes back to the loop."""
-        if self._awake:
-            self._todo.append(act)
-        else:
-            act()
-
-    async def _job(self, connection: Connection, job: Job, scope: trio.CancelScope) -> None:
-        result: Any = None
-        error: Exception | None = CloudError("interrupted")
-        try:
-            with scope:
-                try:
-                    if job.state == "waiting":
-                        result = await job.run()
-                        error = None
-                except Exception as reason:
-                    error = _only(reason)
-        finally:
-            del self._scopes[job]
-            connection.session.done(job, result, error)
-            self._tend(connection)
 
     # --- sending ------------------------------------------------------------------------------
 
@@ -536,10 +460,3 @@ def _share(who: Who) -> str:
     """Among whose connections one counts: whoever has not logged in is nobody, and no local
     user is to be kept from doing so by others."""
     return who.user if who.uid is None else f"#{who.uid}"
-
-
-def _only(error: Exception) -> Exception:
-    """The one reason in the groups that nurseries wrap around it."""
-    while isinstance(error, ExceptionGroup) and len(error.exceptions) == 1:
-        error = error.exceptions[0]
-    return error

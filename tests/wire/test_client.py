@@ -14,9 +14,10 @@ import trio
 
 from cloudfs.errors import CloudError
 from cloudfs.tree.api import DMDIR, OREAD, OTRUNC, OWRITE
-from cloudfs.wire.client import FIDS, TAGS, Client
+from cloudfs.wire.client import Client
 from cloudfs.wire.codec import codec
 from cloudfs.wire.connect import connect
+from cloudfs.wire.exchange import FIDS, TAGS
 from cloudfs.wire.trace import Trace
 from tests.synthetic import Dir
 from tests.wire.serving import serving

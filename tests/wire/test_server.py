@@ -12,6 +12,7 @@ import trio
 
 from cloudfs.tree.api import NOBODY
 from cloudfs.wire import connection as sending
+from cloudfs.wire import jobs
 from cloudfs.wire import server as module
 from cloudfs.wire.connect import connect
 from cloudfs.wire.trace import Trace
@@ -167,7 +168,7 @@ async def test_a_client_that_vanishes_leaves_nothing() -> None:
         assert (await other.ask("Tlock", 1, 1, 0, 0, 0, 1, "client"))[1] == (0,)
         await fine(other)
         assert here.closed == [here.spaces[1]]
-        assert not here.server._scopes
+        assert not here.server.jobs._scopes
 
 
 async def test_rflush_comes_at_once_and_the_read_ends() -> None:
@@ -332,7 +333,7 @@ def test_naps_in_vain_become_rare() -> None:
     count = len(asked)
     assert server._nap() == server._nap() == ready
     assert len(asked) == count + 2
-    server._todo.append(lambda: None)
+    server.jobs.todo.append(lambda: None)
     assert server._nap() == []
 
 
@@ -344,6 +345,6 @@ def test_what_is_left_of_buffers() -> None:
 
 def test_one_reason_in_groups() -> None:
     error = ValueError("x")
-    assert module._only(ExceptionGroup("", [ExceptionGroup("", [error])])) is error
+    assert jobs._only(ExceptionGroup("", [ExceptionGroup("", [error])])) is error
     both = ExceptionGroup("", [error, KeyError("y")])
-    assert module._only(both) is both
+    assert jobs._only(both) is both

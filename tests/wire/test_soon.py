@@ -18,8 +18,9 @@ from cloudfs.tree.api import OREAD
 from cloudfs.tree.space import Space
 from cloudfs.wait import Soon, settle
 from cloudfs.wire.call import Call, Deadlines
-from cloudfs.wire.client import TAGS, Client
+from cloudfs.wire.client import Client
 from cloudfs.wire.connect import connect
+from cloudfs.wire.exchange import TAGS
 from cloudfs.wire.file import File
 from tests.synthetic import Dir
 from tests.wire.nodes import FarNode, keys, pooled
@@ -105,14 +106,14 @@ async def test_no_task_for_each(nodes: Near) -> None:
         for _ in range(50):
             nursery.start_soon(reads)
         await nodes.near.until(lambda: nodes.never.waiting == 50)
-        assert len(nodes.near.server._begun) == 50
+        assert len(nodes.near.server.jobs._begun) == 50
         assert len(tasks) == before
         async with await nodes.client.walk(["nodes", "far", "hello"]) as other:
             await other.open(OREAD)  # in the middle of it
             assert await other.read(0, 100) == b"hello, world\n"
         nodes.never.feed(b"now")
     assert got == [b"now"] * 50
-    assert not nodes.near.server._begun
+    assert not nodes.near.server.jobs._begun
     await file.clunk()
     await nodes.settled()
 
@@ -123,7 +124,9 @@ async def test_a_flush(nodes: Near) -> None:
     for _ in range(3):
         with trio.move_on_after(0.05):
             await file.read(0, 10)
-        await nodes.near.until(lambda: nodes.never.waiting == 0 and not nodes.near.server._begun)
+        await nodes.near.until(
+            lambda: nodes.never.waiting == 0 and not nodes.near.server.jobs._begun
+        )
     await file.clunk()
     await nodes.settled()
 
@@ -165,7 +168,7 @@ async def test_an_answer_that_crosses_its_flush(nodes: Near) -> None:
         async with await nodes.client.walk(["nodes", "far", "hello"]) as file:
             with trio.move_on_after(wait):
                 await file.open(OREAD)
-    await nodes.near.until(lambda: not nodes.near.server._begun)
+    await nodes.near.until(lambda: not nodes.near.server.jobs._begun)
     await nodes.settled()
 
 
@@ -181,7 +184,7 @@ async def test_a_client_that_is_gone(nodes: Near) -> None:
             nursery.cancel_scope.cancel()
             await other.pipe.stream.aclose()
     await nodes.near.until(lambda: nodes.never.waiting == 0)
-    assert not nodes.near.server._begun
+    assert not nodes.near.server.jobs._begun
     await nodes.settled()
 
 
@@ -202,7 +205,7 @@ async def test_a_node_that_is_gone(nodes: Near) -> None:
         nodes.scope.cancel()
     assert len(errors) == 10
     assert set(errors) <= {"unreachable", "interrupted"}  # or it said so in its end
-    assert not nodes.near.server._begun
+    assert not nodes.near.server.jobs._begun
     await nodes.near.until(lambda: not nodes.near.server._watched)
     with pytest.raises(CloudError) as caught:
         await nodes.open("hello")
