@@ -6,7 +6,11 @@ from typing import Protocol
 
 
 class Powers(Protocol):
-    """What a caller's token leaves of what the caller may do."""
+    """What a caller's token leaves of what the caller may do.  budget: the most that an object
+    may cost an hour which the caller begins, None for any."""
+
+    @property
+    def budget(self) -> float | None: ...
 
     def admit(self, **what: str) -> None:
         """CloudError("denied") where one of these is not allowed: op="kill", app="web", …"""
@@ -44,6 +48,11 @@ class Who:
         """CloudError("denied") where the caller's token leaves out one of these."""
         if self.powers is not None and not self.boss:
             self.powers.admit(**what)
+
+    @property
+    def budget(self) -> float | None:
+        """The most that an object may cost an hour which the caller begins; None: whatever."""
+        return None if self.powers is None or self.boss else self.powers.budget
 
     def by(self, node: str) -> Who:
         """The same caller, who comes by another node."""

@@ -141,6 +141,7 @@ def keys(options: Options, add: bool, remove: str | None, show_log: bool, holder
 @click.option("--app", metavar="NAME,…", help="Objects of these applications only.")
 @click.option("--cluster", metavar="NAME,…", help="Nodes of these clusters only.")
 @click.option("--node", metavar="NAME,…", help="These nodes only.")
+@click.option("--price", metavar="MOST", help="Begin objects that cost at most so much an hour.")
 @click.option("--for", "time_", metavar="TIME", default="12h", show_default=True,
               help="How long it is good: 90m, 12h, 7d.")  # fmt: skip
 @click.pass_obj
@@ -149,7 +150,9 @@ def grant(options: Options, /, user: str, time_: str, **limits: str | None) -> N
 
     Prints a line for USER's factotum: cloudfs keys --add.  With it, and cloudfs 9p --user YOU,
     USER is you on the nodes of the cloud, as far as the options say; without --op all of your
-    verbs, without --app all of your objects.  Only USER's factotum can use it, for it is made
+    verbs, without --app all of your objects.  --price bounds what an object may cost an hour that
+    is begun, moved or copied with it: its limit cpu times what its node asks for a core-hour, so
+    such an object needs a limit cpu.  Only USER's factotum can use it, for it is made
     for the key there, which is looked up by the name, or given: ed25519:… as
     cloudfs keys --holder prints it.
     """

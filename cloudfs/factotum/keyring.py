@@ -21,7 +21,10 @@ ATTRIBUTES = 32
 LINE = 4096  # bytes
 # What a conversation is told and no key has: they say nothing of which key will do.
 NOT_OF_KEYS = frozenset(
-    {"role", "disabled", "binding", "lend", "holder", "op", "app", "cluster", "node", "until"}
+    [
+        *("role", "disabled", "binding", "lend", "holder"),
+        *("op", "app", "cluster", "node", "until", "price"),
+    ]
 )
 
 

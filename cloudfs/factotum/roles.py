@@ -10,7 +10,8 @@ known (factotum/nodeproof.py).
     p9any client        proves to a node whose key it is, with cap25519; with lend=yes in its
                         template the node may act for the user on others (delegation.py)
     cap25519 grant      has one answer, a token for another holder: its template has holder=, and
-                        op= app= cluster= node= (names with commas) and until= restrict it
+                        op= app= cluster= node= (names with commas), until= and price= (the
+                        most that an object may cost an hour) restrict it
     cap25519 holder     has one answer, by which name others grant something to this key
 """
 
@@ -18,6 +19,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import math
 from collections.abc import Callable
 from typing import cast
 
@@ -34,6 +36,7 @@ from cloudfs.factotum.tokens import LIFE, Limits
 Check = Callable[[bytes, bytes, bytes], str]
 CAP = "proto=cap25519 dom? user? !seed?"
 MINTED = 64  # tokens kept, one for each key and node
+MOST_PRICE = 1e11
 GRANTED = 30 * 86400.0  # seconds that what is granted lives at most
 
 
@@ -194,7 +197,11 @@ def granted(key: Key, wanted: Template, now: float) -> bytes:
         seed, key.attrs["user"], key.attrs["dom"], epoch, values.get("holder", ""), now, life
     )
     sets = {name: frozenset(values[name].split(",")) for name in tokens.SETS if values.get(name)}
-    return tokens.narrow(made, own.public_key().public_bytes_raw(), Limits(sets))
+    most = _number(values, "price", math.inf)
+    if not 0 <= most < MOST_PRICE and "price" in values:
+        raise CloudError("bad", f"price={values['price'][:20]}: wants a number from 0", "price=0.5")
+    price = None if most == math.inf else round(most * 1e6)
+    return tokens.narrow(made, own.public_key().public_bytes_raw(), Limits(sets, price=price))
 
 
 def _number(values: dict[str, str], name: str, default: float) -> float:

@@ -133,11 +133,10 @@ class Powers:
                 only = " ".join(sorted(allowed)) or "none"
                 raise _denied(f"{name} {value or '(none)'} is not allowed by it, only {only}")
 
-    def affords(self, price: float) -> None:
-        """CloudError("denied") where an object would cost more an hour than is allowed."""
-        most = self.limits.price
-        if most is not None and price * 1e6 > most:
-            raise _denied(f"{price:g} an hour is more than its {most / 1e6:g}")
+    @property
+    def budget(self) -> float | None:
+        """The most that an object may cost an hour, None for any."""
+        return None if self.limits.price is None else self.limits.price / 1e6
 
 
 def mint(

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from cloudfs.errors import CloudError
-from cloudfs.kernel import query
+from cloudfs.kernel import budget, query
 from cloudfs.kernel.bell import Bell, Log
 from cloudfs.kernel.placement import Wish
 from cloudfs.kernel.reserve import wanted
@@ -24,7 +24,7 @@ KEPT = (
     *("user", "state", "argv", "env", "dir", "app", "labels", "runtime", "net", "restart"),
     *("nice", "require", "prefer", "binds", "created", "started", "changed", "pause"),
     *("why", "asked", "on", "spread", "after", "placed", "offer", "came", "group"),
-    *("availability", "tenure", "since", "brought"),
+    *("availability", "tenure", "since", "brought", "budget"),
 )
 
 
@@ -65,6 +65,7 @@ class Object:
         self.user = user
         self.number = number  # of this daemon's life, for qids
         self.home = home  # its state directory
+        self.budget: float | None = None  # what it may cost an hour, by the token it runs by
         self.session: object = None  # whose end takes it along while it is new
         self.state = "new"
         self.argv: list[str] = []
@@ -114,11 +115,15 @@ class Object:
         return Wish(
             self.id,
             self.on,
-            tuple(map(query.parse, self.require)),
+            tuple(map(query.parse, self.required())),
             tuple(map(query.parse, self.prefer)),
             self.spread,
             wanted(self.limits),
         )
+
+    def required(self) -> list[str]:
+        """The terms that a node must meet, with that of its budget."""
+        return [*self.require, *budget.term(self.limits, self.budget)]
 
     def usage(self) -> Usage:
         """What all its runs have used; of one that runs at most FRESH seconds ago."""

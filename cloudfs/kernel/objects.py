@@ -15,7 +15,7 @@ import trio
 
 from cloudfs.config import Bounds
 from cloudfs.errors import CloudError
-from cloudfs.kernel import adoption, lifecycle, placement, restarts, starting
+from cloudfs.kernel import adoption, budget, lifecycle, placement, restarts, starting
 from cloudfs.kernel.arriving import Arrivals
 from cloudfs.kernel.bell import Log, first
 from cloudfs.kernel.ceilings import Most
@@ -318,6 +318,7 @@ class Objects:
     def reserve_for(self, made: Object) -> None:
         """Hold what it wants; CloudError where it cannot run here."""
         self.need_nursery()
+        budget.need(made.limits, made.budget, self.attributes)
         self.reserve.hold(made.id, wanted(made.limits))
 
     async def watch(self, made: Object) -> None:

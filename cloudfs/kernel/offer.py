@@ -247,7 +247,7 @@ def lines_of(made: Object) -> Iterator[str]:
         *(("env", [f"{name}={value}"]) for name, value in made.env.items()),
         ("limit", [f"{name}={value!r}" for name, value in limits.items()]),
         ("on", [made.on] if made.on else []),
-        ("require", made.require),
+        ("require", made.required()),
         ("prefer", made.prefer),
         ("spread", [made.spread] if made.spread else []),
         ("after", made.after),

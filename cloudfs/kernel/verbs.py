@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from cloudfs import ndb
 from cloudfs.errors import CloudError
-from cloudfs.kernel import availability, lifecycle, placement, query
+from cloudfs.kernel import availability, budget, lifecycle, placement, query
 from cloudfs.kernel.object import Object
 from cloudfs.kernel.reserve import wanted
 from cloudfs.kernel.verb import Verb, find, table
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 SETUP = frozenset({"new"})
 ALWAYS = frozenset({*lifecycle.STATES} - {"placing", "moving"})
+PAID = frozenset({"exec", "move", "copy", "restore"})  # after which it costs something
 LASTING = frozenset({"move", "copy", "checkpoint", "restore"})  # may take as long as an image
 MAX_ENV = 256  # variables of one object
 MAX_LABELS = 64
@@ -70,6 +71,8 @@ def act(objects: Objects, made: Object, line: str, who: Who) -> Wait[None] | Non
         raise CloudError(
             "busy", f"{verb.name}: object {made.id} is {made.state}", f"it works while {fits}"
         )
+    if verb.name in PAID:
+        budget.charge(made, who)
     result: Wait[None] | None = verb.run(objects, made, args, who)
     if result is None:
         objects.keep(made)
@@ -153,6 +156,8 @@ def _limit(objects: Objects, made: Object, args: list[str], who: Who) -> None:
         raise CloudError("unsupported", f"limit: {word}")
     most = objects.most_for(made.user)
     most.check(new)
+    if made.running is not None:
+        budget.need(new, who.budget, objects.attributes)
     objects.reserve.change(made.id, wanted(new))
     try:
         if made.running is not None and made.state in lifecycle.ALIVE:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from cloudfs import ndb
 from cloudfs.errors import CloudError
-from cloudfs.kernel import lifecycle, verbs
+from cloudfs.kernel import budget, lifecycle, verbs
 from cloudfs.kernel.bell import Log as KernelLog
 from cloudfs.kernel.moved import stale
 from cloudfs.kernel.object import Object
@@ -214,8 +214,7 @@ class Proc:
         """What it has cost so far and costs an hour at this node's price of a core-hour."""
         used = made.usage()
         total = (used.user + used.sys) / 3600 * self.price()
-        cores = made.limits.cpu or 1.0
-        hour = cores * self.price() if made.state == "running" else 0.0
+        hour = budget.hourly(made.limits, self.price()) if made.state == "running" else 0.0
         return ndb.record({"total": total, "hour": hour}) + "\n"
 
     def _bill(self, made: Object, at: Attach) -> str:

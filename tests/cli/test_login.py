@@ -212,6 +212,39 @@ def test_what_is_anas_is_closed_to_bob_until_she_grants_it_and_open_no_further(
         session.cloudfs("logout")
 
 
+def test_what_is_granted_may_have_a_highest_price(cloud: Cloud) -> None:
+    one, two, sock = cloud.one, cloud.two, f"unix:{cloud.root.state}/sock"
+    cloud.login(one, "ana")
+    cloud.login(two, "bob")
+    cloud.root.run("tee", f"{cloud.root.mount}/nodes/n1/ctl", stdin="price 2\n")
+    try:
+        line = one.cloudfs("grant", "bob", "--app", "web", "--price", "1.5").stdout
+        two.cloudfs("keys", "--add", stdin=line)
+
+        def as_ana(*args: str, **more: object) -> str:
+            done = two.cloudfs("9p", "--user", "ana", *args, **more)
+            return done.stdout + done.stderr
+
+        id = one.cloudfs("run", "--app", "web", "sleep", "600").stdout.strip()
+        ctl = f"proc/{id}/ctl"
+        for words, reason in (
+            ("limit cpu=1", "2 an hour"),
+            ("move n2", "may use any number of cores"),
+        ):
+            assert "denied" in as_ana("write", sock, ctl, stdin=f"{words}\n", status=1)
+            assert reason in as_ana("cat", sock, "err").splitlines()[-1]
+        as_ana("write", sock, ctl, stdin="limit cpu=0.5\n")
+        as_ana("write", sock, ctl, stdin="move n2\n", status=1)
+        assert "token" not in as_ana("cat", sock, "err").splitlines()[-1]
+        as_ana("write", sock, ctl, stdin="kill\n")
+        for wrong in ("-1", "much", "inf", "nan"):
+            assert "number" in one.cloudfs("grant", "bob", "--price", wrong, status=1).stderr
+    finally:
+        cloud.root.run("tee", f"{cloud.root.mount}/nodes/n1/ctl", stdin="price 0\n")
+        for session in (one, two):
+            session.cloudfs("logout")
+
+
 def test_a_mount_knows_who_has_logged_in(cloud: Cloud) -> None:
     """The kernel checks permissions too, by numbers: ana's files are her uid's."""
     one, two, at = cloud.one, cloud.two, cloud.root.mount

@@ -8,10 +8,12 @@ import trio
 import trio.testing
 
 from cloudfs.errors import CloudError
+from cloudfs.factotum.tokens import Limits, Powers
 from cloudfs.kernel import handover, moved
 from cloudfs.kernel.offer import HOLD, Offer, lines_of
 from cloudfs.kernel.reserve import NOTHING, amount
 from cloudfs.node.api import DIED
+from cloudfs.who import Who
 from tests.kernel.nodes import ALL, ANN, BOB, CPUS, FAULTS, WANTS
 
 OBJECT = f"object {'a' * 16} {'b' * 16}"
@@ -55,6 +57,23 @@ async def test_words_arrive_as_they_are(autojump_clock, net, n1, argv):
     first, *rest = ("'" + word.replace("'", "''") + "'" for word in argv)
     made = await n1.tell(n1.new(), "on n3", " ".join(["exec", first, *rest]))
     assert net.nodes["n3"].twin.played[made.id].argv == argv
+
+
+async def test_a_token_with_a_highest_price_bounds_where_it_goes(autojump_clock, net, n1):
+    token = Who("ann", 1001, powers=Powers("ann", "local", 1, "", Limits(price=500_000), ()))
+    for name, price in (("n1", 0.4), ("n2", 0.3), ("n3", 0.2)):
+        net.nodes[name].machine.set_price(price)
+    made = await n1.tell(n1.new(), "limit cpu=2", "require cluster=rome", who=token)
+    with pytest.raises(CloudError, match="price<=0.25"):
+        await n1.tell(made, "on n2", "exec sleep 50", who=token)
+    made = await n1.tell(
+        n1.new(), "limit cpu=2", "require cluster=rome", "exec sleep 50", who=token
+    )
+    there = net.nodes["n3"].objects.all[made.id]
+    assert there.require == ["cluster=rome", "price<=0.25"]
+    assert (there.budget, made.budget) == (None, 0.5)
+    dear = await n1.tell(n1.new(), "limit cpu=2", "on n2", "exec sleep 50")
+    assert net.copies(dear.id) == ["n2"]
 
 
 async def test_require_chooses_and_the_target_has_the_last_word(autojump_clock, net, n1):

@@ -10,13 +10,15 @@ import pytest
 
 from cloudfs.errors import CloudError
 from cloudfs.factotum.tokens import Limits, Powers
+from cloudfs.kernel.object import Object
 from cloudfs.tree.api import OREAD, Node, Who
 from cloudfs.tree.space import Space
 from tests.tree.test_cloud import ANN, Cloud
 
 
-def who(user: str = "ann", **sets: str) -> Who:
-    limits = Limits({name: frozenset(words.split(",")) for name, words in sets.items()})
+def who(user: str = "ann", price: float | None = None, **sets: str) -> Who:
+    most = None if price is None else round(price * 1e6)
+    limits = Limits({name: frozenset(words.split(",")) for name, words in sets.items()}, price=most)
     return Who(user, None, powers=Powers(user, "local", 1, "", limits, ()))
 
 
@@ -76,6 +78,45 @@ async def test_the_owner_of_a_node_stays_its_owner(cloud: Cloud) -> None:
     boss = who(op="read")
     boss.boss = True
     await cloud.echo("kill", f"/cloud/proc/{id}/ctl", boss)
+
+
+async def test_no_object_costs_more_than_the_token_allows(cloud: Cloud) -> None:
+    cloud.objects.attributes = cloud.machine.attributes
+    cloud.machine.set_price(0.4)
+    token = who(price=0.5)
+    id = (await cloud.cat("/cloud/proc/clone", token)).strip()
+    ctl = f"/cloud/proc/{id}/ctl"
+    with pytest.raises(CloudError, match="may use any number of cores") as caught:
+        await cloud.echo("exec sleep 1000", ctl, token)
+    assert "limit cpu=1" in caught.value.fix
+    await cloud.echo("limit cpu=2", ctl, token)
+    with pytest.raises(CloudError, match=r"price<=0.25 \(it has 0.4\)"):
+        await cloud.echo("exec sleep 1000", ctl, token)
+    await cloud.echo("limit cpu=1.25", ctl, token)  # to the last cent
+    await cloud.echo("exec sleep 1000", ctl, token)
+    assert "hour=0.5" in await cloud.cat(f"/cloud/proc/{id}/cost", token)
+    for more in ("limit cpu=1.3", "limit cpu=none"):
+        with pytest.raises(CloudError, match=r"0.52 an hour|any number of cores"):
+            await cloud.echo(more, ctl, token)
+    await cloud.echo("limit cpu=1", ctl, token)
+    await cloud.echo("limit cpu=1.3", ctl)  # by ann herself
+
+
+async def test_an_object_starts_again_only_while_it_costs_what_its_token_allows(
+    cloud: Cloud,
+) -> None:
+    cloud.objects.attributes = cloud.machine.attributes
+    cloud.machine.set_price(0.4)
+    token = who(price=0.5)
+    id = await cloud.run("true", "limit cpu=1", who=token)
+    await cloud.cat(f"/cloud/.follow/proc/{id}/wait", token)
+    made = cloud.objects.all[id]
+    assert Object.from_record(id, made.to_record(), 1, made.home).budget == 0.5
+    cloud.machine.set_price(0.6)
+    with pytest.raises(CloudError, match="0.6 an hour here, and the token allows 0.5"):
+        await cloud.echo("start", f"/cloud/proc/{id}/ctl")
+    cloud.machine.set_price(0.5)
+    await cloud.echo("start", f"/cloud/proc/{id}/ctl")
 
 
 @dataclass
