@@ -151,6 +151,8 @@ class Check:
         try:
             ders = split(certificates)
             chain = [x509.load_der_x509_certificate(der) for der in ders]
+            if not all(d.endswith(b"\0" + c.signature) for d, c in zip(ders, chain, strict=True)):
+                raise ValueError  # its last bits, where they are 0, may be called unused
             for one, by in pairwise(chain):
                 one.verify_directly_issued_by(by)
                 _may_issue(by)

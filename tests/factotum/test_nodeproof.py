@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from cryptography import x509
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -87,6 +88,20 @@ def test_a_damaged_root_is_said(town: Town) -> None:
     for root in ("", "zz", "02" + "ff" * 32, "00"):
         with pytest.raises(CloudError, match="root of the cloud local is damaged"):
             Check(root, "local", town.clock)
+
+
+def test_a_certificate_is_not_taken_in_another_encoding(town: Town) -> None:
+    """Of a signature that ends in a 0 that bit may be called unused, which changes no value."""
+    odd = True
+    while odd:
+        chain, sign = NodeProof(town.node("n1")).load()
+        first = nodeproof.split(chain)[0]
+        odd = bool(first[-1] & 1)
+    place = len(first) - len(x509.load_der_x509_certificate(first).signature) - 1
+    other = chain[:place] + b"\1" + chain[place + 1 :]
+    assert check(town)(chain, sign(DATA), DATA) == "n1"
+    with pytest.raises(CloudError, match="no node of the cloud"):
+        check(town)(other, sign(DATA), DATA)
 
 
 @pytest.mark.filterwarnings("ignore:Parsed a serial number")
