@@ -224,6 +224,10 @@ class Handover:
                 raise CloudError("unreachable", why, "see: ls /cloud/nodes")
             fix = f"see: cat /cloud/nodes/{wish.on}/status"
             raise CloudError("unreachable", f"on: node {wish.on} does not answer", fix)
+        there = nodes.get(wish.on, {})
+        if there.get("state") == "drained" and wish.on != objects.node:
+            # That may be over, which others hear of later: who is named is asked itself.
+            nodes[wish.on] = {**there, "state": "alive"}
         return nodes
 
     def _siblings(self, made: Object) -> list[str]:

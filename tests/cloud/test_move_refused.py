@@ -89,14 +89,21 @@ def test_to_a_full_node(net: Net, counter: str) -> None:
 
 
 def test_to_a_drained_node(net: Net, counter: str) -> None:
+    def drained(*names: str) -> None:
+        # A node's own status is of now; this is what the others go by, which hear of it later.
+        expect(net["n1"].ls("query", "state=drained"), list(names))
+
     net["n2"].write("drain for repair", "nodes/n2/ctl")
     try:
+        eventually(lambda: drained("n2"), AGREE)
         refused(net["n1"], counter, "move n2", "for repair")
         runs_on(net, counter)
     finally:
         net["n2"].write("undrain", "nodes/n2/ctl")
-        # Its own status is of now; what the others go by has yet to reach them.
-        eventually(lambda: expect(net["n1"].ls("query", "state=drained"), []), AGREE)
+    moves = net["n1"].begin("exec sleep 1000", "limit cpu=0.1", seconds=SOON)
+    net["n1"].write("move n2", "proc", moves, "ctl", seconds=SOON)  # at once
+    net["n2"].write("kill", "proc", moves, "ctl")
+    eventually(drained, AGREE)
 
 
 # --- of what --------------------------------------------------------------------------

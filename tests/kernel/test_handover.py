@@ -162,6 +162,21 @@ async def test_a_drained_node_refuses_here_and_there(autojump_clock, net, n1):
     await n1.tell(n1.new(), "exec true")
 
 
+async def test_a_node_that_is_named_says_itself_whether_it_is_drained(autojump_clock, net, n1):
+    candidates = n1.candidates
+
+    async def old(wish):
+        nodes = await candidates(wish)
+        nodes["n2"] |= {"state": "drained", "drained": "by ann"}  # as it was a moment ago
+        return nodes
+
+    n1.candidates = old
+    made = await n1.tell(n1.new(), "on n2", "exec sleep 50")
+    assert net.copies(made.id) == ["n2"]
+    made = await n1.tell(n1.new(), "require node!=n1", "exec sleep 50")
+    assert net.copies(made.id) == ["n3"]
+
+
 async def test_drained_outlives_the_daemon(autojump_clock, net, n1):
     n1.machine.drain("by ann")
     await n1.down(), await n1.up()
