@@ -8,11 +8,13 @@ where it starts looks once more.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 from cloudfs.errors import CloudError
 from cloudfs.kernel.query import number
 from cloudfs.node.api import Limits
+from cloudfs.wait import Wait, settle
 
 if TYPE_CHECKING:
     from cloudfs.kernel.object import Object
@@ -35,14 +37,29 @@ def term(limits: Limits, budget: float | None) -> list[str]:
     return [f"price<={budget / limits.cpu:.9g}"]
 
 
-def charge(made: Object, who: Who) -> None:
-    """From now on it runs by the token of who asks.  CloudError("denied") where that has a
-    highest price and the object no limit cpu.  The owner of a node, who may drain it, leaves
-    the budgets of others as they are."""
-    if who.boss:
-        return
-    _need_limit(made.limits, who.budget)
-    made.budget = who.budget
+def charged(made: Object, who: Who, act: Callable[[], Wait[None] | None]) -> Wait[None] | None:
+    """Do what has it run by the token of who asks from now on; as before if that fails.
+    CloudError("denied") where the token has a highest price and the object no limit cpu.  The
+    owner of a node, who may drain it, leaves the budgets of others as they are."""
+    before, budget = made.budget, made.budget if who.boss else who.budget
+    if budget == before:
+        return act()
+    _need_limit(made.limits, budget)
+    made.budget = budget
+    try:
+        result = act()
+    except CloudError:
+        made.budget = before
+        raise
+    return None if result is None else Wait(partial(_or_as_before, made, before, result))
+
+
+async def _or_as_before(made: Object, before: float | None, rest: Wait[None] | None) -> None:
+    try:
+        await settle(rest)
+    except CloudError:
+        made.budget = before
+        raise
 
 
 def need(limits: Limits, budget: float | None, own: Callable[[], Attributes]) -> None:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 SETUP = frozenset({"new"})
 ALWAYS = frozenset({*lifecycle.STATES} - {"placing", "moving"})
-PAID = frozenset({"exec", "move", "copy", "restore"})  # after which it costs something
+PAID = frozenset({"exec", "start", "move", "copy", "restore"})  # after which it costs something
 LASTING = frozenset({"move", "copy", "checkpoint", "restore"})  # may take as long as an image
 MAX_ENV = 256  # variables of one object
 MAX_LABELS = 64
@@ -72,8 +72,9 @@ def act(objects: Objects, made: Object, line: str, who: Who) -> Wait[None] | Non
             "busy", f"{verb.name}: object {made.id} is {made.state}", f"it works while {fits}"
         )
     if verb.name in PAID:
-        budget.charge(made, who)
-    result: Wait[None] | None = verb.run(objects, made, args, who)
+        result = budget.charged(made, who, lambda: verb.run(objects, made, args, who))
+    else:
+        result = verb.run(objects, made, args, who)
     if result is None:
         objects.keep(made)
     return result

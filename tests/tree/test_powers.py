@@ -113,10 +113,18 @@ async def test_an_object_starts_again_only_while_it_costs_what_its_token_allows(
     made = cloud.objects.all[id]
     assert Object.from_record(id, made.to_record(), 1, made.home).budget == 0.5
     cloud.machine.set_price(0.6)
+    ctl = f"/cloud/proc/{id}/ctl"
     with pytest.raises(CloudError, match="0.6 an hour here, and the token allows 0.5"):
-        await cloud.echo("start", f"/cloud/proc/{id}/ctl")
+        await cloud.echo("start", ctl, token)
+    await cloud.echo("start", ctl)  # by ann herself
+    await cloud.cat(f"/cloud/.follow/proc/{id}/wait")
+    assert made.budget is None
+    with pytest.raises(CloudError, match="0.6 an hour here"):
+        await cloud.echo("start", ctl, token)
+    assert made.budget is None  # what fails changes nothing
     cloud.machine.set_price(0.5)
-    await cloud.echo("start", f"/cloud/proc/{id}/ctl")
+    await cloud.echo("start", ctl, token)
+    assert made.budget == 0.5
 
 
 @dataclass
