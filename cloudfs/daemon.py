@@ -32,6 +32,7 @@ from cloudfs.fuse.mount import mount
 from cloudfs.joined import Joined
 from cloudfs.kernel.balancing import Balancer
 from cloudfs.kernel.bell import Log
+from cloudfs.kernel.budget import Within
 from cloudfs.kernel.cloud import Cloud
 from cloudfs.kernel.finder import Finder
 from cloudfs.kernel.gauge import Gauge
@@ -226,7 +227,8 @@ class Daemon:
         id = self.host.sandbox_of(uid)
         made = self.objects.here(id) if id else None
         if made is not None:
-            return Who(made.user, uid)
+            powers = None if made.budget is None else Within(made.budget)
+            return Who(made.user, uid, powers=powers)
         return self.logins.who_of(uid)
 
     def _far_user(self, name: str) -> Who:

@@ -1,8 +1,8 @@
 """What an object may cost an hour, by the token that it is begun, moved or copied with.
 
 Such an object needs a limit cpu, and then costs no more than that times what its node asks for
-a core-hour.  Placement goes by the term `price<=…` that follows (`Object.required`); the node
-where it starts looks once more.
+a core-hour.  Placement goes by the term `price<=…` that follows (`Object.required`); the budget
+goes along with the object, and each node where it starts looks once more.
 """
 
 from __future__ import annotations
@@ -22,44 +22,70 @@ if TYPE_CHECKING:
     from cloudfs.who import Who
 
 ROUNDING = 1 + 1e-6
+LEAST = 0.01  # cores that a limit leaves at least (node/cgroup.py)
 
 
 def hourly(limits: Limits, price: float) -> float:
     """What an object costs an hour where a core-hour has that price; without a limit cpu it
     is taken for one core."""
-    return (limits.cpu or 1.0) * price
+    return _cores(limits) * price
+
+
+def _cores(limits: Limits) -> float:
+    return max(limits.cpu or 1.0, LEAST)
 
 
 def term(limits: Limits, budget: float | None) -> list[str]:
     """The term that a node must meet for a budget, if there is one."""
     if budget is None or not limits.cpu:
         return []
-    return [f"price<={budget / limits.cpu:.9g}"]
+    return [f"price<={budget / _cores(limits):.9g}"]
 
 
-def charged(made: Object, who: Who, act: Callable[[], Wait[None] | None]) -> Wait[None] | None:
-    """Do what has it run by the token of who asks from now on; as before if that fails.
+def charged(
+    made: Object,
+    who: Who,
+    act: Callable[[], Wait[None] | None],
+    keep: Callable[[Object], None],
+    after: bool = False,
+) -> Wait[None] | None:
+    """Do what has it run by the token of who asks from now on; as before if that fails, or
+    `after` it.  keep: keeps the object's record.
+
     CloudError("denied") where the token has a highest price and the object no limit cpu.  The
-    owner of a node, who may drain it, leaves the budgets of others as they are."""
+    owner of a node, who may drain it, leaves the budgets of others as they are.
+    """
     before, budget = made.budget, made.budget if who.boss else who.budget
+    if not who.boss:
+        _need_limit(made.limits, budget)
     if budget == before:
         return act()
-    _need_limit(made.limits, budget)
+
+    def back() -> None:
+        made.budget = before
+        keep(made)
+
     made.budget = budget
     try:
         result = act()
     except CloudError:
         made.budget = before
         raise
-    return None if result is None else Wait(partial(_or_as_before, made, before, result))
+    if result is not None:
+        return Wait(partial(_or_back, result, back, after))
+    if after:
+        back()
+    return None
 
 
-async def _or_as_before(made: Object, before: float | None, rest: Wait[None] | None) -> None:
+async def _or_back(rest: Wait[None] | None, back: Callable[[], None], after: bool) -> None:
     try:
         await settle(rest)
     except CloudError:
-        made.budget = before
+        back()
         raise
+    if after:
+        back()
 
 
 def need(limits: Limits, budget: float | None, own: Callable[[], Attributes]) -> None:
@@ -73,6 +99,22 @@ def need(limits: Limits, budget: float | None, own: Callable[[], Attributes]) ->
         raise CloudError(
             "denied", f"it would cost {hour:g} an hour here, and the token allows {budget:g}"
         )
+
+
+def need_none(who: Who, what: str) -> None:
+    """CloudError("denied") for who has a budget: it could not be kept."""
+    if who.budget is not None:
+        raise CloudError("denied", f"{what} is not allowed by a token with a highest price")
+
+
+class Within:
+    """What a program may that was begun with a budget: all that its user may, within that."""
+
+    def __init__(self, budget: float) -> None:
+        self.budget = budget
+
+    def admit(self, **what: str) -> None:
+        """Anything."""
 
 
 def _need_limit(limits: Limits, budget: float | None) -> None:

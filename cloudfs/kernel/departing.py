@@ -120,8 +120,8 @@ class Departures(Dumps):
 
     # --- the exchange -----------------------------------------------------------------
 
-    async def _choose(self, made: Object, words: list[str]) -> list[str]:
-        """Nodes that may take it, best first."""
+    async def _choose(self, made: Object, words: list[str], copy: bool = False) -> list[str]:
+        """Nodes that may take it, best first.  copy: they are asked when its image is made."""
         objects, handover = self._objects, self._objects.handover
         assert handover is not None
         node = _node(words)
@@ -134,7 +134,7 @@ class Departures(Dumps):
                 wish, require=(*wish.require, *wants), prefer=(*sorts, *wish.prefer)
             )
         try:
-            nodes = await handover.nodes(wish)
+            nodes = await handover.nodes(wish, ask=not copy)
             nodes.pop(objects.node, None)
             return placement.order(wish, nodes, objects.node)[:8]
         except CloudError as error:  # of a word that nobody wrote here
@@ -348,7 +348,7 @@ class Departures(Dumps):
         assert running is not None
         folder = made.home / "checkpoint" / images.MOVING
         try:
-            chosen = await self._choose(made, words)
+            chosen = await self._choose(made, words, copy=True)
             await self._image(made, running, folder)
         finally:
             self.stay(made)

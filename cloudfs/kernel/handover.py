@@ -208,8 +208,9 @@ class Handover:
         fix = refusals[0][1].fix if len(refusals) == 1 else ""
         raise CloudError(kind, f"no node took it: {said}", fix)
 
-    async def nodes(self, wish: Wish) -> dict[str, Attributes]:
-        """The nodes that are heard of, and this one."""
+    async def nodes(self, wish: Wish, ask: bool = True) -> dict[str, Attributes]:
+        """The nodes that are heard of, and this one.  ask: whether one that is named is asked
+        next what it takes."""
         objects = self._objects
         nodes: dict[str, Attributes] = {}
         with trio.move_on_after(ASK):
@@ -225,7 +226,7 @@ class Handover:
             fix = f"see: cat /cloud/nodes/{wish.on}/status"
             raise CloudError("unreachable", f"on: node {wish.on} does not answer", fix)
         there = nodes.get(wish.on, {})
-        if there.get("state") == "drained" and wish.on != objects.node:
+        if ask and there.get("state") == "drained" and wish.on != objects.node:
             # That may be over, which others hear of later: who is named is asked itself.
             nodes[wish.on] = {**there, "state": "alive"}
         return nodes

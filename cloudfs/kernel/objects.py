@@ -282,10 +282,11 @@ class Objects:
 
     def runtime_for(self, made: Object) -> str:
         """The runtime it would have here; CloudError where it may not run: "refused", or
-        "denied" or "full" by the node's ceilings."""
+        "denied" or "full" by the node's ceilings or its budget."""
         most = self.most_for(made.user)
         most.check(made.limits)
         most.check_running(made.user, self._running(made))
+        budget.need(made.limits, made.budget, self.attributes)
         runtime = made.runtime or self.host.default_runtime()
         if runtime == "process" and made.user != self.owner:
             raise CloudError(
@@ -318,7 +319,6 @@ class Objects:
     def reserve_for(self, made: Object) -> None:
         """Hold what it wants; CloudError where it cannot run here."""
         self.need_nursery()
-        budget.need(made.limits, made.budget, self.attributes)
         self.reserve.hold(made.id, wanted(made.limits))
 
     async def watch(self, made: Object) -> None:
@@ -373,6 +373,7 @@ class Objects:
         if self.guards.fenced(made):
             why = "another node may restart it, as too few of those answer this one"
             raise CloudError("busy", why, "it goes on once they do")
+        budget.need(made.limits, made.budget, self.attributes)
         return then(made.need_running().thaw(), lambda _: self.become(made, "start"))
 
     def kill(self, made: Object, why: str, who: Who | None = None) -> Wait[None] | None:

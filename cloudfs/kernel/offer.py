@@ -8,7 +8,8 @@ the reason.  What is open belongs to one open file and to the caller that opened
                     and a token of the same form, another one for each offer
   VERB ARG...       set it up: dir env limit on require prefer spread after app label group
                     runtime restart nice availability, as in proc/ID/ctl; bind [-abc] NEW OLD,
-                    a line of its name space; and epoch N, of its last availability
+                    a line of its name space; epoch N, of its last availability; budget N,
+                    what it may cost an hour (budget.py)
   hold              last: enter it as a new object of the caller, and hold the cpu and mem
                     that its limits say.  It goes after 20 s if no exec comes, and when
                     the caller's session ends.  Until this line nothing has happened.
@@ -98,7 +99,7 @@ def _object(offer: Offer, args: list[str]) -> None:
     if id in objects.all:
         raise CloudError("exists", f"there is an object {id} on {objects.node} already")
     offer.made = Object(id, offer.who.user, objects.next_number(), objects.home / id)
-    offer.made.offer = token
+    offer.made.offer, offer.made.budget = token, offer.who.budget
 
 
 def _set_up(row: Verb) -> Verb:
@@ -121,6 +122,14 @@ def _epoch(offer: Offer, args: list[str]) -> None:
     if not args[0].isdecimal() or len(args[0]) > 12:
         raise CloudError("bad", f"epoch: {args[0][:20]!r} is no number")
     offer.need().tenure = {"epoch": int(args[0])}
+
+
+def _budget(offer: Offer, args: list[str]) -> None:
+    most = number(args[0])
+    if most is None or not 0 <= most < 1e12:
+        raise CloudError("bad", f"budget: {args[0][:20]!r} is no number from 0")
+    own = offer.who.budget
+    offer.need().budget = most if own is None else min(most, own)
 
 
 def _hold(offer: Offer, args: list[str]) -> None:
@@ -223,6 +232,7 @@ VERBS = table(
     *(_set_up(OBJECT[name]) for name in SETUP),
     Verb("bind [-abc] NEW OLD", 2, 3, _bind),
     Verb("epoch N", 1, 1, _epoch),
+    Verb("budget N", 1, 1, _budget),
     Verb("hold", 0, 0, _hold),
     Verb("arrive [anew]", 0, 1, _arrive),
     Verb("fetch ID TOKEN NODE [OF]", 3, 4, _fetch),
@@ -247,7 +257,7 @@ def lines_of(made: Object) -> Iterator[str]:
         *(("env", [f"{name}={value}"]) for name, value in made.env.items()),
         ("limit", [f"{name}={value!r}" for name, value in limits.items()]),
         ("on", [made.on] if made.on else []),
-        ("require", made.required()),
+        ("require", made.require),
         ("prefer", made.prefer),
         ("spread", [made.spread] if made.spread else []),
         ("after", made.after),
@@ -258,6 +268,7 @@ def lines_of(made: Object) -> Iterator[str]:
         ("nice", [str(made.nice)] if made.nice else []),
         ("group", [made.group] if made.group else []),
         ("availability", [f"{name}={value:g}" for name, value in made.availability.items()]),
+        ("budget", [] if made.budget is None else [repr(made.budget)]),
         ("epoch", [str(made.tenure["epoch"])] if made.tenure.get("epoch") else []),
     ]
     for verb, args in rows:

@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 
 SETUP = frozenset({"new"})
 ALWAYS = frozenset({*lifecycle.STATES} - {"placing", "moving"})
-PAID = frozenset({"exec", "start", "move", "copy", "restore"})  # after which it costs something
+# After these it costs something, now or when it ends or its node does.
+PAID = frozenset({"exec", "start", "move", "copy", "restore", "restart", "availability"})
 LASTING = frozenset({"move", "copy", "checkpoint", "restore"})  # may take as long as an image
 MAX_ENV = 256  # variables of one object
 MAX_LABELS = 64
@@ -61,6 +62,7 @@ def act(objects: Objects, made: Object, line: str, who: Who) -> Wait[None] | Non
     if verb.name == "exec" and "'" not in line:
         args = unquoted_script(args)
     if made.state == "gone" and objects.handover is not None and objects.moved_to(made.id):
+        budget.need_none(who, "what another node is to do")
         return objects.handover.pass_on(made, line, who)
     if made.state not in verb.states:
         brief = made.state == "checkpointing" and bool(made.availability)
@@ -72,7 +74,8 @@ def act(objects: Objects, made: Object, line: str, who: Who) -> Wait[None] | Non
             "busy", f"{verb.name}: object {made.id} is {made.state}", f"it works while {fits}"
         )
     if verb.name in PAID:
-        result = budget.charged(made, who, lambda: verb.run(objects, made, args, who))
+        run = partial(verb.run, objects, made, args, who)
+        result = budget.charged(made, who, run, objects.keep, after=verb.name == "copy")
     else:
         result = verb.run(objects, made, args, who)
     if result is None:
@@ -157,7 +160,7 @@ def _limit(objects: Objects, made: Object, args: list[str], who: Who) -> None:
         raise CloudError("unsupported", f"limit: {word}")
     most = objects.most_for(made.user)
     most.check(new)
-    if made.running is not None:
+    if made.state != "new":
         budget.need(new, who.budget, objects.attributes)
     objects.reserve.change(made.id, wanted(new))
     try:
@@ -253,6 +256,7 @@ def _group(objects: Objects, made: Object, args: list[str], who: Who) -> None:
     takes that back."""
     if who.user != made.user and not who.boss:
         raise CloudError("denied", f"group: object {made.id} is {made.user}'s to share")
+    budget.need_none(who, "group")
     if _name(args[0], "group") == "none":
         raise CloudError("bad", "group: none is who has not logged in", "write a group's name")
     made.group = args[0]

@@ -7,7 +7,7 @@ from typing import Protocol
 
 from cloudfs import ndb
 from cloudfs.errors import CloudError
-from cloudfs.kernel import balance, ceilings, query
+from cloudfs.kernel import balance, budget, ceilings, query
 from cloudfs.kernel.bell import Log as KernelLog
 from cloudfs.kernel.machine import Machine, Party
 from cloudfs.kernel.runs import Runs
@@ -101,6 +101,7 @@ def _label(machine: Machine, args: list[str], at: Attach) -> None:
 
 def _price(machine: Machine, args: list[str], at: Attach) -> None:
     """What a core-hour on this node costs."""
+    budget.need_none(at.who, "price")
     price = query.number(args[0])
     if price is None:
         raise CloudError("bad", f"price: {args[0][:40]!r} is no number", "write: price 0.05")

@@ -69,9 +69,28 @@ async def test_a_token_with_a_highest_price_bounds_where_it_goes(autojump_clock,
     made = await n1.tell(
         n1.new(), "limit cpu=2", "require cluster=rome", "exec sleep 50", who=token
     )
-    there = net.nodes["n3"].objects.all[made.id]
-    assert there.require == ["cluster=rome", "price<=0.25"]
-    assert (there.budget, made.budget) == (None, 0.5)
+    gone, there = made, net.nodes["n3"].objects.all[made.id]
+    assert (there.require, there.budget) == (["cluster=rome"], 0.5)
+    candidates = n1.candidates
+
+    async def old(wish):
+        nodes = await candidates(wish)
+        nodes["n2"]["price"] = 0.1  # as it was a moment ago
+        return nodes
+
+    n1.candidates = old
+    made = await n1.tell(n1.new(), "limit cpu=2", "on n2", who=token)
+    with pytest.raises(CloudError, match=r"n2: node n2 does not meet price<=0.25"):
+        await n1.tell(made, "exec sleep 50", who=token)
+    n1.candidates = candidates
+    with pytest.raises(CloudError, match="what another node is to do"):
+        await n1.tell(gone, "limit cpu=64", who=token)
+    offer = Offer(net.nodes["n3"].objects, token, None)
+    for line in (OBJECT, "limit cpu=3", "budget 100"):
+        offer.line(line)
+    assert offer.need().budget == 0.5
+    with pytest.raises(CloudError, match="price<=0.1666"):
+        offer.line("hold")
     dear = await n1.tell(n1.new(), "limit cpu=2", "on n2", "exec sleep 50")
     assert net.copies(dear.id) == ["n2"]
 

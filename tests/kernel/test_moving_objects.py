@@ -11,6 +11,7 @@ import trio
 import trio.testing
 
 from cloudfs.errors import CloudError
+from cloudfs.factotum.tokens import Limits, Powers
 from cloudfs.kernel import images, pieces
 from cloudfs.kernel.reserve import NOTHING
 from cloudfs.who import Who
@@ -119,6 +120,24 @@ async def test_what_is_refused(autojump_clock, net, n1):
     assert awake(net, made.id) == ["n1"]
     await finish(net, made.id)
     await refused(n1, made, "move n2", "busy", "is exited")
+
+
+async def test_a_budget_goes_along_until_somebody_else_moves_it(autojump_clock, net, n1):
+    token = Who("ann", 1001, powers=Powers("ann", "local", 1, "", Limits(price=500_000), ()))
+    net.nodes["n3"].machine.set_price(1.2)
+    made = await n1.tell(n1.new(), "limit cpu=0.5", "on n1", TICK, who=token)
+    with pytest.raises(CloudError, match="price<=1 "):
+        await n1.tell(made, "move n3", who=token)
+    await n1.tell(made, "copy n2", who=token)
+    assert [one.budget for one in net.nodes["n2"].objects.all.values()] == [0.5]
+    made.budget = None
+    await n1.tell(made, "copy n2", who=token)
+    assert made.budget is None  # only the copy runs by the token
+    await n1.tell(made, "move n2", who=token)
+    assert net.nodes["n2"].objects.all[made.id].budget == 0.5
+    await n1.tell(made, "move n3")  # by its owner
+    assert net.nodes["n3"].objects.all[made.id].budget is None
+    await finish(net, made.id)
 
 
 async def test_what_cannot_be_dumped_runs_on(autojump_clock, net, n1):

@@ -127,6 +127,40 @@ async def test_an_object_starts_again_only_while_it_costs_what_its_token_allows(
     assert made.budget == 0.5
 
 
+async def test_no_way_around_a_highest_price(cloud: Cloud) -> None:
+    cloud.objects.attributes = cloud.machine.attributes
+    cloud.machine.set_price(0.4)
+    token = who(price=0.5)
+    id = await cloud.run("true", "limit cpu=1", "restart on-failure")  # ann's own
+    await cloud.cat(f"/cloud/.follow/proc/{id}/wait")
+    ctl, made = f"/cloud/proc/{id}/ctl", cloud.objects.all[id]
+    for line, why in (
+        ("limit cpu=64", "25.6 an hour"),
+        ("limit cpu=none", "any number of cores"),
+        ("group bob", "group is not allowed"),
+    ):
+        with pytest.raises(CloudError, match=why):
+            await cloud.echo(line, ctl, token)
+    with pytest.raises(CloudError, match="price is not allowed"):
+        await cloud.echo("price 0", "/cloud/nodes/n1/ctl", token)
+    await cloud.echo("restart always", ctl, token)
+    assert made.budget == 0.5
+    await cloud.echo("restart never", ctl)
+    assert made.budget is None
+
+    # A stopped one that is too dear does not go on, and a limit that is too small is none.
+    id = await cloud.run("sleep 1000", "limit cpu=4")
+    ctl, made = f"/cloud/proc/{id}/ctl", cloud.objects.all[id]
+    await cloud.echo("stop", ctl)
+    with pytest.raises(CloudError, match="1.6 an hour"):
+        await cloud.echo("start", ctl, token)
+    assert (made.state, made.budget) == ("stopped", None)
+    await cloud.echo("limit cpu=1e-309", ctl)
+    await cloud.echo("start", ctl, token)
+    assert made.required() == ["price<=50"]
+    made.wish()
+
+
 @dataclass
 class Proxy(Node):
     """A file of another node, which would act for the whole user."""
