@@ -237,6 +237,15 @@ def test_what_is_granted_may_have_a_highest_price(cloud: Cloud) -> None:
         as_ana("write", sock, ctl, stdin="move n2\n", status=1)
         assert "token" not in as_ana("cat", sock, "err").splitlines()[-1]
         as_ana("write", sock, ctl, stdin="kill\n")
+
+        # What runs by the token is bound by it in its own /cloud too.
+        inside = "read x; cd /cloud/proc/$(cat /cloud/proc/clone); echo exec sleep 9 >ctl || cat /cloud/err"
+        words = ("--app", "web", "--limit", "cpu=0.5", "sh", "-c", f"{inside}; sleep 600")
+        id = one.cloudfs("run", *words).stdout.strip()
+        as_ana("write", sock, f"proc/{id}/ctl", stdin="restart always\n")
+        one.run("sh", "-c", f"echo >{cloud.root.mount}/proc/{id}/stdin")
+        until(lambda: "number of cores" in as_user(one, sock[5:], "proc", id, "stdout"))
+        as_ana("write", sock, f"proc/{id}/ctl", stdin="kill\n")
         for wrong in ("-1", "much", "inf", "nan"):
             assert "number" in one.cloudfs("grant", "bob", "--price", wrong, status=1).stderr
     finally:
