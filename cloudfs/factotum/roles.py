@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import math
 from collections.abc import Callable
 from typing import cast
 
@@ -36,7 +35,7 @@ from cloudfs.factotum.tokens import LIFE, Limits
 Check = Callable[[bytes, bytes, bytes], str]
 CAP = "proto=cap25519 dom? user? !seed?"
 MINTED = 64  # tokens kept, one for each key and node
-MOST_PRICE = 1e11
+MOST_PRICE = 1e11  # of an object for an hour; in millionths it has the 18 digits of a token
 GRANTED = 30 * 86400.0  # seconds that what is granted lives at most
 
 
@@ -197,10 +196,13 @@ def granted(key: Key, wanted: Template, now: float) -> bytes:
         seed, key.attrs["user"], key.attrs["dom"], epoch, values.get("holder", ""), now, life
     )
     sets = {name: frozenset(values[name].split(",")) for name in tokens.SETS if values.get(name)}
-    most = _number(values, "price", math.inf)
-    if not 0 <= most < MOST_PRICE and "price" in values:
-        raise CloudError("bad", f"price={values['price'][:20]}: wants a number from 0", "price=0.5")
-    price = None if most == math.inf else round(most * 1e6)
+    price = None
+    if "price" in values:
+        most = _number(values, "price", 0.0)
+        if not 0 <= most < MOST_PRICE:
+            why = f"price={values['price'][:20]}: wants a number from 0"
+            raise CloudError("bad", why, "price=0.5")
+        price = round(most * 1e6)
     return tokens.narrow(made, own.public_key().public_bytes_raw(), Limits(sets, price=price))
 
 

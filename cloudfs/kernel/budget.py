@@ -55,17 +55,18 @@ def charged(
     CloudError("denied") where the token has a highest price and the object no limit cpu.  The
     owner of a node, who may drain it, leaves the budgets of others as they are.
     """
-    before, budget = made.budget, made.budget if who.boss else who.budget
-    if not who.boss:
-        _need_limit(made.limits, budget)
-    if budget == before:
+    if who.boss:
+        return act()
+    _need_limit(made.limits, who.budget)
+    before = made.budget
+    if who.budget == before:
         return act()
 
     def back() -> None:
         made.budget = before
         keep(made)
 
-    made.budget = budget
+    made.budget = who.budget
     try:
         result = act()
     except CloudError:
