@@ -1,10 +1,6 @@
 #!/bin/sh
 # Move a program that counts from node to node, and read on: no number is lost.
-if [ "$(id -u)" != 0 ]; then
-	echo "only root can checkpoint processes" >&2
-	exit 1
-fi
-nodes=3
+nodes=3 checkpoints=yes
 . "$(dirname "$0")/own-nodes"
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
