@@ -21,7 +21,10 @@ clients 5 4 >"$work/told" &
 load=$!
 sleep 1
 # Again, if n2 has not heard of n3 yet.
-onward() { echo move n3 >"$cloud/.MaxTime=60/proc/$id/ctl" && field node; }
+onward() {
+	[ "$(field node)" = n3 ] || echo move n3 >"$cloud/.MaxTime=60/proc/$id/ctl" || cloudfs why
+	field node
+}
 soon "it runs on n3" n3 onward
 second=$(field addr)
 wait "$load"

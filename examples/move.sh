@@ -19,7 +19,10 @@ cloudfs move "$id" n2
 soon "it runs on n2" n2 node
 soon "it counts on" yes count 15
 # The same as a shell line; again, if n2 has not heard of n3 yet.
-onward() { echo move n3 >"$cloud/.MaxTime=60/proc/$id/ctl" && node; }
+onward() {
+	[ "$(node)" = n3 ] || echo move n3 >"$cloud/.MaxTime=60/proc/$id/ctl" || cloudfs why
+	node
+}
 soon "it runs on n3" n3 onward
 soon "it counts on" yes count 30
 

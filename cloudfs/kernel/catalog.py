@@ -2,21 +2,26 @@
 
 Only the node that runs an object speaks for it (DESIGN §3.6).  What it tells is kept
 here as it came, one record an object; while nobody hears that node, its objects are
-shown as lost.  Pure: no clock but the caller's, no I/O.
+shown as lost.  For a moment two nodes speak for one that moves, and what they say comes in
+any order: who was decided on last is believed, else who told last, and what the other says
+counts again once that one says no more.  Pure: no clock but the caller's, no I/O.
 """
 
 from __future__ import annotations
 
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 
 from cloudfs import ndb
+from cloudfs.fabric.stamp import Stamp
 from cloudfs.kernel import lifecycle
 from cloudfs.kernel.object import Object
 from cloudfs.kernel.objects import Objects
 
 VIEWS = ("node", "app", "user", "cluster", "state", "label")
 MAX_SEEN = 1 << 18  # objects of other nodes that are kept
+MAX_LEFT = 1024  # objects of which it is remembered who spoke for them last
 TOLD = ("id", "state", "user", "app", "runtime", "pid", "started", "exit", "why", "after", "epoch")
 
 Key = tuple[str, str]  # an arrangement and a value in it
@@ -25,12 +30,14 @@ Key = tuple[str, str]  # an arrangement and a value in it
 class Seen:
     """An object of another node, as that node told of it last.
 
-    told: its record's attributes; lost: whether its node is not heard of any more.
+    told: its record's attributes; at: when that node told it, None where another has it from
+    there; lost: whether its node is not heard of any more.
     """
 
-    __slots__ = ("id", "keys", "labels", "lost", "node", "told", "user")
+    __slots__ = ("at", "id", "keys", "labels", "lost", "node", "told", "user")
 
-    def __init__(self, node: str, told: dict[str, str]) -> None:
+    def __init__(self, node: str, told: dict[str, str], at: Stamp | None = None) -> None:
+        self.at = at
         self.id = told["id"]
         self.user = told.get("user", "none")
         self.node = node
@@ -44,6 +51,15 @@ class Seen:
         """How often its node was decided on (availability.py)."""
         text = self.told["epoch"]
         return int(text) if text.isdecimal() and len(text) < 16 else 0
+
+    def over(self, other: Seen) -> bool:
+        """Whether this is believed, which was heard of after what another node tells."""
+        if self.epoch != other.epoch:
+            return self.epoch > other.epoch
+        return self.at is None or other.at is None or self.at > other.at
+
+    def says(self) -> tuple[object, ...]:
+        return self.told, self.labels, self.lost
 
     @property
     def state(self) -> str:
@@ -92,6 +108,8 @@ class Catalog:
     ) -> None:
         self.objects = objects
         self.seen: dict[str, Seen] = {}
+        self.left: OrderedDict[str, Seen] = OrderedDict()  # of whom nobody speaks any more
+        self._besides: dict[str, dict[str, Seen]] = {}  # id → node → what is not believed now
         self.changed = time.time()
         self._cluster_of = cluster_of
         self._gone = gone
@@ -110,43 +128,85 @@ class Catalog:
 
     # --- hearing ----------------------------------------------------------------------
 
-    def put(self, node: str, record: str) -> None:
-        """A node tells of an object of its own.  Raises CloudError or KeyError for what is
-        no such record; the caller drops it."""
+    def put(self, node: str, record: str, at: Stamp | None = None) -> None:
+        """A node tells of an object of its own.  at: as for Seen.  Raises CloudError or KeyError
+        for what is no such record; the caller drops it."""
         told = ndb.parse(record)
         if node == self.objects.node:
             return
         old = self.seen.get(told["id"])
         if old is None and len(self.seen) >= MAX_SEEN:
             return
-        new = Seen(node, told)
+        new = Seen(node, told, at)
         new.lost = self._gone(node)
-        if old is not None and old.node != node and new.epoch < old.epoch:
-            return  # it was restarted elsewhere, of which this node has not heard
-        if old is not None:
-            same = old.node == node and old.told == new.told and old.labels == new.labels
-            if same and old.lost == new.lost:
+        if old is not None and old.node != node:
+            less = old if new.over(old) else new
+            self._unsay(node, new.id)
+            if less.at is not None and len(self._besides) < MAX_SEEN:
+                self._besides.setdefault(less.id, {})[less.node] = less
+            if less is new:
                 return
-            self._move(old, set())
-        self.seen[new.id] = new
-        self._move(new, self._keys(new))
+        elif old is not None and old.says() == new.says():
+            old.at = at or old.at
+            return
+        self._show(new)
 
     def drop(self, node: str, id: str) -> None:
         """A node tells that an object of its own is gone."""
         found = self.seen.get(id)
-        if found is not None and found.node == node:
-            del self.seen[id]
-            self._move(found, set())
+        if found is None or found.node != node:
+            self._unsay(node, id)
+            return
+        self._hide(found)
+        self._fall_back(id)
+        if id not in self.seen:
+            self.left[id] = found
+            if len(self.left) > MAX_LEFT:
+                self.left.popitem(last=False)
 
     def node_is(self, node: str, state: str) -> None:
         """A node's state as membership has it: its objects are lost while it is gone, and
         forgotten once it has left."""
+        for id in [id for id, others in self._besides.items() if node in others]:
+            if state == "left":
+                self._unsay(node, id)
+            elif state != "gone" and id not in self.seen:
+                self._fall_back(id)
         for found in list(self._index["node"].get(node, {}).values()):
             if state == "left":
-                self.drop(node, found.id)
+                self._hide(found)
+                self._fall_back(found.id)
             elif found.lost != (state == "gone"):
                 found.lost = state == "gone"
                 self._move(found, self._keys(found))
+
+    def _show(self, new: Seen) -> None:
+        old = self.seen.get(new.id)
+        if old is not None:
+            self._move(old, set())
+        self.left.pop(new.id, None)
+        self.seen[new.id] = new
+        self._move(new, self._keys(new))
+
+    def _hide(self, found: Seen) -> None:
+        del self.seen[found.id]
+        self._move(found, set())
+
+    def _fall_back(self, id: str) -> None:
+        """Believe the best of the others that speak for it and are heard of."""
+        best: Seen | None = None
+        for one in self._besides.get(id, {}).values():
+            if not self._gone(one.node) and (best is None or one.over(best)):
+                best = one
+        if best is not None:
+            self._unsay(best.node, id)
+            best.lost = False
+            self._show(best)
+
+    def _unsay(self, node: str, id: str) -> None:
+        others = self._besides.get(id)
+        if others is not None and others.pop(node, None) is not None and not others:
+            del self._besides[id]
 
     # --- looking ----------------------------------------------------------------------
 

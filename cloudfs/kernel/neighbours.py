@@ -342,8 +342,10 @@ class Neighbours:
                 now = self._now()
                 self._perform(self.core.hint(zone, change.node, change.joined, now))
 
-    def _hear_object(self, id: str, sample: Sample) -> None:
-        node = sample.stamp.node
+    def _hear_object(self, name: str, sample: Sample) -> None:
+        node, _, id = name.partition("/")
+        if node != sample.stamp.node:
+            return  # one speaks for itself only
         if sample.gone:
             self.cloud.catalog.drop(node, id)
             if self.cloud.objects.handover is not None:
@@ -351,7 +353,9 @@ class Neighbours:
             return
         try:
             line = ndb.text_line(sample.value)
-            self.cloud.catalog.put(node, line)
+            if ndb.parse(line)["id"] != id:
+                raise CloudError("bad", "it is of another object")
+            self.cloud.catalog.put(node, line, sample.stamp)
         except (CloudError, KeyError) as error:
             log.debug("%s told nonsense of object %s: %s", node, id, error)
             return
@@ -403,10 +407,13 @@ class Neighbours:
             self._publish(engine, made)
 
     def _publish(self, engine: Engine, made: Object) -> None:
+        # While it moves two nodes tell of it: each has a key of its own, lest the word of the
+        # one, come late, count as older than that the other tells no more.
+        key = f"object/{self.core.name}/{made.id}"
         if made.state in ("gone", "new"):
-            engine.withdraw(f"object/{made.id}")
+            engine.withdraw(key)
         else:
-            engine.publish(f"object/{made.id}", summary(made).encode())
+            engine.publish(key, summary(made).encode())
 
     # --- events --------------------------------------------------------------------------------
 

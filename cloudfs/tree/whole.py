@@ -68,7 +68,7 @@ class Whole:
         """The directory of an object, wherever it runs."""
         return self._proc.dir_of(found) if isinstance(found, Object) else self._far(found)
 
-    def _far(self, seen: Seen) -> Far:
+    def _far(self, seen: Seen) -> _FarObject:
         known = self._far_objects.get(seen.id)
         if known is None or known.of is not seen:
             if len(self._far_objects) > 2 * len(self.cloud.catalog.seen) + 64:
@@ -83,9 +83,20 @@ class Whole:
         node = self._known(id, at)
         if node is not None:  # before anything is made that only a miss needs: a walk is hot
             return self.roaming(id, node) if cues.follow else node
+        left = self.cloud.catalog.left.get(id)
+        if left is not None:
+            return Wait(partial(self._find_again, self._far(left), id, at, cues))
         question = f"object {id}" if _ID.fullmatch(id) else ""
         found = self.look(question, partial(self._known, id, at), cues, _no_object(id))
         return then(found, partial(self.roaming, id)) if cues.follow else found
+
+    async def _find_again(self, last: _FarObject, id: str, at: Attach, cues: Cues) -> Node:
+        """One whose node speaks of it no more, perhaps since it moved: that node knows where."""
+        node = await last.gone_to(at, cues)
+        self.cloud.catalog.left.pop(id, None)
+        if node and self._known(id, at) is None:
+            last.went(node)
+        return await settle(self.find(id, at, cues))
 
     def roaming(self, id: str, node: Node) -> Node:
         """The directory of an object, for `.follow`: its files go on wherever it goes."""
@@ -376,7 +387,7 @@ class _FarObject(Far):
         return Wait(partial(self._walk_there, name, at, cues, error))
 
     async def _walk_there(self, name: str, at: Attach, cues: Cues, error: CloudError) -> Node:
-        node = moved.told_by(error) or await self._gone_to(at, cues)
+        node = moved.told_by(error) or await self.gone_to(at, cues)
         if not node or node in (self._node, self._cloud.machine.name):
             raise error
         self.went(node)
@@ -387,14 +398,15 @@ class _FarObject(Far):
         told = {**self.of.told, **labels, **ndb.parse(text.strip()), "id": self.of.id}
         self._cloud.catalog.put(node, ndb.record(told))
 
-    async def _gone_to(self, at: Attach, cues: Cues) -> str:
-        """Where the object's node says that it went: only a walk to it alone is told."""
+    async def gone_to(self, at: Attach, cues: Cues) -> str:
+        """Where the object's node says that it is, itself perhaps; "" where it does not say.
+        Only a walk to it alone is told."""
         folder, id = self._path
         try:
             await settle(self._imports.reach(self._node, (folder,)).walk(id, at, cues))
         except CloudError as error:
             return moved.told_by(error)
-        return ""
+        return self._node
 
 
 def _same(node: Node) -> Node:

@@ -28,6 +28,25 @@ def counter(node: Machine, *setup: str) -> str:
     return node.begin(COUNT, *setup, seconds=MOVE)
 
 
+def test_it_is_known_where_it_is_the_moment_it_has_moved(net: Net) -> None:
+    """By the node that asked, which is neither the old place nor the new one."""
+    id = counter(net["n1"], "on n2")
+    # One shell, since a new one each time would come too late to see it.
+    script = """
+        for turn in 1 2 3 4 5; do
+            for node in n3 n2; do
+                echo move $node >"$0/.MaxTime=60/proc/$1/ctl" || { cloudfs why >&2; exit 1; }
+                sed 's/.* node=\\([^ ]*\\).*/\\1/' "$0/proc/$1/status" || cloudfs why >&2
+            done
+        done
+    """
+    try:
+        done = net["n1"].run("sh", "-c", script, net["n1"].path(), id, seconds=5 * MOVE)
+        assert done.stdout.split() == ["n3", "n2"] * 5, done.stderr
+    finally:
+        net["n2"].write("kill", "proc", id, "ctl", seconds=MOVE)
+
+
 # What criu cannot dump: a userfaultfd, and a netlink socket with an answer that nobody read.
 UNDUMPABLE = {
     "process": "import ctypes; ctypes.CDLL(None).syscall(323, 1)",

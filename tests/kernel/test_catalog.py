@@ -1,8 +1,11 @@
 """What a node knows of the objects of others, beside its own."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from cloudfs.errors import CloudError
+from cloudfs.fabric.stamp import Stamp
 from cloudfs.kernel.catalog import Catalog, Seen, summary
 from cloudfs.kernel.objects import Objects
 from cloudfs.kernel.records import Records
@@ -59,6 +62,81 @@ async def test_an_object_that_moved_is_where_it_was_told_of_last(catalog):
     catalog.put("n3", told(state="stopped"))
     assert catalog.values("node") == ["n3"]
     assert catalog.find(FAR).node == "n3"
+
+
+class OfN1:
+    """As much of a node's own objects as a catalog of only others' asks for."""
+
+    node, version, moves = "n1", 0, 0
+    all, index = {}, {}
+
+
+STATES = ("starting", "running", "moving", "exited", "")  # "": it tells no more
+SAID = st.lists(st.tuples(st.sampled_from(["n2", "n3"]), st.sampled_from(STATES)), max_size=12)
+
+
+@given(SAID, st.data())
+def test_whatever_order_words_of_two_nodes_come_in_the_last_of_those_that_stand_is_known(
+    said, data
+):
+    """Of each node they come in its own order.  The place in the list is the time."""
+    words = {node: [] for node in ("n2", "n3")}
+    for at, (node, state) in enumerate(said, 1):
+        words[node].append((at, state))
+    stand = [of[-1] + (node,) for node, of in words.items() if of and of[-1][1]]
+    catalog = Catalog(OfN1(), lambda node: "")
+    while any(words.values()):
+        node = data.draw(st.sampled_from([node for node in words if words[node]]))
+        at, state = words[node].pop(0)
+        if state:
+            catalog.put(node, told(state=state), Stamp(at, 0, node))
+        else:
+            catalog.drop(node, FAR)
+    found = catalog.find(FAR)
+    best = max(stand, default=None)
+    assert (found and (found.at.time, found.state, found.node)) == best
+    assert catalog.values("node") == ([] if best is None else [best[2]])
+    kept = {node for others in catalog._besides.values() for node in others}
+    assert kept == {node for _, _, node in stand if best[2] != node}
+    assert not (FAR in catalog.left and best)
+
+
+async def test_one_that_moved_is_known_where_it_is_when_the_old_place_was_heard_last(catalog):
+    catalog.put("n2", told(state="moving"), Stamp(3, 0, "n2"))
+    catalog.put("n3", told(state="running"), Stamp(2, 0, "n3"))  # it came late
+    assert catalog.find(FAR).node == "n2"
+    catalog.drop("n2", FAR)
+    assert (catalog.find(FAR).node, catalog.find(FAR).state) == ("n3", "running")
+    catalog.drop("n3", FAR)
+    assert catalog.find(FAR) is None
+    assert catalog.left[FAR].node == "n3"
+
+
+async def test_what_the_last_node_decided_on_tells_is_believed_for_as_long_as_it_does(catalog):
+    catalog.put("n3", told(epoch="2"), Stamp(1, 0, "n3"))
+    catalog.put("n2", told(epoch="1"), Stamp(9, 0, "n2"))  # it was cut off meanwhile
+    assert catalog.find(FAR).node == "n3"
+    catalog.put("n2", told(epoch="1", state="stopped"), Stamp(10, 0, "n2"))
+    catalog.drop("n3", FAR)
+    assert (catalog.find(FAR).node, catalog.find(FAR).state) == ("n2", "stopped")
+
+
+async def test_a_node_that_is_gone_is_not_asked_what_it_told_before(objects):
+    gone = set()
+    catalog = Catalog(objects, lambda node: "", gone.__contains__)
+    catalog.put("n2", told(), Stamp(1, 0, "n2"))
+    gone.add("n2")
+    catalog.node_is("n2", "gone")
+    catalog.put("n3", told(), Stamp(2, 0, "n3"))
+    catalog.drop("n3", FAR)
+    assert catalog.find(FAR) is None
+    gone.clear()
+    catalog.node_is("n2", "alive")
+    assert (catalog.find(FAR).node, catalog.find(FAR).state) == ("n2", "running")
+    catalog.put("n3", told(), Stamp(3, 0, "n3"))
+    catalog.node_is("n2", "left")
+    catalog.drop("n3", FAR)
+    assert catalog.find(FAR) is None
 
 
 async def test_what_a_gone_node_ran_is_lost_until_it_is_heard_again(catalog):

@@ -52,6 +52,48 @@ async def test_an_object_is_everywhere_and_runs_in_one_place(town, autojump_cloc
     assert await one.ls("/cloud/proc") == []
 
 
+async def test_one_that_moved_is_found_before_its_new_node_was_heard(town, autojump_clock):
+    """The old one's word that it is gone may come first, and it knows where it went."""
+    one, two, three = await town.add("n1", "n2", "n3")
+    await town.settle()
+    id = await two.start()
+    await trio.sleep(1)
+    was = one.cloud.catalog.find(id).status(0.0)
+    await one.echo("move n3", f"/cloud/proc/{id}/ctl")
+    await trio.sleep(1)
+
+    def hear_the_old_one_only():
+        one.cloud.catalog.drop("n3", id)
+        one.cloud.catalog.put("n2", was)
+        one.cloud.catalog.drop("n2", id)
+        assert one.cloud.catalog.find(id) is None
+
+    hear_the_old_one_only()
+    assert "state=running node=n3" in await one.cat(f"/cloud/proc/{id}/status")
+    hear_the_old_one_only()
+    await one.echo("stop", f"/cloud/proc/{id}/ctl")
+    assert three.objects.all[id].state == "stopped"
+    await one.echo("kill", f"/cloud/proc/{id}/ctl")
+    await one.echo("wipe", f"/cloud/proc/{id}/ctl")
+    await trio.sleep(1)
+    for _ in range(2):
+        with pytest.raises(CloudError, match="there is no object"):
+            await one.cat(f"/cloud/proc/{id}/status")
+    assert not one.cloud.catalog.left
+
+
+async def test_nobody_tells_of_objects_for_another(town, autojump_clock):
+    one, two = await town.add("n1", "n2")
+    await town.settle()
+    id = await two.start()
+    await trio.sleep(1)
+    leaf = two.neighbours.sessions[two.neighbours.leaf]
+    leaf.publish(f"object/n3/{id}", f"id={id} state=exited user=eve".encode())
+    leaf.publish("object/n2/" + "b" * 16, f"id={id} state=exited user=eve".encode())
+    await trio.sleep(1)
+    assert "state=running node=n2 user=ann" in one.cloud.catalog.find(id).status(0.0)
+
+
 async def test_that_a_node_is_drained_is_told_at_once(town, autojump_clock):
     one, two = await town.add("n1", "n2")
     await town.settle()
