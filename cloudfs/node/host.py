@@ -47,6 +47,7 @@ STAGES = {
     "stdio": "its stdio cannot be set up",
     "cwd": "its directory {cwd} cannot be entered",
     "user": "it cannot be run as a user of its own",
+    "mounts": "no name space for its mounts can be made",
     "exec": "{program} cannot be run",
 }
 
@@ -66,8 +67,6 @@ class RealHost:
         self.vms = Vms(state)
         self._ranges = Ranges(state / "sandbox" / "uids")
         self._one_at_a_time = threading.Lock()  # starts run in threads
-        # For a while runc mounts what an image wants below the root that all share.
-        self._restoring = trio.Lock()
         self._keeper = keeper.build(state)
         self._watch = Watch()
 
@@ -148,10 +147,7 @@ class RealHost:
 
     async def restore(self, launch: Launch, image: Image) -> Kept:
         """Let what an image holds go on as launch's program; as `start`."""
-        if launch.runtime != "sandbox":
-            return await self._start(launch, image)
-        async with self._restoring:
-            return await self._start(launch, image)
+        return await self._start(launch, image)
 
     async def receive(self, launch: Launch, image: Image) -> Kept:
         """Let a virtual machine wait for its memory; see Host.receive."""

@@ -39,6 +39,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
@@ -75,6 +76,7 @@ static uid_t owner = -1;	/* of the pipes, where the program is another user's */
 static uid_t user = -1;		/* who the program is to be, in no other group than: */
 static gid_t group = -1;
 static int passed;		/* descriptors from 3 on are the program's, so many */
+static int apart;		/* what the program mounts nobody else sees */
 
 /* What goes on. */
 static int stdin_pipe[2], control[2];
@@ -156,6 +158,7 @@ static void key_owner(const char *value) { owner = atoll(value); }
 static void key_user(const char *value) { user = atoll(value); }
 static void key_group(const char *value) { group = atoll(value); }
 static void key_passed(const char *value) { passed = atoi(value); }
+static void key_apart(const char *value) { apart = atoi(value); }
 static void key_ran(const char *value) { ran = atof(value); }
 static void key_input(const char *value) { input = value; }
 static void key_closed(const char *value) { input_closed = atoi(value); }
@@ -179,7 +182,7 @@ static const struct { const char *key; void (*take)(const char *); } KEYS[] = {
 	{"freezer", key_freezer}, {"time", key_time}, {"stdio", key_stdio}, {"nice", key_nice},
 	{"owner", key_owner}, {"ran", key_ran}, {"input", key_input}, {"closed", key_closed},
 	{"box", key_box}, {"lease", key_lease}, {"user", key_user}, {"group", key_group},
-	{"passed", key_passed},
+	{"passed", key_passed}, {"apart", key_apart},
 };
 
 /* The order stays mapped: paths are needed later, and its pages are few. */
@@ -282,6 +285,8 @@ static void become_program(int in, int out, int err)
 	sigprocmask(SIG_SETMASK, &none, NULL);
 	if (user != (uid_t)-1 && become_user())
 		fail("user");
+	if (apart && (unshare(CLONE_NEWNS) || mount("none", "/", NULL, MS_REC | MS_SLAVE, NULL)))
+		fail("mounts");
 	execve(program, args, envs);
 	fail("exec");
 }

@@ -263,6 +263,9 @@ class Sandbox:
             ("pidfile", launch.dir / "runc.pid"),
             ("cwd", launch.dir),
             ("owner", first_uid + USER),
+            # To restore, runc mounts all that the sandbox has below the root that all share,
+            # before it makes a name space: a sandbox that began meanwhile would have it too.
+            ("apart", +(images is not None)),
         ]
 
     def complaint(self, launch: Launch) -> CloudError:

@@ -101,7 +101,32 @@ async def test_many_go_on_at_the_same_time(bench: Bench, runtime: str) -> None:
     async with trio.open_nursery() as nursery:
         for name in images:
             nursery.start_soon(again, name)
-    assert not failed
+    assert not [error.why for error in failed]
+
+
+async def test_one_that_starts_while_others_are_restored_sees_nothing_of_them(bench: Bench) -> None:
+    runs(bench, "sandbox")
+    running = await bench.sh("secret", COUNT, runtime="sandbox")
+    over = trio.Event()
+    seen: dict[str, list[str]] = {}
+
+    async def start(name: str) -> None:
+        while not over.is_set():
+            script = "cat /proc/self/mountinfo; echo all; sleep 60"
+            one = await bench.sh(name, script, runtime="sandbox")
+            text = await until(bench, name, b"all\n")
+            seen.setdefault(name, []).extend(x for x in text.decode().split() if "secret" in x)
+            await ended(one)
+            bench.host.discard(name, bench.dir(name))
+
+    async with trio.open_nursery() as nursery:
+        for name in ("one", "two", "three"):
+            nursery.start_soon(start, name)
+        for _ in range(5):
+            running = await moved(bench, "secret", running, "sandbox")
+        over.set()
+    await ended(running)
+    assert seen == {"one": [], "two": [], "three": []}
 
 
 @pytest.mark.parametrize("runtime", RUNTIMES)
