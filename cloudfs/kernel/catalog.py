@@ -4,7 +4,8 @@ Only the node that runs an object speaks for it (DESIGN §3.6).  What it tells i
 here as it came, one record an object; while nobody hears that node, its objects are
 shown as lost.  For a moment two nodes speak for one that moves, and what they say comes in
 any order: who was decided on last is believed, else who told last, and what the other says
-counts again once that one says no more.  Pure: no clock but the caller's, no I/O.
+counts again once that one says no more.  What others tell of it (hearsay) counts where its own
+node is not heard here, or says itself that it went there.  Pure: no clock but the caller's, no I/O.
 """
 
 from __future__ import annotations
@@ -30,8 +31,8 @@ Key = tuple[str, str]  # an arrangement and a value in it
 class Seen:
     """An object of another node, as that node told of it last.
 
-    told: its record's attributes; at: when that node told it, None where another has it from
-    there; lost: whether its node is not heard of any more.
+    told: its record's attributes; at: when that node told it, None for hearsay; lost: whether
+    its node is not heard of any more.
     """
 
     __slots__ = ("at", "id", "keys", "labels", "lost", "node", "told", "user")
@@ -51,12 +52,6 @@ class Seen:
         """How often its node was decided on (availability.py)."""
         text = self.told["epoch"]
         return int(text) if text.isdecimal() and len(text) < 16 else 0
-
-    def over(self, other: Seen) -> bool:
-        """Whether this is believed, which was heard of after what another node tells."""
-        if self.epoch != other.epoch:
-            return self.epoch > other.epoch
-        return self.at is None or other.at is None or self.at > other.at
 
     def says(self) -> tuple[object, ...]:
         return self.told, self.labels, self.lost
@@ -97,7 +92,7 @@ class Catalog:
     """All objects: those of this node (`objects`) and those that others told of.
 
     `cluster_of(node)` names a node's cluster, "" where that is not known; `gone(node)` is
-    whether nobody hears of it.
+    whether nobody hears of it; `near(node)` whether what it tells comes here by itself.
     """
 
     def __init__(
@@ -105,6 +100,7 @@ class Catalog:
         objects: Objects,
         cluster_of: Callable[[str], str],
         gone: Callable[[str], bool] = lambda node: False,
+        near: Callable[[str], bool] = lambda node: True,
     ) -> None:
         self.objects = objects
         self.seen: dict[str, Seen] = {}
@@ -113,6 +109,7 @@ class Catalog:
         self.changed = time.time()
         self._cluster_of = cluster_of
         self._gone = gone
+        self._near = near
         self._moves = 0
         self._index: dict[str, dict[str, dict[str, Seen]]] = {view: {} for view in VIEWS}
 
@@ -128,9 +125,9 @@ class Catalog:
 
     # --- hearing ----------------------------------------------------------------------
 
-    def put(self, node: str, record: str, at: Stamp | None = None) -> None:
-        """A node tells of an object of its own.  at: as for Seen.  Raises CloudError or KeyError
-        for what is no such record; the caller drops it."""
+    def put(self, node: str, record: str, at: Stamp | None = None, by: str = "") -> None:
+        """A node tells of an object of its own.  at: as for Seen; by: of hearsay, who says so.
+        Raises CloudError or KeyError for what is no such record; the caller drops it."""
         told = ndb.parse(record)
         if node == self.objects.node:
             return
@@ -138,18 +135,36 @@ class Catalog:
         if old is None and len(self.seen) >= MAX_SEEN:
             return
         new = Seen(node, told, at)
+        said = self._unsay(node, new.id)
+        believed = old is None or old.node == node or self._over(new, old, by)
+        if at is None:
+            if said is not None:
+                new = said  # it has told that itself
+            elif old is not None and old.node == node:
+                new.at = old.at
         new.lost = self._gone(node)
         if old is not None and old.node != node:
-            less = old if new.over(old) else new
-            self._unsay(node, new.id)
-            if less.at is not None and len(self._besides) < MAX_SEEN:
+            less = old if believed else new
+            if less.at is not None and (less.id in self._besides or len(self._besides) < MAX_SEEN):
                 self._besides.setdefault(less.id, {})[less.node] = less
-            if less is new:
-                return
-        elif old is not None and old.says() == new.says():
-            old.at = at or old.at
+        if not believed:
             return
-        self._show(new)
+        if old is not None and old.node == node and old.says() == new.says():
+            old.at = new.at
+        else:
+            self._show(new)
+
+    def _over(self, new: Seen, old: Seen, by: str = "") -> bool:
+        """Whether what one node tells is believed rather than what another told before."""
+        if new.epoch != old.epoch:
+            return new.epoch > old.epoch
+        if self._gone(new.node) != self._gone(old.node):
+            return self._gone(old.node)
+        if old.at is None:
+            return True
+        if new.at is None:
+            return old.node == by or not self._near(old.node)
+        return new.at > old.at
 
     def drop(self, node: str, id: str) -> None:
         """A node tells that an object of its own is gone."""
@@ -179,6 +194,7 @@ class Catalog:
             elif found.lost != (state == "gone"):
                 found.lost = state == "gone"
                 self._move(found, self._keys(found))
+                self._fall_back(found.id)
 
     def _show(self, new: Seen) -> None:
         old = self.seen.get(new.id)
@@ -193,20 +209,30 @@ class Catalog:
         self._move(found, set())
 
     def _fall_back(self, id: str) -> None:
-        """Believe the best of the others that speak for it and are heard of."""
+        """Believe the best of the others that speak for it, where nobody does whose node is
+        heard of."""
+        shown = self.seen.get(id)
+        if shown is not None and not shown.lost:
+            return
         best: Seen | None = None
         for one in self._besides.get(id, {}).values():
-            if not self._gone(one.node) and (best is None or one.over(best)):
+            if not self._gone(one.node) and (best is None or self._over(one, best)):
                 best = one
-        if best is not None:
-            self._unsay(best.node, id)
-            best.lost = False
-            self._show(best)
+        if best is None:
+            return
+        self._unsay(best.node, id)
+        best.lost = False
+        if shown is not None and shown.at is not None:
+            self._besides.setdefault(id, {})[shown.node] = shown
+        self._show(best)
 
-    def _unsay(self, node: str, id: str) -> None:
-        others = self._besides.get(id)
-        if others is not None and others.pop(node, None) is not None and not others:
+    def _unsay(self, node: str, id: str) -> Seen | None:
+        """Forget what a node told that is not believed now; what it was."""
+        others = self._besides.get(id, {})
+        found = others.pop(node, None)
+        if found is not None and not others:
             del self._besides[id]
+        return found
 
     # --- looking ----------------------------------------------------------------------
 

@@ -64,7 +64,7 @@ class Cloud:
         self.machine = machine
         self.objects = objects
         self.nodes: dict[str, NodeInfo] = {}
-        self.catalog = Catalog(objects, self.cluster_of, self._is_gone)
+        self.catalog = Catalog(objects, self.cluster_of, self._is_gone, self._is_near)
         self.version = 0  # grows when a node comes, goes or changes its state
         self.ask: Ask | None = None
         self.claim: Claim | None = None  # of this node to its name, where there are others
@@ -84,6 +84,10 @@ class Cloud:
     def _is_gone(self, node: str) -> bool:
         found = self.nodes.get(node)
         return found is not None and found.state == "gone"
+
+    def _is_near(self, node: str) -> bool:
+        found = self.nodes.get(node)
+        return found is not None and found.near
 
     def node(self, name: str) -> NodeInfo | None:
         return self.nodes.get(name)

@@ -348,7 +348,7 @@ class Neighbours:
             return  # one speaks for itself only
         if sample.gone:
             self.cloud.catalog.drop(node, id)
-            if self.cloud.objects.handover is not None:
+            if self.cloud.objects.handover is not None and self.cloud.catalog.find(id) is None:
                 self.cloud.objects.handover.moved.drop(id, node)  # it was wiped there
             return
         try:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -17,6 +18,7 @@ from cloudfs.kernel import moved
 from cloudfs.kernel.aggregate import Digest
 from cloudfs.kernel.catalog import Seen, usable
 from cloudfs.kernel.cloud import Cloud, NodeInfo
+from cloudfs.kernel.handover import HOPS
 from cloudfs.kernel.object import Object
 from cloudfs.tree import far, numbers
 from cloudfs.tree.api import Cues, Handle, Node, Wait
@@ -91,11 +93,14 @@ class Whole:
         return then(found, partial(self.roaming, id)) if cues.follow else found
 
     async def _find_again(self, last: _FarObject, id: str, at: Attach, cues: Cues) -> Node:
-        """One whose node speaks of it no more, perhaps since it moved: that node knows where."""
-        node = await last.gone_to(at, cues)
-        self.cloud.catalog.left.pop(id, None)
-        if node and self._known(id, at) is None:
-            last.went(node)
+        """One for which nobody speaks now, perhaps since it moved: its node knows where to.
+        Nothing is kept of that, since the new node soon tells of it; or its end was told."""
+        node = await last.still(at, cues)
+        if node and node != self.cloud.machine.name and self._known(id, at) is None:
+            there = last.at_node(node)
+            return self._follow.object(there, id, node) if cues.follow else there
+        if self.cloud.catalog.left.get(id) is last.of:
+            del self.cloud.catalog.left[id]
         return await settle(self.find(id, at, cues))
 
     def roaming(self, id: str, node: Node) -> Node:
@@ -387,26 +392,48 @@ class _FarObject(Far):
         return Wait(partial(self._walk_there, name, at, cues, error))
 
     async def _walk_there(self, name: str, at: Attach, cues: Cues, error: CloudError) -> Node:
-        node = moved.told_by(error) or await self.gone_to(at, cues)
+        node = moved.told_by(error) or await self._gone_to(at, cues)
         if not node or node in (self._node, self._cloud.machine.name):
             raise error
         self.went(node)
         return await settle(self._imports.reach(node, self._path).walk(name, at, cues))
 
     def went(self, node: str, text: str = "") -> None:
-        labels = {f"label.{name}": value for name, value in self.of.labels.items()}
-        told = {**self.of.told, **labels, **ndb.parse(text.strip()), "id": self.of.id}
-        self._cloud.catalog.put(node, ndb.record(told))
+        told = {**self._told(), **ndb.parse(text.strip()), "id": self.of.id}
+        self._cloud.catalog.put(node, ndb.record(told), by=self._node)
 
-    async def gone_to(self, at: Attach, cues: Cues) -> str:
-        """Where the object's node says that it is, itself perhaps; "" where it does not say.
-        Only a walk to it alone is told."""
+    def at_node(self, node: str) -> _FarObject:
+        """The same object at another node."""
+        seen = Seen(node, self._told())
+        return _FarObject(seen, self._cloud, self._imports, self._silence)
+
+    def _told(self) -> dict[str, str]:
+        labels = {f"label.{name}": value for name, value in self.of.labels.items()}
+        return {**self.of.told, **labels}
+
+    async def still(self, at: Attach, cues: Cues) -> str:
+        """The node that has it now, as that one says itself; "" where none does."""
+        folder, id = self._path
+        node, fresh = self._node, replace(cues, fresh=True)
+        for _ in range(HOPS):
+            try:
+                await settle(self._imports.reach(node, (folder,)).walk(id, at, fresh))
+            except CloudError as error:
+                node = moved.told_by(error)
+                if not node or node == self._cloud.machine.name:
+                    break
+            else:
+                return node
+        return ""
+
+    async def _gone_to(self, at: Attach, cues: Cues) -> str:
+        """Where the object's node says that it went: only a walk to it alone is told."""
         folder, id = self._path
         try:
             await settle(self._imports.reach(self._node, (folder,)).walk(id, at, cues))
         except CloudError as error:
             return moved.told_by(error)
-        return self._node
+        return ""
 
 
 def _same(node: Node) -> Node:

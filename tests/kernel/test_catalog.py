@@ -139,6 +139,67 @@ async def test_a_node_that_is_gone_is_not_asked_what_it_told_before(objects):
     assert catalog.find(FAR) is None
 
 
+async def test_what_a_node_told_before_does_not_come_back_after_its_last_word(objects):
+    gone = {"n2"}
+    catalog = Catalog(objects, lambda node: "", gone.__contains__)
+    catalog.put("n2", told(state="moving"), Stamp(1, 0, "n2"))
+    catalog.put("n3", told(), Stamp(2, 0, "n3"))
+    catalog.drop("n3", FAR)
+    assert catalog.find(FAR) is None
+    gone.clear()
+    catalog.put("n2", told(), Stamp(9, 0, "n2"))  # it is heard before membership says so
+    catalog.node_is("n2", "alive")
+    catalog.drop("n2", FAR)
+    assert catalog.find(FAR) is None
+
+
+async def test_one_whose_node_is_heard_of_is_believed_rather_than_one_of_a_lost_node(objects):
+    gone = set()
+    catalog = Catalog(objects, lambda node: "", gone.__contains__)
+    catalog.put("n3", told(), Stamp(5, 0, "n3"))
+    catalog.put("n2", told(state="moving"), Stamp(7, 0, "n2"))
+    assert catalog.find(FAR).node == "n2"
+    gone.add("n2")
+    catalog.node_is("n2", "gone")
+    assert (catalog.find(FAR).node, catalog.find(FAR).state) == ("n3", "running")
+    catalog.put("n2", told(state="stopped"), Stamp(8, 0, "n2"))
+    assert catalog.find(FAR).node == "n3"
+
+
+async def test_hearsay_counts_where_its_node_is_not_heard_or_says_so_itself(objects):
+    near = {"n2", "n3", "n4"}
+    catalog = Catalog(objects, lambda node: "", near=near.__contains__)
+    catalog.put("n4", told(), Stamp(9, 0, "n4"))
+    catalog.put("n3", told(state="moving"), by="n2")  # n2 has not heard of the last move
+    assert catalog.find(FAR).node == "n4"
+    catalog.put("n3", told(state="moving"), by="n4")
+    assert catalog.find(FAR).node == "n3"
+    catalog.drop("n3", FAR)
+    assert catalog.find(FAR).node == "n4"
+    near.clear()  # it is of another zone now, where others may hear more
+    catalog.put("n5", told())
+    assert catalog.find(FAR).node == "n5"
+
+
+async def test_hearsay_takes_nothing_from_what_the_node_has_told_itself(catalog):
+    catalog.put("n3", told(), Stamp(2, 0, "n3"))
+    catalog.put("n3", told(state="moving"), by="n2")  # told of the state it had there
+    catalog.put("n2", told(state="moving"), Stamp(1, 0, "n2"))
+    assert catalog.find(FAR).node == "n3"
+    catalog.put("n2", told(state="moving"), Stamp(3, 0, "n2"))
+    assert catalog.find(FAR).node == "n2"
+    catalog.put("n3", told(state="moving"), by="n2")
+    assert catalog.find(FAR).node == "n3"
+    catalog.put("n2", told(state="moving"), Stamp(4, 0, "n2"))
+    catalog.drop("n2", FAR)
+    assert catalog.find(FAR).node == "n3"
+    catalog.put("n2", told(epoch="3"), Stamp(5, 0, "n2"))
+    catalog.put("n3", told())
+    assert catalog.find(FAR).node == "n2"
+    catalog.drop("n2", FAR)
+    assert catalog.find(FAR).node == "n3"
+
+
 async def test_what_a_gone_node_ran_is_lost_until_it_is_heard_again(catalog):
     catalog.put("n2", told())
     catalog.put("n2", told(id="b" * 16, state="exited", exit=0))

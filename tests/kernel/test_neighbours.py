@@ -71,6 +71,7 @@ async def test_one_that_moved_is_found_before_its_new_node_was_heard(town, autoj
     hear_the_old_one_only()
     assert "state=running node=n3" in await one.cat(f"/cloud/proc/{id}/status")
     hear_the_old_one_only()
+    assert one.cloud.catalog.find(id) is None  # nothing is kept that its end would not end
     await one.echo("stop", f"/cloud/proc/{id}/ctl")
     assert three.objects.all[id].state == "stopped"
     await one.echo("kill", f"/cloud/proc/{id}/ctl")
@@ -80,6 +81,21 @@ async def test_one_that_moved_is_found_before_its_new_node_was_heard(town, autoj
         with pytest.raises(CloudError, match="there is no object"):
             await one.cat(f"/cloud/proc/{id}/status")
     assert not one.cloud.catalog.left
+
+
+async def test_one_that_could_not_begin_is_not_listed_for_ever(town, autojump_clock):
+    """Its node knows it still, and tells nobody when it forgets it."""
+    one, two = await town.add("n1", "n2")
+    await town.settle()
+    id = two.objects.promise(ANN, None, [])
+    one.cloud.catalog.put("n2", f"id={id} state=starting user=ann")
+    one.cloud.catalog.drop("n2", id)
+    assert "state=new" in await one.cat(f"/cloud/proc/{id}/status")
+    await trio.sleep(200)
+    assert id not in two.objects.all
+    assert await one.ls("/cloud/proc") == []
+    with pytest.raises(CloudError, match="there is no object"):
+        await one.cat(f"/cloud/proc/{id}/status")
 
 
 async def test_nobody_tells_of_objects_for_another(town, autojump_clock):
