@@ -24,6 +24,7 @@ import re
 import shutil
 import struct
 import subprocess
+import tempfile
 import termios
 import time
 from collections.abc import Mapping, Sequence
@@ -161,12 +162,11 @@ class Criu:
     def environment(self) -> dict[str, str]:
         """For runc, which finds criu by it, and the settings for criu, CRIU_CONFIG."""
         settings = self._state / "sandbox" / "criu.conf"
-        settings.parent.mkdir(parents=True, exist_ok=True)
         # Groups are those of this node, in which runc has put criu; the image has others.
         options = ["network-lock skip", "tcp-close", "skip-in-flight", "file-locks"]
         options.append("manage-cgroups=ignore")
         options.append(f"ghost-limit {GHOST}")
-        settings.write_text("".join(f"{line}\n" for line in options))
+        _have(settings, "".join(f"{line}\n" for line in options), 0o644)
         path = f"{os.path.dirname(self.need())}:{os.environ.get('PATH', '')}"
         return {
             "CRIU_CONFIG": str(settings),
@@ -190,10 +190,7 @@ class Criu:
         version, place = group
         if not version:
             raise CloudError("unsupported", "checkpoints need control groups on this node")
-        if not self._hook.exists():
-            self._hook.parent.mkdir(parents=True, exist_ok=True)
-            self._hook.write_text(HOOK)
-            self._hook.chmod(0o755)
+        _have(self._hook, HOOK, 0o755)
         file, word = (f"{place}/cgroup.freeze", "1") if version == 2 else (
             f"{place}/freezer.state", "FROZEN")  # fmt: skip
         command = [
@@ -273,6 +270,18 @@ def await_still(version: int, place: str) -> None:
         if time.monotonic() > end:
             raise CloudError("io", "its processes do not keep still")
         time.sleep(0.001)
+
+
+def _have(path: Path, text: str, mode: int) -> None:
+    """See that a file holds a text, whole at any time: others may be about to use it."""
+    if _text(path) == text:
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fd, new = tempfile.mkstemp(dir=path.parent)
+    with open(fd, "w") as file:
+        os.fchmod(fd, mode)
+        file.write(text)
+    os.replace(new, path)
 
 
 def _text(path: Path) -> str:
