@@ -107,6 +107,7 @@ class Fetches:
                 return False
             at, *differs = [text(part) for part in unpack(parts[0])]
             samples, stamp = unpack_samples(parts[1:]), Stamp.parse(at)
+            samples = [one for one in samples if one.stamp.node == node]
         except CloudError as error:
             _log.warning("%s answered with what cannot be read: %s", node, error)
             return False

@@ -153,6 +153,8 @@ class Hub:
 
     def heard(self, origin: str, sample: Sample, kept: bool) -> None:
         """A sample put by that node; it may come more than once."""
+        if sample.stamp.node != origin:
+            return  # else it could outdate what another node tells
         self._clock.heard(sample.stamp)
         if kept:
             for listener in self._listeners:

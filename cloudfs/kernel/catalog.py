@@ -4,8 +4,9 @@ Only the node that runs an object speaks for it (DESIGN §3.6).  What it tells i
 here as it came, one record an object; while nobody hears that node, its objects are
 shown as lost.  For a moment two nodes speak for one that moves, and what they say comes in
 any order: who was decided on last is believed, else who told last, and what the other says
-counts again once that one says no more.  What others tell of it (hearsay) counts where its own
-node is not heard here, or says itself that it went there.  Pure: no clock but the caller's, no I/O.
+counts again once that one says no more.  What others tell of it (hearsay) counts only of nodes that
+are not heard here themselves, since nobody else would tell that it is over.  Pure: no clock but
+the caller's, no I/O.
 """
 
 from __future__ import annotations
@@ -15,13 +16,15 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 
 from cloudfs import ndb
+from cloudfs.errors import CloudError
 from cloudfs.fabric.stamp import Stamp
 from cloudfs.kernel import lifecycle
-from cloudfs.kernel.object import Object
+from cloudfs.kernel.object import ID, Object
 from cloudfs.kernel.objects import Objects
 
 VIEWS = ("node", "app", "user", "cluster", "state", "label")
 MAX_SEEN = 1 << 18  # objects of other nodes that are kept
+NAME_MAX = 255  # bytes; of a longer name, Linux refuses the whole listing
 MAX_LEFT = 1024  # objects of which it is remembered who spoke for them last
 TOLD = ("id", "state", "user", "app", "runtime", "pid", "started", "exit", "why", "after", "epoch")
 
@@ -100,7 +103,7 @@ class Catalog:
         objects: Objects,
         cluster_of: Callable[[str], str],
         gone: Callable[[str], bool] = lambda node: False,
-        near: Callable[[str], bool] = lambda node: True,
+        near: Callable[[str], bool] = lambda node: False,
     ) -> None:
         self.objects = objects
         self.seen: dict[str, Seen] = {}
@@ -129,19 +132,18 @@ class Catalog:
         """A node tells of an object of its own.  at: as for Seen; by: of hearsay, who says so.
         Raises CloudError or KeyError for what is no such record; the caller drops it."""
         told = ndb.parse(record)
-        if node == self.objects.node:
-            return
+        if not ID.fullmatch(told["id"]):
+            raise CloudError("bad", "no object is called that")
         old = self.seen.get(told["id"])
+        if node == self.objects.node or (at is None and self._speaks(node, old)):
+            return
         if old is None and len(self.seen) >= MAX_SEEN:
             return
         new = Seen(node, told, at)
         said = self._unsay(node, new.id)
         believed = old is None or old.node == node or self._over(new, old, by)
-        if at is None:
-            if said is not None:
-                new = said  # it has told that itself
-            elif old is not None and old.node == node:
-                new.at = old.at
+        if at is None and said is not None:
+            new = said  # it has told that itself
         new.lost = self._gone(node)
         if old is not None and old.node != node:
             less = old if believed else new
@@ -154,6 +156,12 @@ class Catalog:
         else:
             self._show(new)
 
+    def _speaks(self, node: str, shown: Seen | None) -> bool:
+        """Whether a node tells of its objects itself, or has of this one."""
+        return self._near(node) or (
+            shown is not None and shown.node == node and shown.at is not None
+        )
+
     def _over(self, new: Seen, old: Seen, by: str = "") -> bool:
         """Whether what one node tells is believed rather than what another told before."""
         if new.epoch != old.epoch:
@@ -165,6 +173,17 @@ class Catalog:
         if new.at is None:
             return old.node == by or not self._near(old.node)
         return new.at > old.at
+
+    def deny(self, node: str, id: str) -> None:
+        """A node that does not tell of itself has no such object."""
+        found = self.seen.get(id)
+        if found is not None and found.node == node and found.at is None:
+            self._hide(found)
+            self._fall_back(id)
+
+    def hearsay(self) -> list[Seen]:
+        """What is known of nodes that are not heard here."""
+        return [found for found in self.seen.values() if found.at is None]
 
     def drop(self, node: str, id: str) -> None:
         """A node tells that an object of its own is gone."""
@@ -185,15 +204,19 @@ class Catalog:
         for id in [id for id, others in self._besides.items() if node in others]:
             if state == "left":
                 self._unsay(node, id)
-            elif state != "gone" and id not in self.seen:
+            elif state != "gone":
                 self._fall_back(id)
         for found in list(self._index["node"].get(node, {}).values()):
-            if state == "left":
+            # One that others told of before: it tells of its objects itself now.
+            if state == "left" or (found.at is None and self._near(node)):
                 self._hide(found)
                 self._fall_back(found.id)
-            elif found.lost != (state == "gone"):
-                found.lost = state == "gone"
-                self._move(found, self._keys(found))
+                continue
+            was, found.lost = found.lost, state == "gone"
+            keys = self._keys(found)  # its cluster may have been unknown
+            if keys != found.keys:
+                self._move(found, keys)
+            if was != found.lost:
                 self._fall_back(found.id)
 
     def _show(self, new: Seen) -> None:
@@ -209,16 +232,18 @@ class Catalog:
         self._move(found, set())
 
     def _fall_back(self, id: str) -> None:
-        """Believe the best of the others that speak for it, where nobody does whose node is
-        heard of."""
+        """Believe the best of the others that speak for it rather than what is believed now,
+        if it is better."""
         shown = self.seen.get(id)
-        if shown is not None and not shown.lost:
-            return
         best: Seen | None = None
         for one in self._besides.get(id, {}).values():
             if not self._gone(one.node) and (best is None or self._over(one, best)):
                 best = one
         if best is None:
+            return
+        if shown is None or shown.lost:
+            pass
+        elif shown.at is None or not self._over(best, shown):
             return
         self._unsay(best.node, id)
         best.lost = False
@@ -300,4 +325,5 @@ class Catalog:
 
 def usable(name: str) -> bool:
     """Whether a word of another node may be a file name here."""
-    return bool(name) and len(name) <= 129 and "/" not in name and name[0] != "."
+    plain = name.isprintable() and "/" not in name and name[:1] != "."
+    return plain and 0 < len(name) <= 129 and len(name.encode()) <= NAME_MAX

@@ -115,7 +115,8 @@ class Cloud:
         if old is not None and self._stays(old, info):
             return
         self.nodes[info.name] = info
-        if old is None or (old.state, old.cluster) != (info.state, info.cluster):
+        what = info.state, info.cluster, info.near
+        if old is None or (old.state, old.cluster, old.near) != what:
             self.version += 1
             self.catalog.node_is(info.name, info.state)
         if old is None or (old.state, old.addr) != (info.state, info.addr):
@@ -180,7 +181,7 @@ class Cloud:
 
         Questions: nodes, some, node NAME, names NAME…, objects, object ID, digest CLUSTER,
         holders USER (secstore.py), query (choose.py).  The answer to `some` is a few nodes,
-        others each time.
+        others each time; that to `objects` begins with the nodes of which it has all.
         """
         kind, _, name = question.partition(" ")
         if kind == "nodes":
@@ -198,7 +199,8 @@ class Cloud:
             own = [self._told_of_self()] if self.machine.name in names else []
             return own + [self._told_of(info) for info in self._near() if info.name in names]
         if kind == "objects":
-            return [self._told(made) for made in self._all()]
+            of = [self.machine.name, *(info.name for info in self._near() if info.state in LIVE)]
+            return [ndb.record({"of": " ".join(of)}), *(self._told(made) for made in self._all())]
         if kind == "object":
             found: Object | Seen | None = self.objects.all.get(name) or self.catalog.find(name)
             return [self._told(found)] if found is not None else []
@@ -235,6 +237,7 @@ class Cloud:
         if len(self._asked) > 1024:
             self._asked = {q: t for q, t in self._asked.items() if now - t < STALE}
         self._asked[question] = now
+        before = self.catalog.hearsay() if question == "objects" else []
         # Where no other zone is left, there still may be nodes that one of them told of.
         records, whole = await self.ask(question, seconds) if self.ask else ([], True)
         for record in records:
@@ -242,10 +245,26 @@ class Cloud:
                 self.take(record)
             except (CloudError, KeyError, ValueError):
                 continue  # another node's mistake is not our caller's
+        self._denied(before, records)
         kind, _, name = question.partition(" ")
         if kind in ("nodes", "node"):
             self._silent([name] if name else list(self.nodes))
         return whole
+
+    def _denied(self, before: Iterable[Seen], records: Iterable[str]) -> None:
+        """Forget the objects that were known of nodes of which all was told now, without them."""
+        of: set[str] = set()
+        told: set[tuple[str, str]] = set()
+        for record in records if before else ():
+            try:
+                pairs = ndb.parse(record)
+            except CloudError:
+                continue
+            of.update(pairs.get("of", "").split())
+            told.add((pairs.get("node", ""), pairs.get("id", "")))
+        for found in before:
+            if found.node in of and (found.node, found.id) not in told:
+                self.catalog.deny(found.node, found.id)
 
     def _silent(self, names: list[str]) -> None:
         """Take for dead those nodes of other zones of which nobody has told for so long as

@@ -35,6 +35,7 @@ from cloudfs.errors import CloudError
 from cloudfs.kernel import images, pieces
 from cloudfs.kernel.availability import Claim, News, Promise, answer, recall, superfluous
 from cloudfs.kernel.bell import Bell
+from cloudfs.kernel.object import ID
 from cloudfs.kernel.pieces import Fetch
 from cloudfs.wait import Wait
 
@@ -401,6 +402,6 @@ def seconds(word: str, least: float, most: float) -> float:
 def split(args: Sequence[str]) -> tuple[str, int, str, int]:
     """id, epoch, owner and series, with which every claim begins."""
     id, epoch, owner, series = args[:4]
-    if not images.ID.fullmatch(id) or not 0 < len(owner) <= 64:
+    if not ID.fullmatch(id) or not 0 < len(owner) <= 64:
         raise CloudError("bad", f"hold: {id[:32]!r} is no id")
     return id, whole(epoch, 1 << 40), owner, whole(series, 1 << 40)

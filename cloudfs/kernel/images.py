@@ -26,7 +26,6 @@ MOST_FILES = 4096
 MOST_KEPT = 16  # images of one object
 MOVING = ".moving"
 KEPT = ".kept-"  # and a number: an image that others keep (holding.py)
-ID = re.compile(r"[a-z2-7]{16}")
 MANIFEST = "manifest"
 STREAMS = ("stdout", "stderr")
 FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,120}")

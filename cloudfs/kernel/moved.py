@@ -40,16 +40,31 @@ class Moved:
         self._all[made.id] = node, trio.current_time() + REMEMBER, key
         self._records.put_moved(made.id, [node, time.time() + REMEMBER, *key])
 
-    def drop(self, id: str, node: str = "") -> None:
-        """Forget an object, or only if it went to that node."""
-        found = self._all.get(id)
-        if found is not None and node in ("", found[0]):
-            del self._all[id]
+    def drop(self, id: str) -> None:
+        if self._all.pop(id, None) is not None:
             self._records.drop_moved(id)
+
+    def left(self, id: str, node: str, there: str) -> None:
+        """A node has it no more to which it went: it is `there`, or "", where it was wiped or
+        nobody told yet where it is.  Then that node is asked still, which knows, but whatever
+        spreads need not keep away from it."""
+        found = self._all.get(id)
+        if found is None or found[0] != node:
+            return
+        _, until, key = found
+        kept = (there, until, key) if there else (node, until, key[:1])
+        self._all[id] = kept
+        wall = time.time() + until - trio.current_time()
+        self._records.put_moved(id, [kept[0], wall, *kept[2]])
 
     def get(self, id: str) -> str | None:
         self._forget(MANY)
         return self._all[id][0] if id in self._all else None
+
+    def sent(self, id: str) -> tuple[str, str]:
+        """The node that took one of which nothing was heard since, and whose it is; or "", ""."""
+        node, _, key = self._all.get(id, ("", 0.0, ()))
+        return (node, key[0]) if len(key) > 1 else ("", "")
 
     def of_group(self, key: tuple[str, ...]) -> Iterator[str]:
         """The nodes of those that spread alike, one for each object."""

@@ -348,8 +348,9 @@ class Neighbours:
             return  # one speaks for itself only
         if sample.gone:
             self.cloud.catalog.drop(node, id)
-            if self.cloud.objects.handover is not None and self.cloud.catalog.find(id) is None:
-                self.cloud.objects.handover.moved.drop(id, node)  # it was wiped there
+            if self.cloud.objects.handover is not None:
+                found = self.cloud.catalog.find(id)
+                self.cloud.objects.handover.moved.left(id, node, found.node if found else "")
             return
         try:
             line = ndb.text_line(sample.value)

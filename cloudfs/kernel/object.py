@@ -6,6 +6,7 @@ import base64
 import copy
 import dataclasses
 import os
+import re
 import secrets
 import time
 from pathlib import Path
@@ -29,6 +30,7 @@ KEPT = (
 
 
 FRESH = 0.25  # seconds; asking the system takes 0.2 ms
+ID = re.compile(r"[a-z2-7]{16}")
 
 
 def new_id() -> str:

@@ -172,6 +172,8 @@ class Objects:
             raise CloudError("busy", f"object {made.id} is {made.state}", "kill it first")
         if made.placed and self.handover is not None:
             self.handover.moved.add(made, made.placed)  # it may yet be found there
+        elif self.handover is not None:
+            self.handover.moved.drop(made.id)  # it may have gone away and come back
         running, made.running = made.running, None  # frozen, where nobody knows of a move's end
         self.leave(made)
 

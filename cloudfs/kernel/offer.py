@@ -34,13 +34,12 @@ user may have ("toomany"); a runtime that the caller may not use ("refused").
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from cloudfs import ndb
 from cloudfs.errors import CloudError
-from cloudfs.kernel.object import Object
+from cloudfs.kernel.object import ID, Object
 from cloudfs.kernel.query import number
 from cloudfs.kernel.verb import Verb, find, table
 from cloudfs.kernel.verbs import OBJECT
@@ -59,7 +58,6 @@ SETUP = (
     *("dir", "env", "limit", "on", "require", "prefer", "spread"),
     *("after", "app", "label", "group", "runtime", "restart", "nice", "availability"),
 )
-_ID = re.compile(r"[a-z2-7]{16}")
 
 
 class Offer:
@@ -94,7 +92,7 @@ class Offer:
 def _object(offer: Offer, args: list[str]) -> None:
     objects, (id, token) = offer.objects, args
     for word in args:
-        if not _ID.fullmatch(word):
+        if not ID.fullmatch(word):
             raise CloudError("bad", f"object: {word[:32]!r} is no id", "16 characters of base32")
     if id in objects.all:
         raise CloudError("exists", f"there is an object {id} on {objects.node} already")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
-import re
 import signal as signals
 from collections.abc import Sequence
 from functools import partial
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING
 from cloudfs import ndb
 from cloudfs.errors import CloudError
 from cloudfs.kernel import availability, budget, lifecycle, placement, query
-from cloudfs.kernel.object import Object
+from cloudfs.kernel.object import ID, Object
 from cloudfs.kernel.reserve import wanted
 from cloudfs.kernel.verb import Verb, find, table
 from cloudfs.node.api import Limits
@@ -34,7 +33,6 @@ MAX_ENV = 256  # variables of one object
 MAX_LABELS = 64
 MAX_NOTE = 256  # bytes
 MAX_AFTER = 16  # words
-_ID = re.compile(r"[a-z2-7]{16}")
 
 # The notes of Plan 9 that are signals on Linux (notify(2), unix signals of APE).
 NOTES = {
@@ -216,7 +214,7 @@ def _after(objects: Objects, made: Object, args: list[str], who: Who) -> None:
         kind, equals, name = word.partition("=")
         if equals and kind == "app":
             _name(name, "after")
-        elif not _ID.fullmatch(word):
+        elif not ID.fullmatch(word):
             raise CloudError("bad", f"after: {word[:70]!r}", "write an id, or app=NAME")
         if " " in word:
             raise CloudError("bad", f"after: {word[:70]!r} holds a blank", "write its ids")
@@ -224,8 +222,10 @@ def _after(objects: Objects, made: Object, args: list[str], who: Who) -> None:
 
 
 def _name(word: str, what: str) -> str:
-    if not word or len(word) > 64 or "/" in word or word[0] == "." or not word.isprintable():
-        fix = "use 1 to 64 letters, no / among them and no . before them"
+    # A label's directory is called name=value, in at most 255 bytes.
+    size, plain = len(word.encode()), "/" not in word and word[:1] != "." and word.isprintable()
+    if not plain or not 0 < size <= 120 or len(word) > 64:
+        fix = "use 1 to 64 letters of 120 bytes at most, no / among them and no . before them"
         raise CloudError("bad", f"{what}: {word[:70]!r} cannot be a name", fix)
     return word
 

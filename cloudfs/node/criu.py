@@ -274,14 +274,18 @@ def await_still(version: int, place: str) -> None:
 
 def _have(path: Path, text: str, mode: int) -> None:
     """See that a file holds a text, whole at any time: others may be about to use it."""
-    if _text(path) == text:
+    if _text(path) == text and path.stat().st_mode & 0o777 == mode:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     fd, new = tempfile.mkstemp(dir=path.parent)
-    with open(fd, "w") as file:
-        os.fchmod(fd, mode)
-        file.write(text)
-    os.replace(new, path)
+    try:
+        with open(fd, "w") as file:
+            os.fchmod(fd, mode)
+            file.write(text)
+        os.replace(new, path)
+    except BaseException:
+        os.unlink(new)
+        raise
 
 
 def _text(path: Path) -> str:

@@ -105,6 +105,9 @@ class Far(Node):
     def went(self, node: str, text: str = "") -> None:
         """It is said to be on that node now; text: its status there, once that is known."""
 
+    def ended(self) -> None:
+        """Its node says that there is no such thing."""
+
     def _there(self, *more: str) -> Node:
         """The directory itself, or a file in it, on its node."""
         return self._imports.reach(self._node, (*self._path, *more))
@@ -156,6 +159,8 @@ class Status(Node):
         node = told_by(error)
         if node and node != self._of._node:
             return Wait(partial(self._gone_on, node, at, cues))
+        if error.kind == "absent":
+            self._of.ended()
         if error.kind not in SILENT or not known:
             raise error
         self._of._silence.missed(self._of._node)

@@ -56,8 +56,8 @@ class Way:
             return made.placed or objects.node
         try:
             return (await Files(self._proc, who, WHERE).text(f"{id}/node")).strip()
-        except CloudError:
-            return objects.moved_to(id) or ""
+        except CloudError as error:
+            return "" if error.kind == "absent" else objects.moved_to(id) or ""
 
 
 class Groups:

@@ -6,11 +6,12 @@ stands beside it as far directories (tree/far.py).
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import Any
+
+import trio
 
 from cloudfs import ndb
 from cloudfs.errors import CloudError
@@ -19,7 +20,7 @@ from cloudfs.kernel.aggregate import Digest
 from cloudfs.kernel.catalog import Seen, usable
 from cloudfs.kernel.cloud import Cloud, NodeInfo
 from cloudfs.kernel.handover import HOPS
-from cloudfs.kernel.object import Object
+from cloudfs.kernel.object import ID, Object
 from cloudfs.tree import far, numbers
 from cloudfs.tree.api import Cues, Handle, Node, Wait
 from cloudfs.tree.far import Far, Silence
@@ -33,8 +34,6 @@ from cloudfs.tree.proc import Proc
 from cloudfs.tree.space import Attach
 from cloudfs.tree.table import LiveDir, TableDir
 from cloudfs.wait import settle, then
-
-_ID = re.compile(r"[a-z2-7]{16}")
 
 CLUSTERS_DOC = """\
 The clusters of the cloud, each with what its nodes have in sum, and the nodes.
@@ -83,12 +82,13 @@ class Whole:
     def find(self, id: str, at: Attach, cues: Cues) -> Node | Wait[Node]:
         """The directory of the object of that id as at may see it."""
         node = self._known(id, at)
-        if node is not None:  # before anything is made that only a miss needs: a walk is hot
-            return self.roaming(id, node) if cues.follow else node
-        left = self.cloud.catalog.left.get(id)
+        left = self.cloud.catalog.left.get(id) if node is None else None
         if left is not None:
             return Wait(partial(self._find_again, self._far(left), id, at, cues))
-        question = f"object {id}" if _ID.fullmatch(id) else ""
+        node = node or self._sent(id)
+        if node is not None:  # before anything is made that only a miss needs: a walk is hot
+            return self.roaming(id, node) if cues.follow else node
+        question = f"object {id}" if ID.fullmatch(id) else ""
         found = self.look(question, partial(self._known, id, at), cues, _no_object(id))
         return then(found, partial(self.roaming, id)) if cues.follow else found
 
@@ -113,7 +113,8 @@ class Whole:
         if id in self._proc.objects.all:
             return self._place(self.cloud.machine.name, id)
         seen = self.cloud.catalog.find(id)
-        return self._place(seen.node, id) if seen else None
+        node = seen.node if seen else self._proc.objects.moved_to(id)
+        return self._place(node, id) if node else None
 
     def _place(self, node: str, id: str) -> Place:
         """The files of an object at a node."""
@@ -158,14 +159,17 @@ class Whole:
         except CloudError as error:
             if error.kind != "absent":
                 raise
-        node = self._proc.objects.moved_to(id)
-        if node is None:
+        return None
+
+    def _sent(self, id: str) -> Node | None:
+        """One that this node sent to another, which has not told of it yet.  Nothing is kept of
+        that, as the other node tells of it soon, or never."""
+        handover = self._proc.objects.handover
+        node, user = handover.moved.sent(id) if handover else ("", "")
+        if not node:
             return None
-        # Its node has not told of it yet, but this one placed it there.
-        told = {"id": id, "state": "starting", "user": at.who.user}
-        self.cloud.catalog.put(node, ndb.record(told))
-        seen = self.cloud.catalog.find(id)
-        return None if seen is None else self._far(seen)
+        seen = Seen(node, {"id": id, "state": "starting", "user": user})
+        return _FarObject(seen, self.cloud, self._imports, self._silence)
 
     def every(self) -> dict[str, Node]:
         """The directories of all objects that are known."""
@@ -415,15 +419,16 @@ class _FarObject(Far):
         """The node that has it now, as that one says itself; "" where none does."""
         folder, id = self._path
         node, fresh = self._node, replace(cues, fresh=True)
-        for _ in range(HOPS):
-            try:
-                await settle(self._imports.reach(node, (folder,)).walk(id, at, fresh))
-            except CloudError as error:
-                node = moved.told_by(error)
-                if not node or node == self._cloud.machine.name:
-                    break
-            else:
-                return node
+        with trio.move_on_after(cues.max_time):
+            for _ in range(HOPS):
+                try:
+                    await settle(self._imports.reach(node, (folder,)).walk(id, at, fresh))
+                except CloudError as error:
+                    node = moved.told_by(error)
+                    if not node or node == self._cloud.machine.name:
+                        break
+                else:
+                    return node
         return ""
 
     async def _gone_to(self, at: Attach, cues: Cues) -> str:
@@ -432,8 +437,16 @@ class _FarObject(Far):
         try:
             await settle(self._imports.reach(self._node, (folder,)).walk(id, at, cues))
         except CloudError as error:
+            if error.kind == "absent":
+                self.ended()
             return moved.told_by(error)
         return ""
+
+    def ended(self) -> None:
+        self._cloud.catalog.deny(self._node, self.of.id)
+        handover = self._cloud.objects.handover
+        if handover is not None:
+            handover.moved.left(self.of.id, self._node, "")
 
 
 def _same(node: Node) -> Node:

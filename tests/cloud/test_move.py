@@ -36,7 +36,7 @@ def test_it_is_known_where_it_is_the_moment_it_has_moved(net: Net) -> None:
         for turn in 1 2 3 4 5; do
             for node in n3 n2; do
                 echo move $node >"$0/.MaxTime=60/proc/$1/ctl" || { cloudfs why >&2; exit 1; }
-                sed 's/.* node=\\([^ ]*\\).*/\\1/' "$0/proc/$1/status" || cloudfs why >&2
+                sed 's/.* node=\\([^ ]*\\).*/\\1/' "$0/.fresh/.MaxTime=60/proc/$1/status" || cloudfs why >&2
             done
         done
     """

@@ -1,7 +1,7 @@
 """What a node knows of the objects of others, beside its own."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cloudfs.errors import CloudError
@@ -75,6 +75,7 @@ STATES = ("starting", "running", "moving", "exited", "")  # "": it tells no more
 SAID = st.lists(st.tuples(st.sampled_from(["n2", "n3"]), st.sampled_from(STATES)), max_size=12)
 
 
+@settings(deadline=None)
 @given(SAID, st.data())
 def test_whatever_order_words_of_two_nodes_come_in_the_last_of_those_that_stand_is_known(
     said, data
@@ -166,19 +167,61 @@ async def test_one_whose_node_is_heard_of_is_believed_rather_than_one_of_a_lost_
     assert catalog.find(FAR).node == "n3"
 
 
-async def test_hearsay_counts_where_its_node_is_not_heard_or_says_so_itself(objects):
-    near = {"n2", "n3", "n4"}
+async def test_hearsay_counts_of_nodes_that_are_not_heard_themselves(objects):
+    near = {"n2", "n4"}
     catalog = Catalog(objects, lambda node: "", near=near.__contains__)
+    catalog.put("n2", told())  # n2 would tell that itself
+    assert catalog.find(FAR) is None
     catalog.put("n4", told(), Stamp(9, 0, "n4"))
-    catalog.put("n3", told(state="moving"), by="n2")  # n2 has not heard of the last move
+    catalog.put("f3", told(state="moving"), by="n2")  # n2 has not heard of the last move
     assert catalog.find(FAR).node == "n4"
-    catalog.put("n3", told(state="moving"), by="n4")
-    assert catalog.find(FAR).node == "n3"
-    catalog.drop("n3", FAR)
+    catalog.put("f3", told(state="moving"), by="n4")
+    assert catalog.find(FAR).node == "f3"
+    catalog.node_is("n4", "alive")
+    assert catalog.find(FAR).node == "f3"
+    catalog.deny("n4", FAR)
+    catalog.deny("f3", "b" * 16)
+    assert catalog.find(FAR).node == "f3"
+    catalog.deny("f3", FAR)
     assert catalog.find(FAR).node == "n4"
     near.clear()  # it is of another zone now, where others may hear more
-    catalog.put("n5", told())
-    assert catalog.find(FAR).node == "n5"
+    catalog.put("f5", told())
+    assert catalog.find(FAR).node == "f5"
+
+
+async def test_hearsay_is_over_once_its_node_is_heard(objects):
+    near = set()
+    catalog = Catalog(objects, lambda node: "", near=near.__contains__)
+    catalog.put("n2", told())
+    catalog.put("n3", told(id="b" * 16))
+    catalog.put("n3", told(id="b" * 16, state="exited"), Stamp(1, 0, "n3"))  # before its record
+    catalog.put("n3", told(id="b" * 16))
+    near |= {"n2", "n3"}
+    catalog.node_is("n2", "alive")
+    catalog.node_is("n3", "alive")
+    assert [(seen.id, seen.state) for seen in catalog.others()] == [("b" * 16, "exited")]
+
+
+async def test_a_node_that_is_heard_again_is_believed_again(objects):
+    gone = set()
+    catalog = Catalog(objects, lambda node: "", gone.__contains__)
+    catalog.put("n3", told(epoch="2"), Stamp(1, 0, "n3"))
+    catalog.put("n2", told(epoch="1"), Stamp(9, 0, "n2"))
+    gone.add("n3")
+    catalog.node_is("n3", "gone")
+    assert catalog.find(FAR).node == "n2"
+    gone.clear()
+    catalog.node_is("n3", "alive")
+    assert (catalog.find(FAR).node, catalog.find(FAR).state) == ("n3", "running")
+
+
+async def test_one_heard_before_its_node_is_in_that_nodes_cluster_then(objects):
+    clusters = {}
+    catalog = Catalog(objects, lambda node: clusters.get(node, ""))
+    catalog.put("n2", told(), Stamp(1, 0, "n2"))
+    clusters["n2"] = "tokyo"
+    catalog.node_is("n2", "alive")
+    assert catalog.group("cluster", "tokyo").keys() == {FAR}
 
 
 async def test_hearsay_takes_nothing_from_what_the_node_has_told_itself(catalog):
@@ -225,10 +268,11 @@ async def test_a_repeated_record_changes_no_listing(catalog):
 
 
 async def test_nonsense_is_refused_and_names_that_are_no_names_make_no_directory(catalog):
-    for record in ("state=running", "id='", ""):
+    for record in ("state=running", "id='", "", *(told(id=n) for n in ("a/b", "clone", "a" * 17))):
         with pytest.raises((CloudError, KeyError)):
             catalog.put("n2", record)
     catalog.put("n2", told(app="../../etc", user="a/b", state="."))
+    catalog.put("n2", told(app=chr(0x10000) * 64, user="a\x07b", state="\x7f"))
     assert catalog.values("app") == catalog.values("user") == catalog.values("state") == []
 
 

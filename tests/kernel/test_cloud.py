@@ -6,6 +6,7 @@ import pytest
 
 from cloudfs import ndb
 from cloudfs.errors import CloudError
+from cloudfs.fabric.stamp import Stamp
 from cloudfs.kernel.bell import Log
 from cloudfs.kernel.cloud import Cloud, NodeInfo
 from cloudfs.kernel.machine import Machine
@@ -73,7 +74,7 @@ async def test_one_zone_asks_another(cloud, tmp_path):
     other = make(tmp_path / "n2", "n2", "tokyo")
     other.hear(info("n3", age=7, arch="riscv64"))
     other.hear(info("n9", near=False))  # of yet another zone, which answers for itself
-    other.catalog.put("n3", f"id={FAR} state=running user=bob app=web label.k=v")
+    other.catalog.put("n3", f"id={FAR} state=running user=bob app=web label.k=v", Stamp(1, 0, "n3"))
     other.catalog.put("n9", "id=bbbbbbbbbbbbbbbb state=running user=bob")
 
     asked = []

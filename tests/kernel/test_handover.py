@@ -580,13 +580,29 @@ async def test_a_limit_that_the_node_cannot_set_changes_nothing(autojump_clock, 
     assert n1.reserve.free == ALL - amount(1.5, 600)
 
 
+async def test_who_left_the_node_it_went_to_is_asked_for_there_and_not_counted(
+    autojump_clock, net, n1
+):
+    ids = [(await n1.tell(n1.new(), "on n2", "exec true")).id for _ in range(2)]
+    went, key = n1.objects.handover.moved, ("ann", "", "")
+    assert went.sent(ids[0]) == ("n2", "ann")
+    went.left(ids[0], "n2", "n3")
+    assert (went.get(ids[0]), sorted(went.of_group(key))) == ("n3", ["n2", "n3"])
+    went.left(ids[0], "n3", "")  # wiped, or gone on where nobody told yet
+    await n1.down()
+    await n1.up()
+    went = n1.objects.handover.moved
+    assert (went.get(ids[0]), went.sent(ids[0])) == ("n3", ("", ""))
+    assert list(went.of_group(key)) == ["n2"]
+
+
 async def test_where_objects_went_outlives_the_daemon(autojump_clock, net, n1, monkeypatch):
     ids = [(await n1.tell(n1.new(), "on n2", "exec true")).id for _ in range(2)]
-    n1.objects.handover.moved.drop(ids[1], "n3")
+    n1.objects.handover.moved.left(ids[1], "n3", "")
     await n1.down()
     await n1.up()
     assert [n1.objects.moved_to(id) for id in ids] == ["n2", "n2"]
-    n1.objects.handover.moved.drop(ids[1], "n2")
+    n1.objects.handover.moved.drop(ids[1])
     await n1.down()
     wall = time.time() + moved.REMEMBER / 2
     monkeypatch.setattr(time, "time", lambda: wall)

@@ -1,6 +1,7 @@
 """A cloud of several nodes, seen through each one's files."""
 
 import contextlib
+import time
 from functools import partial
 
 import pytest
@@ -8,6 +9,8 @@ import trio
 
 from cloudfs import ndb
 from cloudfs.errors import CloudError
+from cloudfs.fabric.api import Sample
+from cloudfs.fabric.stamp import Stamp
 from cloudfs.kernel import zones
 from cloudfs.tree.api import Handle, Node, Wait
 from cloudfs.tree.others import Others
@@ -64,7 +67,7 @@ async def test_one_that_moved_is_found_before_its_new_node_was_heard(town, autoj
 
     def hear_the_old_one_only():
         one.cloud.catalog.drop("n3", id)
-        one.cloud.catalog.put("n2", was)
+        one.cloud.catalog.put("n2", was, Stamp(1, 0, "n2"))
         one.cloud.catalog.drop("n2", id)
         assert one.cloud.catalog.find(id) is None
 
@@ -83,12 +86,66 @@ async def test_one_that_moved_is_found_before_its_new_node_was_heard(town, autoj
     assert not one.cloud.catalog.left
 
 
+async def test_one_that_was_placed_and_went_on_is_forgotten_with_its_end(town, autojump_clock):
+    """The node that placed it remembers where, which is not where it ended."""
+    one, two, three = await town.add("n1", "n2", "n3")
+    await town.settle()
+    id = await one.start("sleep 1000", "on n2")
+    assert "state=running node=n2" in await one.cat(f"/cloud/proc/{id}/status")
+    await trio.sleep(1)
+    await two.echo("move n3", f"/cloud/proc/{id}/ctl")
+    await trio.sleep(1)
+    assert one.objects.moved_to(id) == "n3"
+    await three.echo("kill", f"/cloud/proc/{id}/ctl")
+    await three.echo("wipe", f"/cloud/proc/{id}/ctl")
+    await trio.sleep(1)
+    for _ in range(2):
+        with pytest.raises(CloudError, match="there is no object"):
+            await one.cat(f"/cloud/proc/{id}/status")
+        assert await one.ls("/cloud/proc") == []
+    assert list(one.objects.handover.moved.of_group(("ann", "", ""))) == []
+
+
+async def test_one_that_came_back_is_not_sought_elsewhere_after_its_end(town, autojump_clock):
+    one, _ = await town.add("n1", "n2")
+    await town.settle()
+    id = await one.start()
+    for node in ("n2", "n1"):
+        await one.echo(f"move {node}", f"/cloud/proc/{id}/ctl")
+        await trio.sleep(1)
+    assert id in one.objects.all
+    await one.echo("kill", f"/cloud/proc/{id}/ctl")
+    await one.echo("wipe", f"/cloud/proc/{id}/ctl")
+    await trio.sleep(1)
+    assert (one.objects.moved_to(id), await one.ls("/cloud/proc")) == (None, [])
+    with pytest.raises(CloudError, match="there is no object"):
+        await one.cat(f"/cloud/nodes/n1/proc/{id}/status")
+
+
+async def test_what_other_zones_told_of_is_forgotten_with_its_end(town, autojump_clock):
+    p1, _ = await town.add("p1", "p2", cluster="paris")
+    t1, t2 = await town.add("t1", "t2", cluster="tokyo")
+    await town.until(lambda: all(n.cloud.ask is not None for n in (p1, t1, t2)), 60)
+    ids = [await t2.start() for _ in range(3)]
+    await trio.sleep(2)
+    assert set(await p1.ls("/cloud/proc")) == set(ids)
+    for id in ids[:2]:
+        await t2.echo("kill", f"/cloud/proc/{id}/ctl")
+        await t2.echo("wipe", f"/cloud/proc/{id}/ctl")
+    with pytest.raises(CloudError, match="there is no object"):
+        await p1.cat(f"/cloud/proc/{ids[0]}/status")
+    assert {seen.id for seen in p1.cloud.catalog.others()} == set(ids[1:])
+    await trio.sleep(2)
+    assert await p1.ls("/cloud/proc") == ids[2:]
+    assert {seen.id for seen in p1.cloud.catalog.others()} == set(ids[2:])
+
+
 async def test_one_that_could_not_begin_is_not_listed_for_ever(town, autojump_clock):
     """Its node knows it still, and tells nobody when it forgets it."""
     one, two = await town.add("n1", "n2")
     await town.settle()
     id = two.objects.promise(ANN, None, [])
-    one.cloud.catalog.put("n2", f"id={id} state=starting user=ann")
+    one.cloud.catalog.put("n2", f"id={id} state=starting user=ann", Stamp(1, 0, "n2"))
     one.cloud.catalog.drop("n2", id)
     assert "state=new" in await one.cat(f"/cloud/proc/{id}/status")
     await trio.sleep(200)
@@ -108,6 +165,22 @@ async def test_nobody_tells_of_objects_for_another(town, autojump_clock):
     leaf.publish("object/n2/" + "b" * 16, f"id={id} state=exited user=eve".encode())
     await trio.sleep(1)
     assert "state=running node=n2 user=ann" in one.cloud.catalog.find(id).status(0.0)
+
+
+async def test_nobody_makes_old_what_another_tells(town, autojump_clock):
+    """By a stamp in its name, of a time to come."""
+    one, two, three = await town.add("n1", "n2", "n3")
+    await town.settle()
+    id = await two.start()
+    await trio.sleep(1)
+    leaf = three.neighbours.sessions[three.neighbours.leaf]
+    late = Stamp(time.time_ns() + 10**12, 0, "n2")
+    leaf._put(Sample(f"object/n2/{id}", b"", late, gone=True))
+    await trio.sleep(1)
+    assert "state=running node=n2" in one.cloud.catalog.find(id).status(0.0)
+    await two.echo("stop", f"/cloud/proc/{id}/ctl")
+    await trio.sleep(1)
+    assert "state=stopped node=n2" in one.cloud.catalog.find(id).status(0.0)
 
 
 async def test_that_a_node_is_drained_is_told_at_once(town, autojump_clock):

@@ -149,6 +149,8 @@ async def test_one_user_cannot_fill_the_node(autojump_clock, tmp_path, nursery):
         ("label =x", "is no NAME=VALUE", ""),
         ("label a=b/c", "cannot be a name", ""),
         ("app ../x", "cannot be a name", ""),
+        (f"app {chr(0x10000) * 31}", "cannot be a name", ""),  # 124 bytes
+        (f"label a={chr(0x10000) * 31}", "cannot be a name", ""),
         ("runtime docker", "no runtime 'docker'", "runtimes: process sandbox"),
         ("runtime process net=none", "net=none", "sandbox takes"),
         ("restart sometimes", "restart", "never|on-failure|always"),

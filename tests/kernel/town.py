@@ -57,6 +57,17 @@ class Silent(Node):
         raise CloudError("timeout", f"{self.name} does not answer")
 
 
+class Refused(Silent):
+    """A file that a node does not have, or does not let be reached."""
+
+    def __init__(self, node, path, error):
+        super().__init__(node, path)
+        self.error = error
+
+    async def wait(self, cues):
+        raise self.error
+
+
 class Citizen:
     """One node of a town, with a shell's verbs."""
 
@@ -128,7 +139,10 @@ class Citizen:
         other = self.town.nodes.get(node)
         if other is None or not self.town.reaches(self, other):
             return Silent(node, path)
-        return Space(other.trees.own).attach(BOSS).find(path).node
+        try:
+            return Space(other.trees.own).attach(BOSS).find(path).node
+        except CloudError as error:
+            return Refused(node, path, error)
 
     async def ping(self, node, data):
         """A probe over a link that takes what `Town.rtt` says."""
