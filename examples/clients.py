@@ -1,8 +1,9 @@
 """Clients of a web server that may move: they ask its object's status where it is.
 
-    python3 clients.py STATUS PORT SECONDS CLIENTS
+    python3 clients.py STATUS PORT SECONDS CLIENTS PLACES
 
 Each asks again and again, and looks into the file STATUS after each request that failed.
+They end SECONDS after so many addresses as PLACES have answered, or after a minute.
 Prints one record: how many requests were answered and how many failed, the addresses that
 answered in the order in which they did first, the milliseconds of the longest time in
 which none was answered, and how many that failed were not under way in that time.
@@ -20,6 +21,7 @@ from pathlib import Path
 
 PATIENCE = 5.0  # seconds for an answer
 PAUSE = 0.01  # seconds between two requests of a client
+MOST = 60.0  # seconds for which they ask
 
 
 def address(status: Path) -> str:
@@ -31,11 +33,31 @@ def address(status: Path) -> str:
     return found[1] if found else ""
 
 
-def ask(status: Path, port: int, until: float, told: list[tuple[float, float, str]]) -> None:
-    """One client.  told: of each request when it began and ended, and who answered, "" for
-    nobody."""
+class Answers:
+    """What clients were told.  all: of each request when it began and ended, and who answered,
+    "" for nobody; until: when they end."""
+
+    def __init__(self, seconds: float, places: int) -> None:
+        self.all: list[tuple[float, float, str]] = []
+        self.until = time.monotonic() + MOST
+        self._seconds, self._places = seconds, places
+        self._hosts: set[str] = set()
+        self._lock = threading.Lock()
+
+    def add(self, began: float, host: str) -> None:
+        ended = time.monotonic()
+        with self._lock:
+            self.all.append((began, ended, host))
+            if host and host not in self._hosts:
+                self._hosts.add(host)
+                if len(self._hosts) == self._places:
+                    self.until = min(self.until, ended + self._seconds)
+
+
+def ask(status: Path, port: int, told: Answers) -> None:
+    """One client."""
     host = address(status)
-    while (began := time.monotonic()) < until:
+    while (began := time.monotonic()) < told.until:
         try:
             server = http.client.HTTPConnection(host, port, timeout=PATIENCE)
             try:
@@ -43,34 +65,32 @@ def ask(status: Path, port: int, until: float, told: list[tuple[float, float, st
                 server.getresponse().read()
             finally:
                 server.close()
-            told.append((began, time.monotonic(), host))
+            told.add(began, host)
         except (OSError, ValueError, http.client.HTTPException):  # or there is no address
-            told.append((began, time.monotonic(), ""))
+            told.add(began, "")
             host = address(status)
         time.sleep(PAUSE)
 
 
-def main(status: Path, port: int, seconds: float, clients: int) -> None:
-    told: list[tuple[float, float, str]] = []
-    until = time.monotonic() + seconds
-    work = (status, port, until, told)
-    threads = [threading.Thread(target=ask, args=work) for _ in range(clients)]
+def main(status: Path, port: int, seconds: float, clients: int, places: int) -> None:
+    answers = Answers(seconds, places)
+    threads = [threading.Thread(target=ask, args=(status, port, answers)) for _ in range(clients)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    told.sort(key=lambda one: one[1])
+    told = sorted(answers.all, key=lambda one: one[1])
     good = [when for _, when, host in told if host]
     gaps = ((b - a, a, b) for a, b in itertools.pairwise(good))
     gap, begin, end = max(gaps, default=(0.0, 0.0, 0.0))
     failed = [(since, when) for since, when, host in told if not host]
     outside = [one for one in failed if one[0] > end or one[1] < begin]
-    places = ",".join(dict.fromkeys(host for _, _, host in told if host))
+    hosts = ",".join(dict.fromkeys(host for _, _, host in told if host))
     print(
         f"answered={len(good)} failed={len(failed)} outside={len(outside)} "
-        f"places={places} gap={gap * 1000:.0f}"
+        f"places={hosts} gap={gap * 1000:.0f}"
     )
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3]), int(sys.argv[4]))
+    main(Path(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3]), *map(int, sys.argv[4:6]))

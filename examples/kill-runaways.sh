@@ -26,5 +26,5 @@ for id in $bad; do
 	soon "$id is gone" exited state "$id"
 done
 for id in $good; do
-	expect "$id lives" running "$(state "$id")"
+	soon "$id lives" running state "$id"
 done

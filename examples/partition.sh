@@ -24,7 +24,7 @@ split n1 n2 / n3 n4
 
 soon "for n1, n4 is gone" gone state here nodes/n4/status
 soon "for n3, n2 is gone" gone state there nodes/n2/status
-expect "for n1, n2 is not" alive "$(state here nodes/n2/status)"
+soon "for n1, n2 is not" alive state here nodes/n2/status
 expect "n1 has lost what runs on n4" lost "$(state here "proc/$far/status")"
 expect "for n3 it runs" running "$(state there "proc/$far/status")"
 new=$(cloudfs run --on n2 sleep 1000)

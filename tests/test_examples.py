@@ -19,7 +19,7 @@ def test_example(person: Person, script: Path) -> None:
     if script.stem in FOR_ROOT and person.uid != 0:
         assert "only root" in session.run("sh", str(script), status=1).stderr
     else:
-        done = session.run("sh", str(script), seconds=120)
+        done = session.run("sh", str(script), seconds=400)
         assert "ok: " in done.stdout
     assert not [m for m in mounts() if m.directory.startswith(f"{session.home}/")]
     assert not any(session.home.iterdir())

@@ -133,8 +133,9 @@ class Engine(Protocol):
     def tell(self, key: str, value: bytes) -> None:
         """Say it once to who listens now; it may be lost.  Raises CloudError: `toobig`."""
 
-    def subscribe(self, keyexpr: str) -> Subscription[Sample]:
-        """What is published and told under keys of the expression, by this node too."""
+    def subscribe(self, keyexpr: str, own: bool = False) -> Subscription[Sample]:
+        """What is published and told under keys of the expression, by this node too.  own: of
+        keys KIND/NODE/… only what that node says."""
 
     def serve(self, keyexpr: str, handler: Handler) -> Closer:
         """Answer what is asked under the expression; the same question may come twice."""

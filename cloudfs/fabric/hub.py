@@ -133,11 +133,11 @@ class Hub:
         self.heard(self.node, sample, kept=False)
         self._carrier.put(sample, kept=False)
 
-    def subscribe(self, keyexpr: str) -> Listener:
+    def subscribe(self, keyexpr: str, own: bool = False) -> Listener:
         expr = check_expr(keyexpr)
         if all(each.expr != expr for each in self._listeners):
             self._carrier.listen(expr)
-        listener = Listener(expr, self._unsubscribe)
+        listener = Listener(expr, self._unsubscribe, own)
         self._listeners.append(listener)
         for sample in self._mine.values():
             listener.hear(self.node, sample)

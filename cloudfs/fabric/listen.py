@@ -24,11 +24,15 @@ def digest(pairs: Iterable[tuple[str, Stamp]]) -> bytes:
 
 
 class Listener(Feed[Sample]):
-    """A subscription: the samples that match, each key's latest once."""
+    """A subscription: the samples that match, each key's latest once.  own: of keys
+    KIND/NODE/… only what that node says."""
 
-    def __init__(self, expr: str, closed: Callable[[Feed[Sample]], None]) -> None:
+    def __init__(
+        self, expr: str, closed: Callable[[Feed[Sample]], None], own: bool = False
+    ) -> None:
         super().__init__(closed)
         self.expr = expr
+        self.own = own
         # key: (publisher, stamp of the latest, whether that is "gone")
         self._have: dict[str, tuple[str, Stamp, bool]] = {}
 
@@ -36,6 +40,8 @@ class Listener(Feed[Sample]):
         """A published value, or its end, from that node."""
         if not intersects(self.expr, sample.key):
             return
+        if self.own and sample.key.split("/", 2)[1:2] != [origin]:
+            return  # nor may it outdate what that node says
         have = self._have.get(sample.key)
         if have is None:
             if len(self._have) >= MOST:

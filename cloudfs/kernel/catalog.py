@@ -156,6 +156,10 @@ class Catalog:
         else:
             self._show(new)
 
+    def tells(self, node: str) -> bool:
+        """Whether what a node runs is told here by itself."""
+        return self._near(node)
+
     def _speaks(self, node: str, shown: Seen | None) -> bool:
         """Whether a node tells of its objects itself, or has of this one."""
         return self._near(node) or (

@@ -87,7 +87,7 @@ class Cloud:
 
     def _is_near(self, node: str) -> bool:
         found = self.nodes.get(node)
-        return found is not None and found.near
+        return found is not None and found.near and found.state in LIVE
 
     def node(self, name: str) -> NodeInfo | None:
         return self.nodes.get(name)
@@ -114,6 +114,8 @@ class Cloud:
         old = self.nodes.get(info.name)
         if old is not None and self._stays(old, info):
             return
+        if old is not None and old.near and not info.near:
+            self.catalog.node_is(info.name, "left")  # what it told itself ended with that
         self.nodes[info.name] = info
         what = info.state, info.cluster, info.near
         if old is None or (old.state, old.cluster, old.near) != what:
@@ -199,7 +201,7 @@ class Cloud:
             own = [self._told_of_self()] if self.machine.name in names else []
             return own + [self._told_of(info) for info in self._near() if info.name in names]
         if kind == "objects":
-            of = [self.machine.name, *(info.name for info in self._near() if info.state in LIVE)]
+            of = [self.machine.name, *(info.name for info in self._near())]
             return [ndb.record({"of": " ".join(of)}), *(self._told(made) for made in self._all())]
         if kind == "object":
             found: Object | Seen | None = self.objects.all.get(name) or self.catalog.find(name)

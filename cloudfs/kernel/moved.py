@@ -63,6 +63,7 @@ class Moved:
 
     def sent(self, id: str) -> tuple[str, str]:
         """The node that took one of which nothing was heard since, and whose it is; or "", ""."""
+        self._forget(MANY)
         node, _, key = self._all.get(id, ("", 0.0, ()))
         return (node, key[0]) if len(key) > 1 else ("", "")
 

@@ -38,6 +38,7 @@ from cloudfs.wait import Wait
 log = logging.getLogger(__name__)
 
 MEASURE = 2.0  # seconds between two looks at the own attributes
+LINGER = 20.0  # seconds for which objects are told in a leaf that was left
 PAUSE = 5.0  # seconds before an engine that cannot open is tried again
 HEARD = 4096  # events remembered, so that none is told twice
 # First words of the core's keys.
@@ -50,6 +51,16 @@ class Making(Protocol):
     """Makes an engine of a zone that calls these endpoints."""
 
     def __call__(self, zone: str, seeds: Sequence[str]) -> Engine: ...
+
+
+class _Home:
+    """A zone in which the objects of this node are told.  told: their keys; until: on the
+    cloud's clock."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self.told: set[str] = set()
+        self.until = 0.0
 
 
 class Neighbours:
@@ -89,6 +100,9 @@ class Neighbours:
         self._changed_at = 0.0  # when somebody last changed what was measured then
         self._looked = -RIVALS
         self._nursery: trio.Nursery | None = None
+        self._homes: dict[str, _Home] = {}  # by zone
+        self._listens: Engine | None = None  # that of whose members the objects are heard
+        self._listening = trio.CancelScope()
 
     # --- the map that the router goes by ------------------------------------------------------
 
@@ -261,6 +275,7 @@ class Neighbours:
                     self._spawn(partial(self._ask, address))
                 case Changed(node, old, new, why):
                     self._changed(node, old, new, why)
+        self._dwell()
 
     def _spawn(self, work: Callable[[], Awaitable[None]]) -> None:
         if self._nursery is not None:
@@ -274,8 +289,6 @@ class Neighbours:
         scope = self._scopes[zone] = trio.CancelScope()
         self.router.serve(zone, engine)
         self.spread.enter(zone, engine)
-        if zone == self.core.leaf:
-            self.publish_all(engine)
         self._spawn(partial(self._serve, zone, engine, scope))
 
     def _exit(self, zone: str) -> None:
@@ -324,8 +337,6 @@ class Neighbours:
                     now = self._now()
                     key = _short(sample.key)
                     self._perform(self.core.heard(zone, key, value, sample.stamp, now))
-                elif kind == "object" and zone == self.core.leaf:
-                    self._hear_object(rest, sample)
                 elif kind in self.heard_word:
                     self._hear_word(kind, rest, sample)
                 elif kind == "event":
@@ -341,6 +352,13 @@ class Neighbours:
                 self.spread.hint(zone, change)
                 now = self._now()
                 self._perform(self.core.hint(zone, change.node, change.joined, now))
+
+    async def _hear_objects(self, engine: Engine, scope: trio.CancelScope) -> None:
+        """What the members of a leaf run: all of it, and then what changes."""
+        with scope, engine.subscribe("object/**", own=True) as samples:
+            async for sample in samples:
+                if sample.stamp.node != self.core.name:
+                    self._hear_object(sample.key.partition("/")[2], sample)
 
     def _hear_object(self, name: str, sample: Sample) -> None:
         node, _, id = name.partition("/")
@@ -396,25 +414,47 @@ class Neighbours:
 
     # --- what this node runs -------------------------------------------------------------------
 
-    def publish_all(self, engine: Engine) -> None:
-        """Tell a leaf that was entered of every object of this node."""
-        for made in self.cloud.objects.all.values():
-            self._publish(engine, made)
+    def _dwell(self) -> None:
+        """Tell of the own objects in the leaf, and in that to which this node is on its way; hear
+        of others' in the leaf, anew once that is another.  Who left one may be heard there for a
+        while by those who have not yet."""
+        now, leaf = self._now(), self.core.leaf
+        homes = {zone for zone in (leaf, self.core.moving.target) if zone is not None}
+        for zone in homes & self.sessions.keys():
+            engine = self.sessions[zone]
+            if zone not in self._homes or self._homes[zone].engine is not engine:
+                self._homes[zone] = _Home(engine)
+                for made in self.cloud.objects.all.values():
+                    self._publish(self._homes[zone], made)
+        for zone, home in list(self._homes.items()):
+            if zone in homes:
+                home.until = now + LINGER
+            elif self.sessions.get(zone) is not home.engine or now >= home.until:
+                del self._homes[zone]
+                for key in home.told:
+                    home.engine.withdraw(key)
+        here = self._homes.get(leaf) if leaf is not None else None
+        if here is not None and here.engine is not self._listens:
+            self._listens = here.engine
+            self._listening.cancel()
+            self._listening = trio.CancelScope()
+            self._spawn(partial(self._hear_objects, self._listens, self._listening))
 
     def object_changed(self, made: Object) -> None:
         """To be called after every change of an object of this node."""
-        engine = self.sessions.get(self.core.leaf or "")
-        if engine is not None and self.core.leaf is not None:
-            self._publish(engine, made)
+        for home in self._homes.values():
+            self._publish(home, made)
 
-    def _publish(self, engine: Engine, made: Object) -> None:
+    def _publish(self, home: _Home, made: Object) -> None:
         # While it moves two nodes tell of it: each has a key of its own, lest the word of the
         # one, come late, count as older than that the other tells no more.
         key = f"object/{self.core.name}/{made.id}"
         if made.state in ("gone", "new"):
-            engine.withdraw(key)
+            home.engine.withdraw(key)
+            home.told.discard(key)
         else:
-            engine.publish(key, summary(made).encode())
+            home.engine.publish(key, summary(made).encode())
+            home.told.add(key)
 
     # --- events --------------------------------------------------------------------------------
 

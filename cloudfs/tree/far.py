@@ -105,6 +105,9 @@ class Far(Node):
     def went(self, node: str, text: str = "") -> None:
         """It is said to be on that node now; text: its status there, once that is known."""
 
+    def read(self, status: str) -> None:
+        """What its node says of it."""
+
     def ended(self) -> None:
         """Its node says that there is no such thing."""
 
@@ -151,7 +154,9 @@ class Status(Node):
 
     def _text(self, data: Any, _: None) -> Handle:
         self._of._silence.heard(self._of._node)
-        return Text(f"{bytes(data).decode(errors='replace').rstrip()} age=0\n")
+        text = bytes(data).decode(errors="replace").rstrip()
+        self._of.read(text)
+        return _new(text)
 
     def _missed(self, known: str, at: Attach, cues: Cues, error: CloudError) -> Wait[Handle]:
         """What is known here, where its node did not answer; or what the node says to which
@@ -171,13 +176,19 @@ class Status(Node):
         handle = await settle(there.open(OREAD, at, cues))
         data = bytes(await settle(handle.read(0, MAX_STATUS)))
         handle.close()  # what it may have left to do is not waited for
-        self._of.went(node, data.decode(errors="replace"))
-        return self._text(data, None)
+        text = data.decode(errors="replace").rstrip()
+        self._of._silence.heard(node)
+        self._of.went(node, text)
+        return _new(text)
 
     async def _heard(self) -> Handle:
         """What is known here and what others say that they know."""
         await self._of._renew(ASK)
         return Text(self._of._known())
+
+
+def _new(status: str) -> Handle:
+    return Text(f"{status} age=0\n")
 
 
 def _same(handle: Handle) -> Handle:

@@ -6,6 +6,7 @@ stands beside it as far directories (tree/far.py).
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -34,6 +35,8 @@ from cloudfs.tree.proc import Proc
 from cloudfs.tree.space import Attach
 from cloudfs.tree.table import LiveDir, TableDir
 from cloudfs.wait import settle, then
+
+log = logging.getLogger(__name__)
 
 CLUSTERS_DOC = """\
 The clusters of the cloud, each with what its nodes have in sum, and the nodes.
@@ -169,6 +172,8 @@ class Whole:
         if not node:
             return None
         seen = Seen(node, {"id": id, "state": "starting", "user": user})
+        info = self.cloud.node(node)
+        seen.lost = info is not None and info.state == "gone"
         return _FarObject(seen, self.cloud, self._imports, self._silence)
 
     def every(self) -> dict[str, Node]:
@@ -441,6 +446,14 @@ class _FarObject(Far):
                 self.ended()
             return moved.told_by(error)
         return ""
+
+    def read(self, status: str) -> None:
+        catalog = self._cloud.catalog
+        if not catalog.tells(self._node):  # so that it is known when nobody answers
+            try:
+                self.went(self._node, status)
+            except (CloudError, KeyError) as error:
+                log.debug("%s told nonsense of object %s: %s", self._node, self.of.id, error)
 
     def ended(self) -> None:
         self._cloud.catalog.deny(self._node, self.of.id)

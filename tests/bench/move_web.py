@@ -23,7 +23,7 @@ from tests.cloud.net import Net
 from tests.cloud.views import settle
 
 CLIENTS = Path(__file__).parents[2] / "examples" / "clients.py"
-SECONDS = 6  # for which clients ask
+SECONDS = 2  # for which clients ask before the move, and after the new node has answered
 PORT = 8080
 
 
@@ -34,14 +34,16 @@ def round_of(net: Net, folder: str, clients: int) -> dict[str, str]:
     id = node.begin(server, f"dir {folder}", seconds=30)
     status = net["n1"].path("proc", id, "status")
     words = (sys.executable, str(CLIENTS), status, str(PORT))
-    while " answered=0" in f" {net['n1'].run(*words, '0.1', '1').stdout}":
+    while " answered=0" in f" {net['n1'].run(*words, '0.1', '1', '1').stdout}":
         time.sleep(0.1)
-    asking = net["n1"].start_command(*words, f"{SECONDS}", f"{clients}", stdout=subprocess.PIPE)
-    time.sleep(SECONDS / 3)
+    asking = net["n1"].start_command(
+        *words, f"{SECONDS}", f"{clients}", "2", stdout=subprocess.PIPE
+    )
+    time.sleep(SECONDS)
     began = time.perf_counter()
     node.write("move n3", ".MaxTime=60", "proc", id, "ctl", seconds=60)
     took = time.perf_counter() - began
-    out, _ = asking.communicate(timeout=60)
+    out, _ = asking.communicate(timeout=90)
     net["n3"].write("kill", "proc", id, "ctl", seconds=30)
     return {**dict(word.split("=") for word in out.split()), "move": f"{took * 1000:.0f}"}
 

@@ -69,7 +69,7 @@ class Links:
             for b in self.udp:
                 if a != b:
                     sender.sendto(f"{a} {b}".encode(), (address(self.net, b), 7))
-        time.sleep(0.1)  # no link has a delay
+        time.sleep(0.3)  # no link has a delay
         found = set()
         for name, receiver in self.udp.items():
             while (text := waiting(receiver)) is not None:

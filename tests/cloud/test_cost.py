@@ -77,9 +77,13 @@ def test_coordinates_are_told(net: Net) -> None:
 
 def test_probes_on_demand(net: Net) -> None:
     here = net["n1"]
-    here.write("probe count=10", "net/n3/ctl")
-    assert float(here.status("net/n3/latency")["age"]) < 2
-    assert 0 <= float(here.read("net/n3/jitter")) < 0.1
+
+    def probed() -> None:
+        here.write("probe count=10", "net/n3/ctl")
+        assert float(here.status("net/n3/latency")["age"]) < 2
+        assert 0 <= float(here.read("net/n3/jitter")) < 0.1
+
+    eventually(probed, AGREE)
     here.write("probe", "nodes/n2/net/n3/ctl")
     assert "count=N" in here.refused("probe often", "net/n3/ctl")
     done = here.run("cat", here.path("net/n9/latency"), status=1)

@@ -9,7 +9,7 @@ import pytest
 from cloudfs import ndb
 from tests.cloud.machine import Machine
 from tests.cloud.net import Net, eventually, expect
-from tests.cloud.views import settle
+from tests.cloud.views import see, settle
 
 MOVE = 90.0  # seconds for some moves on a loaded machine
 COUNT = "i=0; while :; do echo $i; i=$((i+1)); sleep 0.2; done"
@@ -75,4 +75,5 @@ def test_an_app_moves_is_brought_back_and_drained_away(net: Net) -> None:
     assert places(net, ids) == ["n1", "n1", "n2"]
     counts_on(two, ids)
     two.run("cloudfs", "kill", "app=shop", seconds=MOVE)
-    assert {one.status("proc", id, "status")["state"] for id in ids} == {"exited"}
+    for id in ids:
+        eventually(lambda id=id: see(net, id, [one], state="exited"), MOVE)

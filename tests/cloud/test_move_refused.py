@@ -203,19 +203,18 @@ def test_a_tcp_connection_is_closed_and_the_object_moves(net: Net, where: str) -
 def test_two_moves_at_once(net: Net) -> None:
     id = net["n1"].begin(COUNT, seconds=SOON)
     # From two mounts, since the kernel has writes of one mount to one file wait in turn.
-    line = f"echo move n2 >$cloud/proc/{id}/ctl || cloudfs why"
+    line = f"echo move n2 >$cloud/.MaxTime=60/proc/{id}/ctl || cloudfs why"
     asking = {
         name: net[name].start_command("sh", "-c", line, stdout=-1, stderr=-3)
         for name in ("n1", "n3")
     }
     said = [one.communicate(timeout=SOON)[0] for one in asking.values()]
     assert sorted(map(bool, said)) == [False, True], said
-    assert f"{id} is moving" in "".join(said), said
-    node = net["n2"].status("proc", id, "status")["node"]
-    expect(node, "n3" if said[0] else "n2")
-    status = net[node].status("proc", id, "status")
-    assert (status["node"], status["state"]) == (node, "running")
-    net[node].write("kill", "proc", id, "ctl")
+    late = "".join(said)  # the other one may be done before it comes
+    assert f"{id} is moving" in late or "is on node n2 already" in late, said
+    status = net["n2"].status("proc", id, "status")
+    assert (status["node"], status["state"]) == ("n2", "running")
+    net["n2"].write("kill", "proc", id, "ctl")
 
 
 # --- no space -------------------------------------------------------------------------

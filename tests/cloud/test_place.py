@@ -53,12 +53,12 @@ def test_on_a_node_and_from_anywhere(net: Net, start: str) -> None:
     assert net[start].status("proc", id, "status")["node"] == "n3"
     eventually(lambda: see(net, id, state="running", node="n3"), AGREE)
     for node in net:
-        assert node.read("proc", id, "stdout") == "begun\n"
+        eventually(lambda at=node: expect(at.read("proc", id, "stdout"), "begun\n"), AGREE)
         assert id in node.ls("view/by-node/n3")
         assert id in node.ls("nodes/n3/proc")
     net["n2"].write("hello", "proc", id, "stdin")
     eventually(lambda: expect(net.where(word), ["n3"]), AGREE)
-    assert net["n4"].read("proc", id, "stdout") == "begun\nhello\n"
+    eventually(lambda: expect(net["n4"].read("proc", id, "stdout"), "begun\nhello\n"), AGREE)
     waiter = net["n2"].start_command("cat", net["n2"].path(".follow/proc", id, "wait"), stdout=-1)
     time.sleep(0.5)
     assert waiter.poll() is None

@@ -125,7 +125,7 @@ def test_a_machine_that_dies_and_returns(net: Net, tmp_path: Path) -> None:
     net["n1"].start()
     eventually(lambda: expect(net["n1"].status("proc", id, "status")["node"], name), LOST)
     reach(log, name, counted(log)[-1][0] + 10)
-    expect(net.where(str(log)), [name])
+    eventually(lambda: expect(net.where(str(log)), [name]), SOON)
     once(net, id, log, name)
     eventually(lambda: expect(copies(net[name], id), "2 of 2 copies"), LOST)
     net[name].write("kill", "proc", id, "ctl", seconds=SOON)

@@ -27,6 +27,9 @@ from tests.cloud.views import settle
 NAMES = ["n1", "n2", "n3"]
 
 
+BUSY = 30.0  # seconds for which a machine may be too busy to be punctual
+
+
 @pytest.fixture(scope="module")
 def wired() -> Iterator[Links]:
     """Three nodes without daemons."""
@@ -87,23 +90,35 @@ def bit_rate(wired: Links, a: str, b: str, size: int, *, tell: bool = True) -> f
     return left_over * 8 / seconds
 
 
+def takes(wired: Links, a: str, b: str, delay: float, count: int = 10) -> None:
+    """A datagram there and back takes so many seconds: none is early, and the quickest of many
+    is hardly late, unless the machine is busy for seconds."""
+
+    def quickest() -> None:
+        least = round_trips(wired, a, b, count)[0]
+        late.append(least - delay)
+        assert late[-1] < 0.001, f"{late[-1] * 1e3:.2f} ms late"
+
+    late: list[float] = []
+    eventually(quickest, BUSY)
+    assert min(late) >= 0
+
+
 # --- the links ------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("delay", [0.0005, 0.01, 0.1])
 def test_delay(wired: Links, delay: float) -> None:
     wired.net.link("n1", "n2", delay=delay)
-    least, *_ = round_trips(wired, "n1", "n2", 10 if delay > 0.05 else 40)
-    # Whatever else the machine does, the quickest of many is hardly late; none is early.
-    assert 2 * delay <= least < 2 * delay + 0.001
-    assert round_trips(wired, "n1", "n3")[0] < 0.001
+    takes(wired, "n1", "n2", 2 * delay, 10 if delay > 0.05 else 40)
+    takes(wired, "n1", "n3", 0.0)
 
 
 def test_each_way_has_its_own(wired: Links) -> None:
     wired.net.link("n1", "n2", delay=0.03, both=False)
-    assert 0.03 <= round_trips(wired, "n1", "n2", 10)[0] < 0.031
+    takes(wired, "n1", "n2", 0.03)
     wired.net.link("n2", "n1", delay=0.01, both=False)
-    assert 0.04 <= round_trips(wired, "n1", "n2", 10)[0] < 0.041
+    takes(wired, "n1", "n2", 0.04)
     wired.net.link("n1", "n2", loss=1, both=False)
     assert wired.ways() == between("n1 n2 n3") - {("n1", "n2")}
 
@@ -111,14 +126,18 @@ def test_each_way_has_its_own(wired: Links) -> None:
 def test_it_changes_while_it_runs(wired: Links) -> None:
     for delay in (0.01, 0.1, 0.01):
         wired.net.link("n1", "n2", delay=delay)
-        assert 2 * delay <= round_trips(wired, "n1", "n2", 5)[0] < 2 * delay + 0.001
+        takes(wired, "n1", "n2", 2 * delay, 5)
 
 
 def test_jitter_delays_and_keeps_the_order(wired: Links) -> None:
     wired.net.link("n1", "n2", delay=0.005, jitter=0.02, both=False)
-    times = round_trips(wired, "n1", "n2", 60)
-    assert 0.005 <= times[0] < 0.008
-    assert 0.01 < statistics.median(times) < 0.02
+
+    def spread() -> None:
+        times = round_trips(wired, "n1", "n2", 60)
+        assert 0.005 <= times[0] < 0.008
+        assert 0.01 < statistics.median(times) < 0.02
+
+    eventually(spread, BUSY)
     for number in range(200):
         wired.udp["n1"].sendto(b"%d" % number, (address(wired.net, "n2"), 7))
     time.sleep(0.1)
@@ -147,19 +166,32 @@ def test_loss(wired: Links) -> None:
 @pytest.mark.parametrize(("rate", "size"), [(1e7, 2 << 20), (1e8, 16 << 20), (5e8, 64 << 20)])
 def test_rate(wired: Links, rate: float, size: int) -> None:
     wired.net.link("n1", "n2", rate=rate, delay=0.001)
-    assert 0.8 * rate < bit_rate(wired, "n1", "n2", size) < 1.02 * rate
-    assert 0.8 * rate < bit_rate(wired, "n2", "n1", size) < 1.02 * rate
+    found: list[float] = []
+
+    def carries(a: str, b: str) -> None:
+        found.append(bit_rate(wired, a, b, size))
+        assert found[-1] > 0.8 * rate, f"{found[-1] / 1e6:.1f} Mbit/s"
+
+    eventually(lambda: carries("n1", "n2"), BUSY)
+    eventually(lambda: carries("n2", "n1"), BUSY)
+    assert max(found) < 1.02 * rate
 
 
 def test_what_the_queue_does_not_hold_is_lost(wired: Links) -> None:
     wired.net.link("n1", "n2", rate=1e6, queue=10_000, both=False)
-    for _ in range(50):
-        wired.udp["n1"].sendto(bytes(1000), (address(wired.net, "n2"), 7))
-    time.sleep(0.3)
-    got = 0
-    while waiting(wired.udp["n2"]) is not None:
-        got += 1
-    assert 10 <= got <= 12
+    counts: list[int] = []
+
+    def burst() -> None:
+        for _ in range(50):
+            wired.udp["n1"].sendto(bytes(1000), (address(wired.net, "n2"), 7))
+        time.sleep(0.5)
+        counts.append(0)
+        while waiting(wired.udp["n2"]) is not None:
+            counts[-1] += 1
+        assert counts[-1] <= 12, counts[-1]  # one more for each 8 ms that sending took longer
+
+    eventually(burst, BUSY)
+    assert min(counts) >= 10
 
 
 def test_a_cut_link_is_cut_however_long_it_is(wired: Links) -> None:
@@ -173,19 +205,19 @@ def test_a_cut_link_is_cut_however_long_it_is(wired: Links) -> None:
 def test_a_matrix_shapes_all(wired: Links) -> None:
     wired.net.machines.wan.shape([[0, 0.01, 0.02], [0.01, 0, 0.03], [0.02, 0.03, 0]])
     for a, b, trip in [("n1", "n2", 0.01), ("n3", "n1", 0.02), ("n2", "n3", 0.03)]:
-        assert trip <= round_trips(wired, a, b, 10)[0] < trip + 0.001
+        takes(wired, a, b, trip)
 
 
 def test_another_program_can_change_a_link(wired: Links) -> None:
     words = [sys.executable, "-m", "cloudfs.node.wan", wired.net.machines.tag, "n1", "n2"]
     subprocess.run([*words, "delay=0.02"], check=True, timeout=20)
     subprocess.run([*words, "loss=0"], check=True, timeout=20)  # the delay stays
-    assert 0.04 <= round_trips(wired, "n1", "n2", 5)[0] < 0.041
+    takes(wired, "n1", "n2", 0.04, 5)
     for bad in ("delay=x", "delay=100", "speed=1", "delay=-1"):
         done = subprocess.run([*words, bad], capture_output=True, text=True, timeout=20)
         assert done.returncode == 1
         assert done.stderr.startswith("wan: ")
-    assert 0.04 <= round_trips(wired, "n1", "n2", 5)[0] < 0.041
+    takes(wired, "n1", "n2", 0.04, 5)
 
 
 def test_no_link_leads_to_nobody(wired: Links) -> None:
@@ -294,10 +326,10 @@ def test_latency_and_a_change_of_it_are_seen(nodes: Net) -> None:
     eventually(lambda: says(nodes, 0.02), 30)
     nodes.link("n1", "n2", delay=0.1)
     start = time.monotonic()
-    eventually(lambda: says(nodes, 0.2), 15)
+    eventually(lambda: says(nodes, 0.2), BUSY)
     print(f"20 to 200 ms: seen after {time.monotonic() - start:.1f} s")
     nodes.link("n1", "n2", delay=0.01)
-    eventually(lambda: says(nodes, 0.02), 15)
+    eventually(lambda: says(nodes, 0.02), BUSY)
 
 
 def test_bandwidth_is_measured_with_less_than_a_megabyte(nodes: Net) -> None:

@@ -140,6 +140,113 @@ async def test_what_other_zones_told_of_is_forgotten_with_its_end(town, autojump
     assert {seen.id for seen in p1.cloud.catalog.others()} == set(ids[2:])
 
 
+async def test_objects_are_known_after_the_zone_was_split_and_merged(town, autojump_clock):
+    """They only run, and nothing of them changes meanwhile."""
+    nodes = await town.add(*(f"n{number}" for number in range(1, 33)))
+    await town.settle()
+    ids = [await node.start() for node in nodes]
+    nodes.append(await town.add("n33"))
+    await town.until(lambda: "paris" not in {n.neighbours.leaf for n in nodes}, 60)
+    await trio.sleep(60)
+
+    def known(node, others):
+        seen = [other for other in others if other.neighbours.leaf == node.neighbours.leaf]
+        of = {ids[nodes.index(other)] for other in seen if other not in (node, nodes[32])}
+        return of - {found.id for found in node.cloud.catalog.others()}
+
+    assert [known(node, nodes) for node in nodes] == [set()] * 33
+    for node in (nodes[0], nodes[1], nodes[32]):
+        assert set(await node.ls("/cloud/proc")) == set(ids)
+    left = nodes[:14]
+    for node in nodes[14:]:
+        node.neighbours.leave()
+        await trio.sleep(0.5)
+    await town.until(lambda: {n.neighbours.leaf for n in left} == {"paris"}, 90)
+    await trio.sleep(60)
+    assert [known(node, left) for node in left] == [set()] * 14
+    for node in left:
+        assert set(await node.ls("/cloud/proc")) >= set(ids[:14])
+    await left[0].echo("kill", f"/cloud/proc/{ids[5]}/ctl")
+    await left[0].echo("wipe", f"/cloud/proc/{ids[5]}/ctl")
+    await trio.sleep(1)
+    for node in left:
+        assert ids[5] not in await node.ls("/cloud/proc")
+
+
+async def test_a_node_that_was_forgotten_is_heard_with_its_objects_again(town, autojump_clock):
+    nodes = one, two, three, four = await town.add("n1", "n2", "n3", "n4")
+    await town.settle()
+    id = await two.start()
+    await trio.sleep(1)
+    town.partition([one, four], [two, three])
+    await town.until(lambda: "n2" not in one.cloud.nodes, 4000)
+    assert await one.ls("/cloud/proc") == []
+    town.heal()
+    await town.settle(*nodes, seconds=120)
+    await trio.sleep(5)
+    for node in nodes:
+        assert await node.ls("/cloud/proc") == [id]
+
+
+async def test_objects_of_a_node_that_changed_its_cluster_are_seen_where_it_was(
+    town, autojump_clock
+):
+    p1, p2, p3 = await town.add("p1", "p2", "p3", cluster="paris")
+    await town.add("t1", cluster="tokyo")
+    await town.until(lambda: all(n.cloud.ask is not None for n in (p1, p2, p3)), 60)
+    first, lost = await p2.start(), await p3.start()
+    await trio.sleep(2)
+    p2.neighbours.leave()
+    p3.scope.cancel()  # its machine dies
+    await town.until(lambda: p1.cloud.nodes["p3"].state == "gone", 30)
+    moved = [await town.claim(name, "tokyo", boot=2, key=name) for name in ("p2", "p3")]
+    await town.until(lambda: all(n.neighbours.leaf == "tokyo" for n in moved), 120)
+    town.nodes |= {node.name: node for node in moved}  # whom others reach by that name
+    ids = [await node.start() for node in moved]
+    await trio.sleep(15)
+    for _ in range(4):
+        found = set(await p1.ls("/cloud/proc"))
+        assert found >= set(ids)
+        assert first not in found
+        assert "state=running" in await p1.cat(f"/cloud/proc/{ids[0]}/status")
+        await trio.sleep(7)
+    with pytest.raises(CloudError, match="there is no object"):
+        await p1.cat(f"/cloud/proc/{lost}/status")
+    await p1.ls("/cloud/nodes")  # it hears that its node is elsewhere, with nothing
+    await trio.sleep(2)
+    assert set(await p1.ls("/cloud/proc")) == set(ids)
+
+
+async def test_one_of_another_zone_that_was_looked_at_is_known_when_that_is_cut_off(
+    town, autojump_clock
+):
+    p1, _ = await town.add("p1", "p2", cluster="paris")
+    t1 = await town.add("t1", cluster="tokyo")
+    await town.until(lambda: all(n.cloud.ask is not None for n in (p1, t1)), 60)
+    id = await p1.start("sleep 1000", "on t1", "app web", "label tier=front")
+    assert "state=running" in await p1.cat(f"/cloud/proc/{id}/status")
+    assert "state=running" in await p1.cat(f"/cloud/proc/{id}/status")
+    assert await p1.ls("/cloud/view/by-label/tier=front") == [id]
+    town.partition([p1, town.nodes["p2"]], [t1])
+    await trio.sleep(60)
+    await p1.ls("/cloud/nodes")
+    status = await p1.cat(f"/cloud/proc/{id}/status")
+    assert "state=lost node=t1 user=ann app=web" in status
+    assert await p1.ls("/cloud/proc") == [id]
+
+
+async def test_one_that_was_sent_to_a_node_that_died_is_lost(town, autojump_clock):
+    one, two = await town.add("n1", "n2")
+    await town.settle()
+    id = await one.start("sleep 1000", "on n2")
+    one.cloud.catalog.drop("n2", id)
+    one.cloud.catalog.left.clear()
+    one.objects.handover.moved.add(two.objects.all[id], "n2")
+    two.scope.cancel()
+    await town.until(lambda: one.cloud.nodes["n2"].state == "gone", 30)
+    assert "state=lost node=n2" in await one.cat(f"/cloud/proc/{id}/status")
+
+
 async def test_one_that_could_not_begin_is_not_listed_for_ever(town, autojump_clock):
     """Its node knows it still, and tells nobody when it forgets it."""
     one, two = await town.add("n1", "n2")
@@ -168,14 +275,15 @@ async def test_nobody_tells_of_objects_for_another(town, autojump_clock):
 
 
 async def test_nobody_makes_old_what_another_tells(town, autojump_clock):
-    """By a stamp in its name, of a time to come."""
+    """By a stamp of a time to come, in its name or under its key."""
     one, two, three = await town.add("n1", "n2", "n3")
     await town.settle()
     id = await two.start()
     await trio.sleep(1)
     leaf = three.neighbours.sessions[three.neighbours.leaf]
-    late = Stamp(time.time_ns() + 10**12, 0, "n2")
-    leaf._put(Sample(f"object/n2/{id}", b"", late, gone=True))
+    for name, ahead in (("n2", 10**12), ("n3", 10**14)):
+        late = Stamp(time.time_ns() + ahead, 0, name)
+        leaf._put(Sample(f"object/n2/{id}", b"", late, gone=True))
     await trio.sleep(1)
     assert "state=running node=n2" in one.cloud.catalog.find(id).status(0.0)
     await two.echo("stop", f"/cloud/proc/{id}/ctl")

@@ -62,10 +62,10 @@ async def test_it_runs_out_and_is_renewed(bench: Bench, host):
 
 
 async def test_from_the_first_moment(bench: Bench, host):
-    launch = replace(bench.launch("a", "sh", "-c", COUNT), lease=host.clock() + 1.0)
+    launch = replace(bench.launch("a", "sh", "-c", COUNT), lease=host.clock() + 3.0)
     running = await host.start(launch)
     await grows(bench)
-    await trio.sleep(1.0)
+    await trio.sleep(3.0)
     await stands(bench)
     running.kill("enough")
     with trio.fail_after(20):
