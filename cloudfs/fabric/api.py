@@ -85,7 +85,8 @@ class Closer(Protocol):
 
 
 class Subscription(Protocol[T_co]):
-    """What comes, in order, for one task to iterate.  Closing it ends the iteration.
+    """What comes, in order, for one task to iterate.  Closing it ends the iteration; drain
+    takes all that waits, at once.
 
     lost: how many told samples were dropped because they came faster than they were taken.
     """
@@ -95,6 +96,7 @@ class Subscription(Protocol[T_co]):
     def __enter__(self) -> Self: ...
     def __exit__(self, *exc: object) -> None: ...
     def __aiter__(self) -> AsyncIterator[T_co]: ...
+    def drain(self) -> Sequence[T_co]: ...
     def close(self) -> None: ...
 
 

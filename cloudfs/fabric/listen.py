@@ -25,7 +25,8 @@ def digest(pairs: Iterable[tuple[str, Stamp]]) -> bytes:
 
 class Listener(Feed[Sample]):
     """A subscription: the samples that match, each key's latest once.  own: of keys
-    KIND/NODE/… only what that node says."""
+    KIND/NODE/… only what that node says, and that one is gone also where it was not heard here,
+    but in another zone."""
 
     def __init__(
         self, expr: str, closed: Callable[[Feed[Sample]], None], own: bool = False
@@ -50,7 +51,7 @@ class Listener(Feed[Sample]):
         elif sample.stamp <= have[1]:
             return
         self._have[sample.key] = origin, sample.stamp, sample.gone
-        if have is None and sample.gone:
+        if have is None and sample.gone and not self.own:
             return  # nobody has seen what is gone; only older values must not come after it
         self.keep(sample.key, sample)
 

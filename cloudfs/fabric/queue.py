@@ -88,6 +88,10 @@ class Feed(Generic[T]):
     def __exit__(self, *exc: object) -> None:
         self.close()
 
+    def drain(self) -> list[T]:
+        """All that waits, at once."""
+        return self._queue.clear()
+
     def close(self) -> None:
         if not self._over:
             self._over = True

@@ -201,7 +201,7 @@ class Cloud:
             own = [self._told_of_self()] if self.machine.name in names else []
             return own + [self._told_of(info) for info in self._near() if info.name in names]
         if kind == "objects":
-            of = [self.machine.name, *(info.name for info in self._near())]
+            of = [self.machine.name, *(info.name for info in self._near() if info.state in LIVE)]
             return [ndb.record({"of": " ".join(of)}), *(self._told(made) for made in self._all())]
         if kind == "object":
             found: Object | Seen | None = self.objects.all.get(name) or self.catalog.find(name)

@@ -21,7 +21,7 @@ import trio
 
 from cloudfs import ndb
 from cloudfs.errors import CloudError
-from cloudfs.fabric.api import Engine, Sample
+from cloudfs.fabric.api import Engine, Sample, Subscription
 from cloudfs.kernel import bloom, choose, claims, zones
 from cloudfs.kernel.beats import TICK, Action, Ask, Changed, Enter, Exit, Publish, Withdraw
 from cloudfs.kernel.bell import Log
@@ -40,6 +40,7 @@ log = logging.getLogger(__name__)
 MEASURE = 2.0  # seconds between two looks at the own attributes
 LINGER = 20.0  # seconds for which objects are told in a leaf that was left
 PAUSE = 5.0  # seconds before an engine that cannot open is tried again
+MANY = 4096  # members that were forgotten, of which that is remembered
 HEARD = 4096  # events remembered, so that none is told twice
 # First words of the core's keys.
 CORE = frozenset({"beat", "node", "zone", "zone-news", "up", "rival"})
@@ -102,7 +103,8 @@ class Neighbours:
         self._nursery: trio.Nursery | None = None
         self._homes: dict[str, _Home] = {}  # by zone
         self._listens: Engine | None = None  # that of whose members the objects are heard
-        self._listening = trio.CancelScope()
+        self._objects: Subscription[Sample] | None = None
+        self._forgot: set[str] = set()  # members that were forgotten
 
     # --- the map that the router goes by ------------------------------------------------------
 
@@ -199,8 +201,12 @@ class Neighbours:
     def _look_round(self, now: float) -> None:
         """Tell the cloud of the members of the own leaf."""
         there = set()
+        before = {info.name for info in self.cloud.nodes.values() if info.near}
         for known in self.core.members(now):
             there.add(known.name)
+            if known.name in self._forgot and known.state in claims.LIVE:
+                self._forgot.clear()
+                self._listens = None  # what it runs was forgotten too, and is not told again
             record = known.record
             if known.name != self.core.name and record:
                 info = NodeInfo(
@@ -214,6 +220,7 @@ class Neighbours:
                 )
                 self.cloud.hear(info)
         self.cloud.keep(there)
+        self._forgot |= before - there if len(self._forgot) < MANY else set()
 
     # --- names that are taken --------------------------------------------------------------------
 
@@ -353,17 +360,25 @@ class Neighbours:
                 now = self._now()
                 self._perform(self.core.hint(zone, change.node, change.joined, now))
 
-    async def _hear_objects(self, engine: Engine, scope: trio.CancelScope) -> None:
-        """What the members of a leaf run: all of it, and then what changes."""
-        with scope, engine.subscribe("object/**", own=True) as samples:
-            async for sample in samples:
-                if sample.stamp.node != self.core.name:
-                    self._hear_object(sample.key.partition("/")[2], sample)
+    def _listen(self, engine: Engine) -> None:
+        """Hear what the members of a leaf run: all of it, and then what changes."""
+        feed = engine.subscribe("object/**", own=True)
+        if self._objects is not None:
+            for sample in self._objects.drain():  # no end of an object may fall between the two
+                self._hear_object(sample)
+            self._objects.close()
+        self._objects, self._listens = feed, engine
+        self._spawn(partial(self._hear_objects, feed))
 
-    def _hear_object(self, name: str, sample: Sample) -> None:
-        node, _, id = name.partition("/")
-        if node != sample.stamp.node:
-            return  # one speaks for itself only
+    async def _hear_objects(self, feed: Subscription[Sample]) -> None:
+        with feed:
+            async for sample in feed:
+                self._hear_object(sample)
+
+    def _hear_object(self, sample: Sample) -> None:
+        _, node, id = sample.key.split("/", 2)
+        if node == self.core.name:
+            return
         if sample.gone:
             self.cloud.catalog.drop(node, id)
             if self.cloud.objects.handover is not None:
@@ -429,16 +444,15 @@ class Neighbours:
         for zone, home in list(self._homes.items()):
             if zone in homes:
                 home.until = now + LINGER
-            elif self.sessions.get(zone) is not home.engine or now >= home.until:
+            elif self.sessions.get(zone) is not home.engine:
+                del self._homes[zone]
+            elif now >= home.until:
                 del self._homes[zone]
                 for key in home.told:
                     home.engine.withdraw(key)
         here = self._homes.get(leaf) if leaf is not None else None
         if here is not None and here.engine is not self._listens:
-            self._listens = here.engine
-            self._listening.cancel()
-            self._listening = trio.CancelScope()
-            self._spawn(partial(self._hear_objects, self._listens, self._listening))
+            self._listen(here.engine)
 
     def object_changed(self, made: Object) -> None:
         """To be called after every change of an object of this node."""

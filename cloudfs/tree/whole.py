@@ -449,7 +449,11 @@ class _FarObject(Far):
 
     def read(self, status: str) -> None:
         catalog = self._cloud.catalog
-        if not catalog.tells(self._node):  # so that it is known when nobody answers
+        found = catalog.find(self.of.id)
+        elsewhere = found is not None and found.node != self._node  # as was heard meanwhile
+        if not elsewhere and not catalog.tells(
+            self._node
+        ):  # so that it is known if that is cut off
             try:
                 self.went(self._node, status)
             except (CloudError, KeyError) as error:

@@ -5,12 +5,7 @@ from hypothesis import strategies as st
 
 from cloudfs.fabric.api import Sample
 from cloudfs.fabric.listen import GONE_KEPT, Listener, digest
-from cloudfs.fabric.queue import Feed
 from cloudfs.fabric.stamp import Stamp
-
-
-def drain(feed: Feed):
-    return feed._queue.clear()
 
 
 def sample(key, time, node="n1", gone=False):
@@ -32,7 +27,7 @@ def test_any_order_and_twice_comes_to_the_same(history, data):
     final = {}
     for each in order:
         listener.hear(each.stamp.node, each)
-        for heard in drain(listener):
+        for heard in listener.drain():
             assert heard.key not in final or heard.stamp > final[heard.key].stamp
             final[heard.key] = heard
     last = {}
@@ -66,15 +61,28 @@ def test_a_sample_newer_than_the_fetched_list_stays():
     listener = Listener("**", lambda feed: None)
     listener.hear("n1", sample("a/1", 20))
     listener.all_of("n1", [], Stamp(10, 0, "n1"))
-    assert [each.gone for each in drain(listener)] == [False]
+    assert [each.gone for each in listener.drain()] == [False]
     listener.all_of("n1", [], Stamp(30, 0, "n1"))
-    assert [each.gone for each in drain(listener)] == [True]
+    assert [each.gone for each in listener.drain()] == [True]
 
 
 def test_withdrawn_keys_are_forgotten_in_time():
     listener = Listener("**", lambda feed: None)
     listener.hear("n1", sample("a/1", 10, gone=True))
     listener.hear("n1", sample("a/1", 5))
-    assert drain(listener) == []
+    assert listener.drain() == []
     listener.forget(Stamp(20 + GONE_KEPT, 0, "n1"))
     assert listener._have == {}
+
+
+def test_each_speaks_for_itself_alone_and_its_ends_are_heard_even_of_what_was_not():
+    listener = Listener("object/**", lambda feed: None, own=True)
+    listener.hear("n2", sample("object/n1/a", 9, "n2", gone=True))
+    listener.hear("n1", sample("object/n1/a", 1))
+    listener.hear("n1", sample("object/n1/b", 2, gone=True))
+    listener.hear("n1", sample("object", 3))
+    assert [(one.key, one.gone) for one in listener.drain()] == [
+        ("object/n1/a", False),
+        ("object/n1/b", True),
+    ]
+    assert listener.digest("n2") == digest([])

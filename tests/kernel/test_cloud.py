@@ -98,6 +98,23 @@ async def test_one_zone_asks_another(cloud, tmp_path):
     assert asked == ["nodes", "objects"]
 
 
+async def test_what_another_zone_told_of_is_forgotten_once_it_tells_all_without(cloud, tmp_path):
+    """But not of a node that it does not hear itself."""
+    other = make(tmp_path / "n2", "n2", "tokyo")
+    other.hear(info("n3"))
+    other.hear(info("n4", state="gone"))
+
+    async def ask(question, seconds):
+        return other.answer(question), True
+
+    cloud.ask = ask
+    ids = [letter * 16 for letter in "abcd"]
+    for id, node in zip(ids, ("n2", "n3", "n4", "n5"), strict=True):
+        cloud.catalog.put(node, f"id={id} state=running user=bob")
+    await cloud.refresh("objects", 2)
+    assert [seen.id for seen in cloud.catalog.others()] == ids[2:]
+
+
 def test_a_question_about_one(cloud):
     cloud.hear(info("n2"))
     (record,) = cloud.answer("node n2")

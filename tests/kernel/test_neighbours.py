@@ -176,7 +176,7 @@ async def test_objects_are_known_after_the_zone_was_split_and_merged(town, autoj
 async def test_a_node_that_was_forgotten_is_heard_with_its_objects_again(town, autojump_clock):
     nodes = one, two, three, four = await town.add("n1", "n2", "n3", "n4")
     await town.settle()
-    id = await two.start()
+    id = await two.start("sleep 100000")
     await trio.sleep(1)
     town.partition([one, four], [two, three])
     await town.until(lambda: "n2" not in one.cloud.nodes, 4000)
