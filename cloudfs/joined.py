@@ -292,7 +292,7 @@ class Joined:
 
         made = Neighbours(self.cloud, core, engine, self._ask_seed, self._events)
         made.heard_word[revoking.WORD] = self.revoking.heard
-        self.cloud.objects.changed_one = made.object_changed
+        self.cloud.objects.changed_one = made.dwelling.changed
         self.revoking.neighbours = made
         self.neighbours, self._scope, self._over = made, trio.CancelScope(), trio.Event()
         if self._nursery is None:

@@ -112,7 +112,7 @@ class Catalog:
         self.changed = time.time()
         self._cluster_of = cluster_of
         self._gone = gone
-        self._near = near
+        self.near = near
         self._moves = 0
         self._index: dict[str, dict[str, dict[str, Seen]]] = {view: {} for view in VIEWS}
 
@@ -156,13 +156,9 @@ class Catalog:
         else:
             self._show(new)
 
-    def tells(self, node: str) -> bool:
-        """Whether what a node runs is told here by itself."""
-        return self._near(node)
-
     def _speaks(self, node: str, shown: Seen | None) -> bool:
         """Whether a node tells of its objects itself, or has of this one."""
-        return self._near(node) or (
+        return self.near(node) or (
             shown is not None and shown.node == node and shown.at is not None
         )
 
@@ -175,7 +171,7 @@ class Catalog:
         if old.at is None:
             return True
         if new.at is None:
-            return old.node == by or not self._near(old.node)
+            return old.node == by or not self.near(old.node)
         return new.at > old.at
 
     def deny(self, node: str, id: str) -> None:
@@ -212,7 +208,7 @@ class Catalog:
                 self._fall_back(id)
         for found in list(self._index["node"].get(node, {}).values()):
             # One that others told of before: it tells of its objects itself now.
-            if state == "left" or (found.at is None and self._near(node)):
+            if state == "left" or (found.at is None and self.near(node)):
                 self._hide(found)
                 self._fall_back(found.id)
                 continue
@@ -245,9 +241,8 @@ class Catalog:
                 best = one
         if best is None:
             return
-        if shown is None or shown.lost:
-            pass
-        elif shown.at is None or not self._over(best, shown):
+        stands = None if shown is None or shown.lost else shown
+        if stands is not None and (stands.at is None or not self._over(best, stands)):
             return
         self._unsay(best.node, id)
         best.lost = False

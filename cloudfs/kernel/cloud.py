@@ -216,14 +216,16 @@ class Cloud:
             )
         raise CloudError("bad", f"no question {kind!r}")
 
-    def take(self, record: str) -> None:
-        """A record that answers a question.  Raises CloudError or KeyError where it is none."""
+    def take(self, record: str) -> dict[str, str]:
+        """A record that answers a question; its attributes.  Raises CloudError, KeyError or
+        ValueError where it is none."""
         pairs = ndb.parse(record)
         age = float(pairs.pop("age", "0"))
         if "addr" in pairs:
             self._take_node(pairs, age)
-        else:
-            self.catalog.put(pairs.pop("node"), ndb.record(pairs))
+        elif "of" not in pairs:  # which only says whose objects the others are
+            self.catalog.put(pairs["node"], record)
+        return pairs
 
     def _take_node(self, pairs: dict[str, str], age: float) -> None:
         name, heard = pairs["name"], self.clock() - age
@@ -242,30 +244,24 @@ class Cloud:
         before = self.catalog.hearsay() if question == "objects" else []
         # Where no other zone is left, there still may be nodes that one of them told of.
         records, whole = await self.ask(question, seconds) if self.ask else ([], True)
+        told: list[dict[str, str]] = []
         for record in records:
             try:
-                self.take(record)
+                told.append(self.take(record))
             except (CloudError, KeyError, ValueError):
                 continue  # another node's mistake is not our caller's
-        self._denied(before, records)
+        self._denied(before, told)
         kind, _, name = question.partition(" ")
         if kind in ("nodes", "node"):
             self._silent([name] if name else list(self.nodes))
         return whole
 
-    def _denied(self, before: Iterable[Seen], records: Iterable[str]) -> None:
+    def _denied(self, before: Iterable[Seen], told: Iterable[dict[str, str]]) -> None:
         """Forget the objects that were known of nodes of which all was told now, without them."""
-        of: set[str] = set()
-        told: set[tuple[str, str]] = set()
-        for record in records if before else ():
-            try:
-                pairs = ndb.parse(record)
-            except CloudError:
-                continue
-            of.update(pairs.get("of", "").split())
-            told.add((pairs.get("node", ""), pairs.get("id", "")))
+        of = {name for pairs in told for name in pairs.get("of", "").split()}
+        there = {(pairs.get("node"), pairs.get("id")) for pairs in told}
         for found in before:
-            if found.node in of and (found.node, found.id) not in told:
+            if found.node in of and (found.node, found.id) not in there:
                 self.catalog.deny(found.node, found.id)
 
     def _silent(self, names: list[str]) -> None:

@@ -5,7 +5,7 @@
                                    ▼
                      Cloud: nodes and where objects are; Router: questions across zones
 
-What a node runs it publishes in its own leaf, an object a key; events it tells, and the
+What a node runs is told and heard by dwelling.py, an object a key; events it tells, and the
 first delegate of a zone passes them between the zones.
 """
 
@@ -21,15 +21,14 @@ import trio
 
 from cloudfs import ndb
 from cloudfs.errors import CloudError
-from cloudfs.fabric.api import Engine, Sample, Subscription
+from cloudfs.fabric.api import Engine, Sample
 from cloudfs.kernel import bloom, choose, claims, zones
 from cloudfs.kernel.beats import TICK, Action, Ask, Changed, Enter, Exit, Publish, Withdraw
 from cloudfs.kernel.bell import Log
-from cloudfs.kernel.catalog import summary
 from cloudfs.kernel.claims import Claim
 from cloudfs.kernel.cloud import Cloud, NodeInfo
+from cloudfs.kernel.dwelling import Dwelling
 from cloudfs.kernel.membership import Member
-from cloudfs.kernel.object import Object
 from cloudfs.kernel.reports import LIFE
 from cloudfs.kernel.router import Router
 from cloudfs.kernel.spread import Spread
@@ -38,9 +37,7 @@ from cloudfs.wait import Wait
 log = logging.getLogger(__name__)
 
 MEASURE = 2.0  # seconds between two looks at the own attributes
-LINGER = 20.0  # seconds for which objects are told in a leaf that was left
 PAUSE = 5.0  # seconds before an engine that cannot open is tried again
-MANY = 4096  # members that were forgotten, of which that is remembered
 HEARD = 4096  # events remembered, so that none is told twice
 # First words of the core's keys.
 CORE = frozenset({"beat", "node", "zone", "zone-news", "up", "rival"})
@@ -52,16 +49,6 @@ class Making(Protocol):
     """Makes an engine of a zone that calls these endpoints."""
 
     def __call__(self, zone: str, seeds: Sequence[str]) -> Engine: ...
-
-
-class _Home:
-    """A zone in which the objects of this node are told.  told: their keys; until: on the
-    cloud's clock."""
-
-    def __init__(self, engine: Engine) -> None:
-        self.engine = engine
-        self.told: set[str] = set()
-        self.until = 0.0
 
 
 class Neighbours:
@@ -83,6 +70,7 @@ class Neighbours:
         self.core = core
         self.sessions: dict[str, Engine] = {}
         self.router = Router(cloud.machine.name, self, self.sessions, cloud.answer, choose.join)
+        self.dwelling = Dwelling(cloud, core, self.sessions, self._spawn)
         self.spread = Spread(cloud.machine.name, cloud.people, self.sessions)
         self.why = ""  # why this node is not in its cloud, or ""
         self.failed: CloudError | None = None  # what the last that was asked for a place said
@@ -101,10 +89,6 @@ class Neighbours:
         self._changed_at = 0.0  # when somebody last changed what was measured then
         self._looked = -RIVALS
         self._nursery: trio.Nursery | None = None
-        self._homes: dict[str, _Home] = {}  # by zone
-        self._listens: Engine | None = None  # that of whose members the objects are heard
-        self._objects: Subscription[Sample] | None = None
-        self._forgot: set[str] = set()  # members that were forgotten
 
     # --- the map that the router goes by ------------------------------------------------------
 
@@ -204,9 +188,8 @@ class Neighbours:
         before = {info.name for info in self.cloud.nodes.values() if info.near}
         for known in self.core.members(now):
             there.add(known.name)
-            if known.name in self._forgot and known.state in claims.LIVE:
-                self._forgot.clear()
-                self._listens = None  # what it runs was forgotten too, and is not told again
+            if known.state in claims.LIVE:
+                self.dwelling.back(known.name)
             record = known.record
             if known.name != self.core.name and record:
                 info = NodeInfo(
@@ -220,7 +203,7 @@ class Neighbours:
                 )
                 self.cloud.hear(info)
         self.cloud.keep(there)
-        self._forgot |= before - there if len(self._forgot) < MANY else set()
+        self.dwelling.forget(before - there)
 
     # --- names that are taken --------------------------------------------------------------------
 
@@ -282,7 +265,7 @@ class Neighbours:
                     self._spawn(partial(self._ask, address))
                 case Changed(node, old, new, why):
                     self._changed(node, old, new, why)
-        self._dwell()
+        self.dwelling.step()
 
     def _spawn(self, work: Callable[[], Awaitable[None]]) -> None:
         if self._nursery is not None:
@@ -360,42 +343,6 @@ class Neighbours:
                 now = self._now()
                 self._perform(self.core.hint(zone, change.node, change.joined, now))
 
-    def _listen(self, engine: Engine) -> None:
-        """Hear what the members of a leaf run: all of it, and then what changes."""
-        feed = engine.subscribe("object/**", own=True)
-        if self._objects is not None:
-            for sample in self._objects.drain():  # no end of an object may fall between the two
-                self._hear_object(sample)
-            self._objects.close()
-        self._objects, self._listens = feed, engine
-        self._spawn(partial(self._hear_objects, feed))
-
-    async def _hear_objects(self, feed: Subscription[Sample]) -> None:
-        with feed:
-            async for sample in feed:
-                self._hear_object(sample)
-
-    def _hear_object(self, sample: Sample) -> None:
-        _, node, id = sample.key.split("/", 2)
-        if node == self.core.name:
-            return
-        if sample.gone:
-            self.cloud.catalog.drop(node, id)
-            if self.cloud.objects.handover is not None:
-                found = self.cloud.catalog.find(id)
-                self.cloud.objects.handover.moved.left(id, node, found.node if found else "")
-            return
-        try:
-            line = ndb.text_line(sample.value)
-            if ndb.parse(line)["id"] != id:
-                raise CloudError("bad", "it is of another object")
-            self.cloud.catalog.put(node, line, sample.stamp)
-        except (CloudError, KeyError) as error:
-            log.debug("%s told nonsense of object %s: %s", node, id, error)
-            return
-        if id in self.cloud.objects.all and self.cloud.objects.handover is not None:
-            self.cloud.objects.handover.speaks(node, id, ndb.parse(line))
-
     # --- words for the whole cloud ---------------------------------------------------------------
 
     def tell(self, kind: str, name: str, value: bytes) -> None:
@@ -426,49 +373,6 @@ class Neighbours:
             return
         if new:
             self.tell(kind, name, sample.value)
-
-    # --- what this node runs -------------------------------------------------------------------
-
-    def _dwell(self) -> None:
-        """Tell of the own objects in the leaf, and in that to which this node is on its way; hear
-        of others' in the leaf, anew once that is another.  Who left one may be heard there for a
-        while by those who have not yet."""
-        now, leaf = self._now(), self.core.leaf
-        homes = {zone for zone in (leaf, self.core.moving.target) if zone is not None}
-        for zone in homes & self.sessions.keys():
-            engine = self.sessions[zone]
-            if zone not in self._homes or self._homes[zone].engine is not engine:
-                self._homes[zone] = _Home(engine)
-                for made in self.cloud.objects.all.values():
-                    self._publish(self._homes[zone], made)
-        for zone, home in list(self._homes.items()):
-            if zone in homes:
-                home.until = now + LINGER
-            elif self.sessions.get(zone) is not home.engine:
-                del self._homes[zone]
-            elif now >= home.until:
-                del self._homes[zone]
-                for key in home.told:
-                    home.engine.withdraw(key)
-        here = self._homes.get(leaf) if leaf is not None else None
-        if here is not None and here.engine is not self._listens:
-            self._listen(here.engine)
-
-    def object_changed(self, made: Object) -> None:
-        """To be called after every change of an object of this node."""
-        for home in self._homes.values():
-            self._publish(home, made)
-
-    def _publish(self, home: _Home, made: Object) -> None:
-        # While it moves two nodes tell of it: each has a key of its own, lest the word of the
-        # one, come late, count as older than that the other tells no more.
-        key = f"object/{self.core.name}/{made.id}"
-        if made.state in ("gone", "new"):
-            home.engine.withdraw(key)
-            home.told.discard(key)
-        else:
-            home.engine.publish(key, summary(made).encode())
-            home.told.add(key)
 
     # --- events --------------------------------------------------------------------------------
 

@@ -450,14 +450,12 @@ class _FarObject(Far):
     def read(self, status: str) -> None:
         catalog = self._cloud.catalog
         found = catalog.find(self.of.id)
-        elsewhere = found is not None and found.node != self._node  # as was heard meanwhile
-        if not elsewhere and not catalog.tells(
-            self._node
-        ):  # so that it is known if that is cut off
-            try:
-                self.went(self._node, status)
-            except (CloudError, KeyError) as error:
-                log.debug("%s told nonsense of object %s: %s", self._node, self.of.id, error)
+        if catalog.near(self._node) or (found is not None and found.node != self._node):
+            return  # it tells that itself, or the object was heard to have gone on meanwhile
+        try:
+            self.went(self._node, status)  # so that it is known when nobody answers
+        except (CloudError, KeyError) as error:
+            log.debug("%s told nonsense of object %s: %s", self._node, self.of.id, error)
 
     def ended(self) -> None:
         self._cloud.catalog.deny(self._node, self.of.id)

@@ -23,6 +23,13 @@ async def town(autojump_clock, tmp_path, nursery):
     return Town(tmp_path, nursery)
 
 
+async def wipe(node, id):
+    """End an object and remove it; the others have heard of it then."""
+    await node.echo("kill", f"/cloud/proc/{id}/ctl")
+    await node.echo("wipe", f"/cloud/proc/{id}/ctl")
+    await trio.sleep(1)
+
+
 async def test_nodes_find_each_other_by_one_seed(town, autojump_clock):
     one, two, three = await town.add("n1", "n2", "n3")
     await town.settle()
@@ -77,9 +84,7 @@ async def test_one_that_moved_is_found_before_its_new_node_was_heard(town, autoj
     assert one.cloud.catalog.find(id) is None  # nothing is kept that its end would not end
     await one.echo("stop", f"/cloud/proc/{id}/ctl")
     assert three.objects.all[id].state == "stopped"
-    await one.echo("kill", f"/cloud/proc/{id}/ctl")
-    await one.echo("wipe", f"/cloud/proc/{id}/ctl")
-    await trio.sleep(1)
+    await wipe(one, id)
     for _ in range(2):
         with pytest.raises(CloudError, match="there is no object"):
             await one.cat(f"/cloud/proc/{id}/status")
@@ -96,9 +101,7 @@ async def test_one_that_was_placed_and_went_on_is_forgotten_with_its_end(town, a
     await two.echo("move n3", f"/cloud/proc/{id}/ctl")
     await trio.sleep(1)
     assert one.objects.moved_to(id) == "n3"
-    await three.echo("kill", f"/cloud/proc/{id}/ctl")
-    await three.echo("wipe", f"/cloud/proc/{id}/ctl")
-    await trio.sleep(1)
+    await wipe(three, id)
     for _ in range(2):
         with pytest.raises(CloudError, match="there is no object"):
             await one.cat(f"/cloud/proc/{id}/status")
@@ -114,9 +117,7 @@ async def test_one_that_came_back_is_not_sought_elsewhere_after_its_end(town, au
         await one.echo(f"move {node}", f"/cloud/proc/{id}/ctl")
         await trio.sleep(1)
     assert id in one.objects.all
-    await one.echo("kill", f"/cloud/proc/{id}/ctl")
-    await one.echo("wipe", f"/cloud/proc/{id}/ctl")
-    await trio.sleep(1)
+    await wipe(one, id)
     assert (one.objects.moved_to(id), await one.ls("/cloud/proc")) == (None, [])
     with pytest.raises(CloudError, match="there is no object"):
         await one.cat(f"/cloud/nodes/n1/proc/{id}/status")
@@ -130,8 +131,7 @@ async def test_what_other_zones_told_of_is_forgotten_with_its_end(town, autojump
     await trio.sleep(2)
     assert set(await p1.ls("/cloud/proc")) == set(ids)
     for id in ids[:2]:
-        await t2.echo("kill", f"/cloud/proc/{id}/ctl")
-        await t2.echo("wipe", f"/cloud/proc/{id}/ctl")
+        await wipe(t2, id)
     with pytest.raises(CloudError, match="there is no object"):
         await p1.cat(f"/cloud/proc/{ids[0]}/status")
     assert {seen.id for seen in p1.cloud.catalog.others()} == set(ids[1:])
@@ -166,9 +166,7 @@ async def test_objects_are_known_after_the_zone_was_split_and_merged(town, autoj
     assert [known(node, left) for node in left] == [set()] * 14
     for node in left:
         assert set(await node.ls("/cloud/proc")) >= set(ids[:14])
-    await left[0].echo("kill", f"/cloud/proc/{ids[5]}/ctl")
-    await left[0].echo("wipe", f"/cloud/proc/{ids[5]}/ctl")
-    await trio.sleep(1)
+    await wipe(left[0], ids[5])
     for node in left:
         assert ids[5] not in await node.ls("/cloud/proc")
 

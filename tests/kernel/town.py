@@ -90,7 +90,7 @@ class Citizen:
         core = Member(name, cluster, f"{hash(key or name) & 0xFFFFFFFF:08x}" * 4, boot,
                       self.machine.public, seeds)  # fmt: skip
         self.neighbours = Neighbours(self.cloud, core, self.engine, self.ask_seed, cloud_events)
-        self.objects.changed_one = self.neighbours.object_changed
+        self.objects.changed_one = self.neighbours.dwelling.changed
         self.errors = ErrLog(lambda: 0.0)
         self.holder = Holder(name, self.people, self.records, lambda: town.trust,
                              lambda: 1e9 + trio.current_time())  # fmt: skip
